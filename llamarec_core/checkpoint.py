@@ -1,0 +1,91 @@
+"""Checkpoints of a training run: one safetensors file with the tensors, the progress and the settings.
+
+Nothing is pickled: an optimiser's state is a flat dictionary of tensors, and whatever is not a
+tensor travels as JSON in the file's header.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from llamarec_core.files import InputError, replacing
+
+
+def save_checkpoint(
+    path: Path, *, tensors: dict[str, torch.Tensor], progress: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: the ``.safetensors`` file.
+        tensors: whatever the run needs to go on: weights, optimiser state.
+        progress: where the run stands (iteration, best metric, curves), as JSON values.
+        settings: what the run was started with; :func:`load_checkpoint` refuses another.
+    """
+    header = {"progress": json.dumps(progress), "settings": json.dumps(settings, sort_keys=True)}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:
+            # safetensors reports a full disk as an error of its own; give it back its name
+            if "No space left" in str(error):
+                raise OSError(28, str(error)) from error
+            raise
+
+
+def load_checkpoint(
+    path: Path, *, settings: dict[str, Any] | None = None, device: str = "cpu"
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read a checkpoint back as (tensors, progress).
+
+    Args:
+        path: the file that :func:`save_checkpoint` wrote.
+        settings: the settings of the present run; ``None`` accepts any.
+        device: where the tensors go.
+
+    Raises:
+        InputError: the file is not a whole checkpoint, or belongs to a run of other settings.
+    """
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        progress, stored = json.loads(header["progress"]), json.loads(header["settings"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not a whole checkpoint ({error}): delete it to start this step again.") from None
+    if settings is not None:
+        # through JSON, so that a tuple and the list that it was stored as count as equal
+        present = json.loads(json.dumps(settings, sort_keys=True))
+        for name in sorted(present.keys() | stored.keys()):
+            if present.get(name) != stored.get(name):
+                raise InputError(
+                    f"{path} was written with {name} = {stored.get(name)!r}, but this run has "
+                    f"{name} = {present.get(name)!r}: delete it to start this step again, or restore the setting."
+                )
+    return tensors, progress
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, *, prefix: str = "optimizer.") -> dict[str, torch.Tensor]:
+    """Flatten an optimiser's state to tensors named ``<prefix><parameter number>.<quantity>``."""
+    return {
+        f"{prefix}{number}.{quantity}": value
+        for number, state in optimizer.state_dict()["state"].items()
+        for quantity, value in state.items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], *, prefix: str = "optimizer."
+) -> None:
+    """Put back what :func:`optimizer_tensors` took from an optimiser of the same parameters."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            number, quantity = name.removeprefix(prefix).split(".")
+            state.setdefault(int(number), {})[quantity] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

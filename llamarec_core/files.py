@@ -1,0 +1,87 @@
+"""Files written whole or not at all, and the one error that a person is meant to read.
+
+Every artefact of the study is written under a temporary name beside its final place and renamed
+when it is whole, so that a killed run leaves either the old file or the new one.
+"""
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class InputError(ValueError):
+    """Something a person gave cannot be used.
+
+    The message is one sentence that names what was wrong, where, and what to do. The command line
+    and the notebooks show it alone, without a traceback.
+    """
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path`` that takes its place once the block has succeeded.
+
+    The block writes a file or a folder of that name. When it raises, ``path`` stays as it was and
+    the temporary file or folder is removed.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    _remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir():  # a folder cannot be renamed over a folder that holds files
+            _remove(path)
+        temporary.replace(path)
+    except OSError as error:
+        _remove(temporary)
+        if error.errno == errno.ENOSPC:
+            raise InputError(
+                f"The disk is full while writing {path}: free some space and run the same command again; "
+                "it resumes where it was."
+            ) from error
+        raise
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run the step that writes it first.") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): delete it and run the step that writes it.") from None

@@ -1,0 +1,187 @@
+"""Profiles: every setting of a run, in one YAML file, checked before anything is computed.
+
+A profile changes sizes, never code paths. ``notebooks/profiles`` holds one commented file each for
+``smoke``, ``quick``, ``small`` and ``paper``; the defaults below are the paper's settings (Yue et
+al., 2023, section 4.1, and the authors' published configuration).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llamarec_core.files import InputError
+
+MAX_CANDIDATES = 20
+"""The verbalizer's labels are the letters A…T: twenty."""
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown names are refused, values cannot change after they were checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class RetrieverSettings(Settings):
+    """Stage 1: the sequential recommender and its training (LRURec, arXiv 2310.02367, section 4.1)."""
+
+    method: Literal["lrurec"] = "lrurec"
+    """The sequential recommender."""
+    dim: PositiveInt = 64
+    """Width of the item embedding and of every hidden state."""
+    blocks: PositiveInt = 2
+    """Number of (linear recurrent unit, feed-forward) blocks."""
+    dropout: Fraction = 0.2
+    """Dropout probability everywhere in the model; the paper's grid is 0.1 … 0.5."""
+    max_length: PositiveInt = 50
+    """Most recent interactions read from a history; the paper takes 200 for MovieLens, 50 otherwise."""
+    batch_size: PositiveInt = 128
+    """Users in a training batch."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    """AdamW's step size."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """AdamW's decoupled weight decay; the paper's grid is 0 and 0.01."""
+    epochs: PositiveInt = 500
+    """Most passes over the users."""
+    validate_every: PositiveInt = 500
+    """Iterations between two validations; a checkpoint is written at each."""
+    patience: PositiveInt = 20
+    """Validations without a better Recall@10 after which training stops."""
+
+
+class RankerSettings(Settings):
+    """Stage 2: the prompt, the backbone and its QLoRA tuning (LlamaRec, sections 3.2 and 4.1)."""
+
+    backbone: str = "smollm2-135m"
+    """``smollm2-135m``, ``llama-2-7b``, any other hub id of a Llama, or a local folder."""
+    quantization: Literal["nf4", "none"] = "nf4"
+    """``nf4``: 4-bit NormalFloat with double quantisation, as published; ``none``: weights stay in ``dtype``."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the backbone's arithmetic; the adapter's weights are always float32."""
+    template: Literal["ranking", "alpaca"] = "ranking"
+    """The prompt's wording."""
+    label_tokens: Literal["in_prompt", "as_published"] = "in_prompt"
+    """Which token stands for a label: the one the tokenizer makes inside the prompt, or of the letter alone."""
+    history_length: PositiveInt = 20
+    """Most recent titles of the history that the prompt lists."""
+    candidates: Annotated[int, Field(gt=1)] = MAX_CANDIDATES
+    """Candidates in a prompt, labelled A, B, C, …"""
+    title_tokens: PositiveInt = 32
+    """A title longer than this many tokens is cut."""
+    lora_rank: PositiveInt = 8
+    """Rank r of the adapter's two factors."""
+    lora_alpha: PositiveInt = 32
+    """The adapter's output is scaled by alpha / r."""
+    lora_dropout: Fraction = 0.05
+    """Dropout on the adapter's input."""
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear layers that get an adapter: the paper's W_Q and W_V."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
+    """AdamW's step size after warm-up; it then falls linearly to zero."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    epochs: PositiveInt = 1
+    """Passes over the training examples."""
+    training_examples: PositiveInt | None = None
+    """Examples drawn from the training prefixes for an epoch; empty takes all of them."""
+    batch_size: PositiveInt = 16
+    """Examples in one forward pass."""
+    gradient_accumulation: PositiveInt = 1
+    """Forward passes added up to one optimiser step, over all processes together."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Optimiser steps over which the step size rises linearly from zero."""
+    validate_every: PositiveInt = 100
+    """Optimiser steps between two validations; a checkpoint is written at each."""
+    validation_users: PositiveInt | None = None
+    """Users of the retrieved validation subset to validate on, drawn once; empty takes all of them."""
+    evaluation_batch_size: PositiveInt = 16
+    """Prompts ranked in one forward pass."""
+
+    @model_validator(mode="after")
+    def _labels_suffice(self) -> "RankerSettings":
+        if self.candidates > MAX_CANDIDATES:
+            raise ValueError(
+                f"candidates: {self.candidates} is more than the {MAX_CANDIDATES} labels A…T: "
+                f"choose at most {MAX_CANDIDATES}"
+            )
+        return self
+
+
+class EvaluationSettings(Settings):
+    """The uncertainty of every number."""
+
+    bootstrap_samples: PositiveInt = 10_000
+    """Resamples of the users behind each 95 % interval."""
+
+
+class Overrides(Settings):
+    """The settings in which one data set differs from the rest of its profile."""
+
+    retriever: dict[str, Any] = {}
+    """Fields of :class:`RetrieverSettings`, e.g. ``{max_length: 200}``."""
+    ranker: dict[str, Any] = {}
+    """Fields of :class:`RankerSettings`."""
+
+
+class Profile(Settings):
+    """One run of the study over one or more data sets."""
+
+    name: str
+    """The file's name without its suffix; results go to ``results/<name>``."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of every random draw: initial weights, batches, negatives, bootstrap."""
+    datasets: dict[str, Overrides] = Field(min_length=1)
+    """Data sets to run, each with the settings in which it differs, e.g. ``{retriever: {max_length: 200}}``."""
+    retriever: RetrieverSettings = RetrieverSettings()
+    ranker: RankerSettings = RankerSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _overrides_are_valid(self) -> "Profile":
+        for dataset in self.datasets:
+            self.for_dataset(dataset)
+        return self
+
+    def for_dataset(self, dataset: str) -> "Profile":
+        """Return the profile with the overrides of one data set applied.
+
+        A data set that the profile does not list runs with the profile's general settings.
+        """
+        overrides = self.datasets.get(dataset, Overrides())
+        return self.model_copy(
+            update={
+                "retriever": RetrieverSettings(**self.retriever.model_dump() | overrides.retriever),
+                "ranker": RankerSettings(**self.ranker.model_dump() | overrides.ranker),
+            }
+        )
+
+
+def load_profile(path: Path) -> Profile:
+    """Read and check a profile.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or a setting is unknown or out of range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none there"
+        raise InputError(f"Unknown profile {path.stem!r}: {path} does not exist; choose from {known}.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold settings by name, e.g. `seed: 0`.")
+    try:
+        return Profile(name=path.stem, **values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        given = f" (given: {first['input']!r})" if where else ""
+        raise InputError(f"{path}: {where + ': ' if where else ''}{first['msg']}{given}.") from None
+    except TypeError:
+        raise InputError(f"{path} sets `name`, which is the file's own name: remove that line.") from None
