@@ -1,0 +1,15 @@
+"""Data: raw files → :class:`Dataset`, the first stage of the study (LlamaRec, section 4.1).
+
+source files ──sources, download, tables──▶ events and titles ──preprocess──▶ Dataset
+
+>>> from llamarec_core.data import load_dataset
+>>> dataset = load_dataset("ml-100k-1998")
+>>> dataset.n_users, dataset.n_items
+(943, 1349)
+"""
+
+from llamarec_core.data.catalogue import DATASETS
+from llamarec_core.data.dataset import Dataset
+from llamarec_core.data.sources import load_dataset
+
+__all__ = ["DATASETS", "Dataset", "load_dataset"]
