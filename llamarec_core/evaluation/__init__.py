@@ -1,0 +1,29 @@
+"""Evaluation: from ranks files to metrics, their uncertainty, and the paper's published numbers.
+
+A ranks file holds one 1-based rank a user; nothing else enters a number of the study. ``metrics``
+turns ranks into one value a user and their mean, ``significance`` says how sure that mean is and
+whether two methods differ, ``paper`` loads what the paper printed, to stand beside it.
+"""
+
+from llamarec_core.evaluation.metrics import METRICS, mean, per_user
+from llamarec_core.evaluation.paper import (
+    published,
+    published_inference_times,
+    published_llm_baselines,
+    published_statistics,
+)
+from llamarec_core.evaluation.significance import Difference, bootstrap_interval, holm, paired_difference
+
+__all__ = [
+    "METRICS",
+    "Difference",
+    "bootstrap_interval",
+    "holm",
+    "mean",
+    "paired_difference",
+    "per_user",
+    "published",
+    "published_inference_times",
+    "published_llm_baselines",
+    "published_statistics",
+]

@@ -1,0 +1,79 @@
+"""Ranking metrics, computed from ranks alone (LlamaRec, section 4.1: Evaluation).
+
+A user has one relevant item, the target, and its 1-based rank r among all items is all that a metric
+needs. With one relevant item the ideal DCG is 1, so that
+
+    Recall@k = 1 if r ≤ k else 0
+    MRR@k    = 1 / r if r ≤ k else 0
+    NDCG@k   = 1 / log2(r + 1) if r ≤ k else 0
+
+Each is computed per user first and averaged second, every user with the same weight: the values per user
+are what the intervals and tests of :mod:`llamarec_core.evaluation.significance` resample.
+"""
+
+import re
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from llamarec_core.files import InputError
+
+METRICS = ("MRR@5", "NDCG@5", "Recall@5", "MRR@10", "NDCG@10", "Recall@10")
+"""The metrics of the paper's Tables 1 and 3, in the order of their rows."""
+
+_GAINS = {
+    "MRR": lambda ranks: 1.0 / ranks,
+    "NDCG": lambda ranks: 1.0 / np.log2(ranks + 1.0),
+    "Recall": np.ones_like,
+}
+
+
+def per_user(ranks: ArrayLike, metric: str) -> np.ndarray:
+    """Return one metric for every user.
+
+    Args:
+        ranks: integers ``(users,)``, the target's rank among all items, counted from 1.
+        metric: ``MRR@k``, ``NDCG@k`` or ``Recall@k`` with k ≥ 1, e.g. ``NDCG@10``.
+
+    Returns:
+        float64 ``(users,)``, each between 0 and 1.
+
+    Raises:
+        InputError: the metric is unknown, or a rank is below 1 or not an integer.
+    """
+    gain, cutoff = _parse(metric)
+    ranks = _checked(ranks)
+    return np.where(ranks <= cutoff, gain(ranks.astype(np.float64)), 0.0)
+
+
+def mean(ranks: ArrayLike, metric: str) -> float:
+    """Return one metric averaged over the users: the number that a table prints.
+
+    Raises:
+        InputError: as :func:`per_user`, or there is no user.
+    """
+    values = per_user(ranks, metric)
+    if len(values) == 0:
+        raise InputError(f"{metric} of no users is undefined: give at least one rank.")
+    return float(values.mean())
+
+
+def _parse(metric: str):
+    """Split ``NDCG@10`` into its gain as a function of ranks and its cutoff."""
+    match = re.fullmatch(r"(\w+)@([1-9][0-9]*)", metric)
+    if match is None or match[1] not in _GAINS:
+        raise InputError(f"Unknown metric {metric!r}: write one of {', '.join(_GAINS)} with a cutoff, e.g. NDCG@10.")
+    return _GAINS[match[1]], int(match[2])
+
+
+def _checked(ranks: ArrayLike) -> np.ndarray:
+    ranks = np.asarray(ranks)
+    if ranks.ndim != 1:
+        raise InputError(f"Ranks must be one integer a user, in one dimension, but have the shape {ranks.shape}.")
+    if ranks.size == 0:
+        return ranks.astype(np.int64)
+    if not np.issubdtype(ranks.dtype, np.integer):
+        raise InputError(f"Ranks must be integers counted from 1, but are of type {ranks.dtype}.")
+    if ranks.min() < 1:
+        raise InputError(f"Ranks count from 1, but user {int(ranks.argmin())} (counted from 0) has {int(ranks.min())}.")
+    return ranks
