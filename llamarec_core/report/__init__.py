@@ -1,0 +1,42 @@
+"""What the book shows: tables and figures, each made by one function from ranks, curves and data sets.
+
+Tables are computed and stored tidy, one number a row (``tables``), and laid out wide for the page and for
+LaTeX (``layout``). ``figures`` holds the one theme and every plot. ``methods`` names what is compared.
+"""
+
+from llamarec_core.report.figures import (
+    candidate_probabilities,
+    metric_bars,
+    rank_histogram,
+    save_figure,
+    sequence_lengths_and_popularity,
+    set_theme,
+    training_curve,
+)
+from llamarec_core.report.layout import ShownTable, show_table, write_table
+from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES
+from llamarec_core.report.status import machines, opening, run_times, show_record, versions
+from llamarec_core.report.tables import comparison_table, results_table, statistics_table
+
+__all__ = [
+    "METHOD_NAMES",
+    "PUBLISHED_NAMES",
+    "ShownTable",
+    "candidate_probabilities",
+    "comparison_table",
+    "machines",
+    "metric_bars",
+    "opening",
+    "rank_histogram",
+    "results_table",
+    "run_times",
+    "save_figure",
+    "sequence_lengths_and_popularity",
+    "set_theme",
+    "show_record",
+    "show_table",
+    "statistics_table",
+    "training_curve",
+    "versions",
+    "write_table",
+]

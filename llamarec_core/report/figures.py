@@ -1,0 +1,302 @@
+"""Every plot of the study, in one theme.
+
+Each function returns a matplotlib Figure whose axes carry their units; it is not registered with pyplot, so that
+a notebook shows it once, as a cell's last value. ``figure.alt_text`` says in words what it shows.
+"""
+
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from llamarec_core.evaluation import METRICS
+from llamarec_core.files import InputError, replacing
+from llamarec_core.report.methods import METHOD_NAMES, display_name, in_order
+
+_WIDTH = 6.0
+"""Inches: fits the book's text, and stays readable when a phone shrinks it."""
+_TITLE_CHARACTERS = 40
+
+
+class Interactions(Protocol):
+    """What the plots need of a data set."""
+
+    name: str
+    items: np.ndarray  # (interactions,), item ids from 1
+    offsets: np.ndarray  # (users + 1,)
+    n_items: int
+
+
+def set_theme() -> None:
+    """Set the look of every figure: colour-blind palette, a font that ships with matplotlib, SVG in notebooks."""
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette="colorblind",
+        font="DejaVu Sans",
+        rc={
+            "axes.edgecolor": "0.3",
+            "axes.labelsize": 10,
+            "axes.titlesize": 10.5,
+            "font.size": 10,
+            "legend.fontsize": 9,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+            "savefig.dpi": 200,
+            "svg.hashsalt": "llamarec",  # names inside an SVG depend on its content alone
+        },
+    )
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+def sequence_lengths_and_popularity(dataset: Interactions) -> Figure:
+    """Plot how long the users' histories are, and how often each item occurs, by its popularity rank."""
+    lengths = np.diff(dataset.offsets)  # (users,)
+    occurrences = np.bincount(dataset.items, minlength=dataset.n_items + 1)[1:]
+    occurrences = np.sort(occurrences[occurrences > 0])[::-1]
+    figure, (left, right) = _figure(columns=2, height=2.9)
+    if lengths.min() == lengths.max():
+        left.hist(lengths)
+    else:
+        sns.histplot(x=lengths, log_scale=True, bins=30, ax=left)
+    left.set(xlabel="interactions of a user (log)", ylabel="users", title="Sequence lengths")
+    median = float(np.median(lengths))
+    left.axvline(median, color="C1", linestyle="--", label=f"median {median:g}")
+    left.legend()
+    right.loglog(np.arange(1, len(occurrences) + 1), occurrences, linewidth=2)
+    right.set(xlabel="item's popularity rank (log)", ylabel="interactions (log)", title="Item popularity")
+    return _described(
+        figure,
+        f"Two panels for {dataset.name}. Left: histogram of the {len(lengths):,} users' sequence lengths, from "
+        f"{lengths.min():,} to {lengths.max():,} interactions, median {median:g}. Right: interactions of each item "
+        f"against its popularity rank, falling from {occurrences[0]:,} to {occurrences[-1]:,}, both axes logarithmic.",
+    )
+
+
+def training_curve(frame: pd.DataFrame, *, x: str, loss: str = "training_loss", metric: str) -> Figure:
+    """Plot the training loss above the validation metric, against the same axis.
+
+    Args:
+        frame: one row a record; where nothing was measured the cell is empty.
+        x: column of the horizontal axis, e.g. ``iteration`` or ``step``.
+        loss: column of the training loss, a cross-entropy in nats.
+        metric: column of the validation metric, e.g. ``recall@10``.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    for column in (x, loss, metric):
+        if column not in frame.columns:
+            raise InputError(f"The training curve lacks the column {column!r}: it has {', '.join(frame.columns)}.")
+    losses, validations = (frame[[x, column]].dropna() for column in (loss, metric))
+    name = metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("mrr", "MRR")
+    figure, (upper, lower) = _figure(rows=2, height=4.2, sharex=True)
+    upper.plot(losses[x], losses[loss], color="C0")
+    upper.set(ylabel="training loss (nats)")
+    lower.plot(validations[x], validations[metric], color="C2", marker="o", markersize=4)
+    lower.set(xlabel=x, ylabel=f"validation {name}")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    text = f"Training loss (upper panel) and validation {name} (lower panel) against {x}."
+    if len(losses):
+        text += f" The loss goes from {losses[loss].iloc[0]:.3g} to {losses[loss].iloc[-1]:.3g}."
+    if len(validations):
+        best = validations.loc[validations[metric].idxmax()]
+        lower.plot(best[x], best[metric], color="C3", marker="*", markersize=13, linestyle="none", label="best, kept")
+        lower.legend()
+        text += f" The best validation is {best[metric]:.4f} at {x} {best[x]:g}."
+    return _described(figure, text)
+
+
+def rank_histogram(ranks: Mapping[str, np.ndarray], *, candidates: int = 20) -> Figure:
+    """Plot where each method ranks the target among the candidates.
+
+    Args:
+        ranks: method → the users' ranks ``(users,)``; ranks beyond the candidates are counted in the title.
+        candidates: number of candidates.
+
+    Raises:
+        InputError: there is no method.
+    """
+    methods = _methods(ranks)
+    columns = min(3, len(methods))
+    rows = -(-len(methods) // columns)
+    figure, axes = _figure(rows=rows, columns=columns, height=2.3 * rows + 0.6, sharex=True, sharey=True)
+    sentences = []
+    for axis, method in zip(axes, methods, strict=False):
+        values = np.asarray(ranks[method])
+        shares = np.bincount(values[values <= candidates], minlength=candidates + 1)[1:] / len(values)
+        beyond = (values > candidates).mean()
+        axis.bar(np.arange(1, candidates + 1), shares, width=0.85, color=_color(method), linewidth=0)
+        axis.set_title(f"{_broken(method)}\n({beyond:.0%} beyond {candidates})", fontsize=9.5)
+        axis.grid(visible=False, axis="x")
+        sentences.append(f"{display_name(method)}: {shares[0]:.1%} at rank 1, {beyond:.1%} beyond {candidates}.")
+    for axis in axes[len(methods) :]:
+        axis.set_visible(False)
+    for axis in axes[: len(methods)][-columns:]:
+        axis.tick_params(labelbottom=True)  # also above an empty place in the last row
+    axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=1))
+    axes[0].set_xticks([tick for tick in (1, 5, 10, 15, 20) if tick <= candidates])
+    figure.supxlabel("rank of the target", fontsize=10)
+    figure.supylabel("share of users", fontsize=10)
+    return _described(figure, f"Distribution of the target's rank from 1 to {candidates}. " + " ".join(sentences))
+
+
+def metric_bars(table: pd.DataFrame, *, metrics: Sequence[str] = METRICS, subset: str = "all") -> Figure:
+    """Plot each method's metrics with their 95 % intervals, and the published values beside them.
+
+    Args:
+        table: what :func:`llamarec_core.report.tables.results_table` returns; one row of bars a data set.
+        metrics: the metrics to show.
+        subset: ``all`` or ``retrieved``.
+
+    Raises:
+        InputError: the table has no row of that subset and those metrics.
+    """
+    table = table[table["metric"].isin(metrics) & (table["subset"] == subset)]
+    if table.empty:
+        raise InputError(f"The results hold none of {', '.join(metrics)} for the subset {subset!r}: nothing to plot.")
+    datasets, methods = list(table["dataset"].unique()), in_order(table["method"])
+    figure, axes = _figure(rows=len(datasets), height=2.6 * len(datasets) + 0.9, sharex=True)
+    places = np.arange(len(metrics))
+    width = 0.84 / len(methods)
+    for axis, dataset in zip(axes, datasets, strict=True):
+        for number, method in enumerate(methods):
+            rows = table[(table["dataset"] == dataset) & (table["method"] == method)].set_index("metric")
+            rows = rows.reindex(metrics)
+            x = places + (number - (len(methods) - 1) / 2) * width
+            errors = [rows["measured"] - rows["ci_low"], rows["ci_high"] - rows["measured"]]
+            axis.bar(
+                x, rows["measured"], width=width * 0.92, color=_color(method), label=display_name(method), linewidth=0
+            )
+            axis.errorbar(x, rows["measured"], yerr=errors, fmt="none", ecolor="0.15", elinewidth=1, capsize=2)
+            if rows["published"].notna().any():
+                axis.plot(x, rows["published"], **_PUBLISHED_MARK)
+        axis.set(
+            title=dataset,
+            ylabel="metric (0 to 1)" if len(metrics) > 1 else metrics[0],
+            xticks=places,
+            xticklabels=metrics,
+        )
+        axis.grid(visible=False, axis="x")
+    handles, labels = axes[0].get_legend_handles_labels()
+    if table["published"].notna().any():
+        handles.append(mpl.lines.Line2D([], [], **_PUBLISHED_MARK))
+        labels.append("published")
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    best = table.loc[table.groupby(["dataset", "metric"], sort=False)["measured"].idxmax()]
+    return _described(
+        figure,
+        f"Bars of {', '.join(metrics)} with 95 % intervals over "
+        f"{'all users' if subset == 'all' else 'the users whose target was retrieved'}, for "
+        f"{', '.join(display_name(method) for method in methods)}. Best: "
+        + "; ".join(
+            f"{row.dataset} {row.metric} {row.measured:.4f} ({display_name(row.method)})" for row in best.itertuples()
+        )
+        + ".",
+    )
+
+
+def candidate_probabilities(
+    titles: Sequence[str], *, before: np.ndarray, after: np.ndarray, target: int | None = None
+) -> Figure:
+    """Plot one user's P(candidate) before and after tuning.
+
+    Args:
+        titles: the candidates' titles, in the retriever's order.
+        before: probabilities ``(candidates,)`` of the model as it came.
+        after: the same of the tuned model.
+        target: position of the target among the candidates, from 0; ``None`` if it was not retrieved.
+
+    Raises:
+        InputError: titles and probabilities differ in number.
+    """
+    if not len(titles) == len(before) == len(after):
+        raise InputError(
+            f"Each candidate needs a title and two probabilities, but there are {len(titles)} titles and "
+            f"{len(before)} and {len(after)} probabilities."
+        )
+    places = np.arange(len(titles))
+    figure, (axis,) = _figure(height=0.27 * len(titles) + 1.2)
+    handles = [
+        axis.barh(places - 0.2, before, height=0.38, color="0.65", label="before tuning", linewidth=0),
+        axis.barh(places + 0.2, after, height=0.38, color=_color("llamarec"), label="after tuning", linewidth=0),
+        axis.axvline(1 / len(titles), color="0.15", linestyle=":", label=f"uniform, 1/{len(titles)}"),
+    ]
+    axis.set(xlabel="P(candidate)", ylabel="candidates, in the retriever's order", ylim=(len(titles) - 0.4, -0.6))
+    axis.set_yticks(places, [_shortened(title) for title in titles])
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.grid(visible=False, axis="y")
+    text = f"P(candidate) for the {len(titles)} candidates of one user, before and after tuning."
+    if target is not None:
+        handles.append(
+            axis.axhspan(target - 0.5, target + 0.5, color="C8", alpha=0.25, linewidth=0, zorder=0, label="target")
+        )
+        axis.get_yticklabels()[target].set_fontweight("bold")
+        text += f" The target, {titles[target]}, goes from {before[target]:.3f} to {after[target]:.3f}."
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    return _described(figure, text)
+
+
+def save_figure(figure: Figure, path_without_suffix: Path) -> list[Path]:
+    """Write a figure as PNG, PDF and SVG, each whole or not at all, with no date inside; return the files.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    path = Path(path_without_suffix)
+    files = []
+    for suffix, metadata in (("png", {}), ("pdf", {"CreationDate": None}), ("svg", {"Date": None})):
+        files.append(path.with_name(f"{path.name}.{suffix}"))
+        with replacing(files[-1]) as temporary:
+            figure.savefig(temporary, format=suffix, metadata=metadata)
+    return files
+
+
+_PUBLISHED_MARK = {
+    "marker": "D", "markersize": 5, "color": "white", "markeredgecolor": "black", "linestyle": "none", "zorder": 3,
+}  # fmt: skip
+
+
+def _figure(*, height: float, rows: int = 1, columns: int = 1, **sharing: bool) -> tuple[Figure, list[Axes]]:
+    """Return a new figure of the book's width, and its axes row by row."""
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **sharing).flat)
+
+
+def _described(figure: Figure, alt_text: str) -> Figure:
+    figure.alt_text = alt_text
+    return figure
+
+
+def _methods(ranks: Mapping[str, np.ndarray]) -> list[str]:
+    if not ranks:
+        raise InputError("There are no ranks to plot: give at least one method's.")
+    return in_order(ranks)
+
+
+def _color(method: str) -> tuple[float, float, float]:
+    """Return the method's colour, the same in every figure."""
+    palette = sns.color_palette("colorblind")
+    known = list(METHOD_NAMES)
+    return palette[known.index(method) if method in known else -1]
+
+
+def _broken(method: str) -> str:
+    return "\n".join(textwrap.wrap(display_name(method), 24))
+
+
+def _shortened(title: str) -> str:
+    """Cut a title to fit beside a bar; a dollar sign is escaped, because two of them would start a formula."""
+    return textwrap.shorten(title, _TITLE_CHARACTERS, placeholder="…").replace("$", r"\$")

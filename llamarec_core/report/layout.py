@@ -1,0 +1,248 @@
+"""Tables as a person reads them: the wide form, on the page (HTML) and in an article (LaTeX, booktabs).
+
+A tidy table of :mod:`llamarec_core.report.tables` becomes one row a metric and one column a method. Each of our
+numbers stands above its 95 % interval; the best of a row is bold and the second best underlined, as in
+the paper. What a reader cites is the tidy CSV and the ``.tex`` that :func:`write_table` writes side by side.
+"""
+
+import html
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from llamarec_core.files import replacing, write_text
+from llamarec_core.report.methods import METHOD_NAMES, in_order
+
+_QUANTITIES = {
+    "users": "Users",
+    "items": "Items",
+    "interactions": "Interactions",
+    "mean_length": "Mean length",
+    "density": "Density",
+}
+_STYLE = """<style>
+.llamarec-figure { margin: 0 !important; text-align: left !important; }
+.llamarec-figure figcaption { color: inherit; font-weight: normal; text-align: left; margin-bottom: 0.6em; }
+.llamarec-figure > div { overflow-x: auto; }
+.llamarec-figure table.llamarec-table { font-size: 0.9em; margin: 0; width: auto; }
+.llamarec-figure table.llamarec-table :is(td, th) {
+  padding: 0.3em 0.6em; text-align: right; vertical-align: top; font-variant-numeric: tabular-nums; }
+.llamarec-figure table.llamarec-table th[colspan] { text-align: center; }
+.llamarec-figure table.llamarec-table tbody th { text-align: left; white-space: nowrap; }
+.llamarec-figure table.llamarec-table tbody th:last-of-type {
+  position: sticky; left: 0; background: var(--pst-color-background, var(--jp-layout-color0, Canvas)); }
+.llamarec-figure table.llamarec-table small { display: block; white-space: nowrap; opacity: 0.8; }
+.llamarec-figure .second-best { text-decoration: underline; }
+</style>"""
+"""Stands in each table's output, so that a notebook looks the same in JupyterLab and in the book."""
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "−": "$-$",
+}  # fmt: skip
+
+
+def write_table(frame: pd.DataFrame, path_without_suffix: Path, *, caption: str | None = None) -> list[Path]:
+    """Write a table as tidy CSV and as wide LaTeX, each whole or not at all.
+
+    The CSV's numbers have six significant digits, so that the file is the same on every machine. The LaTeX
+    needs ``booktabs`` and no other package; its label is ``tab:`` and the file's name.
+
+    Args:
+        frame: a table of :mod:`llamarec_core.report.tables`, or any other.
+        path_without_suffix: e.g. ``results/quick/tables/results``.
+        caption: plain text; special characters are escaped.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    path = Path(path_without_suffix)
+    files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("csv", "tex")]
+    with replacing(files[0]) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    write_text(files[1], _to_latex(frame, caption=caption, label=f"tab:{path.name}"))
+    return files
+
+
+def show_table(frame: pd.DataFrame, *, caption: str | None = None) -> "ShownTable":
+    """Lay a table out for a notebook or the book.
+
+    Args:
+        frame: a table of :mod:`llamarec_core.report.tables`, or any other.
+        caption: plain text above the table.
+    """
+    return ShownTable(frame, caption)
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table that a notebook shows as HTML; on a narrow screen it scrolls sideways instead of being cut."""
+
+    frame: pd.DataFrame
+    caption: str | None = None
+
+    def __repr__(self) -> str:
+        text = _wide(self.frame).map(lambda cell: " ".join([cell.value, *cell.details])).to_string()
+        return f"{self.caption}\n{text}" if self.caption else text
+
+    def _repr_html_(self) -> str:
+        wide = _wide(self.frame).map(_html_cell).rename(index=_escape_html, columns=_escape_html)
+        table = wide.to_html(escape=False, border=0, index_names=False, classes="llamarec-table")
+        caption = html.escape(self.caption or "")
+        heading = f"<figcaption>{caption}</figcaption>" if caption else ""
+        # a region that scrolls must be reachable by keyboard, and named for those who cannot see it
+        region = f'<div role="region" tabindex="0" aria-label="{caption or "Table"}">{table}</div>'
+        return f'{_STYLE}<figure class="llamarec-figure">{heading}{region}</figure>'
+
+
+class _Cell(NamedTuple):
+    """One cell of a wide table."""
+
+    value: str
+    details: tuple[str, ...] = ()
+    """Smaller lines below the value."""
+    emphasis: str = ""
+    """``best`` (bold), ``second`` (underlined) or nothing."""
+
+
+def _wide(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the wide form of a table as a frame of cells, with text as index and columns."""
+    for column, layout in (("ci_low", _wide_metrics), ("quantity", _wide_statistics)):
+        if column in frame.columns:
+            return layout(frame)
+    plain = frame.set_index(frame.columns[0]).map(_plain_cell)
+    return plain.rename(columns=lambda name: str(name).replace("_", " "))
+
+
+def _plain_cell(value: object) -> _Cell:
+    if pd.isna(value):
+        return _Cell("")
+    return _Cell(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def _wide_metrics(frame: pd.DataFrame) -> pd.DataFrame:
+    """Lay out results or comparisons: a row for each data set, subset and metric, a column for each method."""
+    cells = _result_cells if "measured" in frame.columns else _comparison_cells
+    keys = [key for key in ("dataset", "subset") if len(frame[key].unique()) > 1] + ["metric"]
+    groups = [group for _, group in frame.groupby(["dataset", "subset", "metric"], sort=False)]
+    wide = pd.DataFrame(
+        [cells(group.set_index("method")) for group in groups],
+        columns=pd.MultiIndex.from_product([in_order(frame["method"]), ["paper", "ours"]]),
+        index=pd.MultiIndex.from_frame(pd.concat([group[keys].head(1) for group in groups])),
+    )
+    wide = wide.dropna(axis="columns", how="all")
+    wide = wide.map(_or_empty).rename(columns=METHOD_NAMES)
+    # where the paper prints nothing at all, the header needs no second line
+    return wide if "paper" in wide.columns.get_level_values(1) else wide.droplevel(1, axis="columns")
+
+
+def _result_cells(group: pd.DataFrame) -> dict[tuple[str, str], _Cell]:
+    """Return the cells of one metric; ``group`` has one row a method."""
+    cells = {}
+    for kind, column in (("paper", "published"), ("ours", "measured")):
+        values = group[column].dropna()
+        ranking = sorted(values.unique(), reverse=True)
+        for method, value in values.items():
+            place = ranking.index(value) if len(ranking) > 1 else len(ranking)
+            interval = ()
+            if kind == "ours":
+                low, high = group.loc[method, ["ci_low", "ci_high"]]
+                interval = (f"[{low:.3f}, {high:.3f}]",)
+            cells[method, kind] = _Cell(f"{value:.4f}", interval, {0: "best", 1: "second"}.get(place, ""))
+    return cells
+
+
+def _comparison_cells(group: pd.DataFrame) -> dict[tuple[str, str], _Cell]:
+    """Return the differences of one metric, bold where they are beyond chance after Holm's correction."""
+    return {
+        (method, "ours"): _Cell(
+            _signed(row["difference"]),
+            (
+                f"[{_signed(row['ci_low'])}, {_signed(row['ci_high'])}]",
+                "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}",
+            ),
+            "best" if row["p_holm"] < 0.05 else "",
+        )
+        for method, row in group.iterrows()
+    }
+
+
+def _wide_statistics(frame: pd.DataFrame) -> pd.DataFrame:
+    """Lay out Table 2: a row for each data set, the printed figure below ours."""
+    columns = {
+        _QUANTITIES.get(quantity, quantity): rows.set_index("dataset").apply(_statistics_cell, axis="columns")
+        for quantity, rows in frame.groupby("quantity", sort=False)
+    }
+    return pd.DataFrame(columns).loc[frame["dataset"].unique()].map(_or_empty)
+
+
+def _statistics_cell(row: pd.Series) -> _Cell:
+    whole = row["measured"] == round(row["measured"])
+    printed = () if pd.isna(row["published"]) else (f"paper: {row['published']}",)
+    return _Cell(f"{row['measured']:,.0f}" if whole else f"{row['measured']:.4g}", printed)
+
+
+def _or_empty(cell: object) -> _Cell:
+    return cell if isinstance(cell, _Cell) else _Cell("")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def _escape_html(text: str) -> str:
+    return html.escape(str(text))
+
+
+def _html_cell(cell: _Cell) -> str:
+    value = html.escape(cell.value)
+    if cell.emphasis == "best":
+        value = f"<strong>{value}</strong>"
+    elif cell.emphasis == "second":
+        value = f'<span class="second-best">{value}</span>'
+    details = "".join(f"<small>{html.escape(line)}</small>" for line in cell.details)
+    return value + details
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in str(text))
+
+
+def _latex_cell(cell: _Cell) -> str:
+    value = _escape_latex(cell.value)
+    if cell.emphasis:
+        value = f"\\{'textbf' if cell.emphasis == 'best' else 'underline'}{{{value}}}"
+    if not cell.details:
+        return value
+    lines = [value, *(f"\\scriptsize {_escape_latex(line)}" for line in cell.details)]
+    return r"\begin{tabular}[t]{@{}r@{}}" + r" \\ ".join(lines) + r" \\[2pt]\end{tabular}"
+
+
+def _latex_header(text: str) -> str:
+    lines = textwrap.wrap(str(text), 12, break_long_words=False, break_on_hyphens=False)
+    if len(lines) < 2:
+        return _escape_latex(text)
+    return r"\begin{tabular}[b]{@{}r@{}}" + r" \\ ".join(map(_escape_latex, lines)) + r"\end{tabular}"
+
+
+def _to_latex(frame: pd.DataFrame, *, caption: str | None, label: str) -> str:
+    wide = _wide(frame).map(_latex_cell).rename(index=_escape_latex, columns=_latex_header)
+    table = wide.to_latex(
+        escape=False,
+        caption=_escape_latex(caption) if caption else None,
+        label=label,
+        column_format="l" * wide.index.nlevels + "r" * wide.shape[1],
+        multicolumn_format="c",
+        multirow=False,
+        index_names=False,
+        position="htbp",
+    )
+    # numbers with their intervals do not fit an article's page at its normal size
+    compact = "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}\n\\begin{tabular}"
+    return "% needs \\usepackage{booktabs}\n" + table.replace("\\begin{tabular}", compact, 1)

@@ -1,0 +1,29 @@
+"""The methods of the study: their names in files, on the page and in the paper, in the order of every table."""
+
+from collections.abc import Iterable
+
+METHOD_NAMES = {
+    "random-order": "Random order",
+    "popularity-order": "Popularity order",
+    "lrurec": "LRURec",
+    "llamarec-zero-shot": "LlamaRec, not tuned",
+    "llamarec": "LlamaRec",
+    "llamarec-shuffled": "LlamaRec, shuffled candidates",
+}
+"""Name in files → name on the page. A method that is not listed is shown, last, by its name in files."""
+
+PUBLISHED_NAMES = {"lrurec": "LRURec", "llamarec": "LlamaRec"}
+"""Name in files → the paper's name, for the methods that the paper measures too."""
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Return the distinct methods in the order of :data:`METHOD_NAMES`, others after them as they come."""
+    known = list(METHOD_NAMES)
+    return sorted(
+        dict.fromkeys(methods), key=lambda method: known.index(method) if method in METHOD_NAMES else len(known)
+    )
+
+
+def display_name(method: str) -> str:
+    """Return the method's name on the page."""
+    return METHOD_NAMES.get(method, method)

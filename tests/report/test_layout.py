@@ -1,0 +1,131 @@
+"""Wide tables on the page and in LaTeX, and the files that a reader cites."""
+
+import errno
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llamarec_core.files import InputError
+from llamarec_core.report.layout import show_table, write_table
+
+
+def results(**changes):
+    rows = [
+        ("games", "lrurec", "MRR@5", "all", 0.0533, 0.051234567, 0.049, 0.0531),
+        ("games", "llamarec", "MRR@5", "all", 0.06, 0.0587, 0.055, 0.061),
+        ("games", "random-order", "MRR@5", "all", np.nan, 0.0312, 0.03, 0.0326),
+    ]
+    names = ["dataset", "method", "metric", "subset", "published", "measured", "ci_low", "ci_high"]
+    return pd.DataFrame(rows, columns=names).assign(users=15264, seeds=1, commit="abc1234", **changes)
+
+
+def comparison():
+    return pd.DataFrame(
+        {
+            "dataset": "games", "method": ["llamarec", "random-order"], "reference": "lrurec", "metric": "MRR@5",
+            "subset": "all", "difference": [0.0075, -0.0002], "ci_low": [0.005, -0.001], "ci_high": [0.01, 0.0006],
+            "p_value": [1e-4, 0.7], "p_holm": [2e-4, 0.7], "users": 15264, "seeds": 1, "commit": "abc1234",
+        }
+    )  # fmt: skip
+
+
+def test_best_is_bold_and_second_best_underlined_among_ours_and_among_the_papers():
+    page = show_table(results())._repr_html_()
+    assert "<strong>0.0587</strong><small>[0.055, 0.061]</small>" in page
+    assert '<span class="second-best">0.0512</span><small>[0.049, 0.053]</small>' in page
+    assert "<td>0.0312<small>[0.030, 0.033]</small></td>" in page
+    assert "<strong>0.0600</strong>" in page
+    assert '<span class="second-best">0.0533</span>' in page
+
+
+def test_the_papers_column_is_there_only_where_the_paper_prints_something():
+    header = show_table(results())._repr_html_().split("<tbody>")[0]
+    assert header.count(">paper</th>") == 2
+    assert header.count(">ours</th>") == 3
+    assert ">paper</th>" not in show_table(results(published=np.nan))._repr_html_()
+
+
+def test_a_table_scrolls_and_can_be_reached_by_keyboard_and_named():
+    page = show_table(results(), caption="Games & <more>")._repr_html_()
+    assert ".llamarec-figure > div { overflow-x: auto; }" in page
+    assert '<div role="region" tabindex="0" aria-label="Games &amp; &lt;more&gt;">' in page
+    assert "<figcaption>Games &amp; &lt;more&gt;</figcaption>" in page
+
+
+def test_subsets_and_data_sets_are_rows_only_when_there_are_several():
+    both = pd.concat([results(), results(subset="retrieved")])
+    assert "retrieved" in show_table(both)._repr_html_()
+    assert "games" not in show_table(both)._repr_html_()
+    assert "games" in show_table(pd.concat([both, results(dataset="beauty")]))._repr_html_()
+
+
+def test_a_difference_is_signed_and_bold_when_it_is_beyond_chance():
+    page = show_table(comparison())._repr_html_()
+    assert "<strong>+0.0075</strong><small>[+0.0050, +0.0100]</small><small>p &lt; 0.001</small>" in page
+    assert "<td>−0.0002<small>[−0.0010, +0.0006]</small><small>p = 0.700</small></td>" in page
+
+
+def test_statistics_show_the_printed_figure_below_ours():
+    table = pd.DataFrame(
+        {
+            "dataset": ["beauty", "beauty", "mine"],
+            "quantity": ["interactions", "density", "interactions"],
+            "published": ["198K", "7e-4", np.nan],
+            "measured": [198215.0, 0.000734, 12.0],
+        }
+    )
+    page = show_table(table)._repr_html_()
+    assert "<td>198,215<small>paper: 198K</small></td>" in page
+    assert "<td>0.000734<small>paper: 7e-4</small></td>" in page
+    assert "<td>12</td>" in page
+
+
+def test_any_other_table_is_shown_by_its_first_column():
+    shown = show_table(pd.DataFrame({"step": ["data <1>"], "wall_seconds": [12.3456], "note": [None]}))
+    assert "<th>data &lt;1&gt;</th>" in shown._repr_html_()
+    assert "<td>12.35</td>" in shown._repr_html_()
+    assert "wall seconds" in repr(shown)
+
+
+def test_text_form_reads_without_a_browser():
+    text = repr(show_table(results(), caption="Games"))
+    assert text.startswith("Games\n")
+    assert "0.0587 [0.055, 0.061]" in text
+
+
+def test_files_are_tidy_csv_of_six_digits_and_latex_with_booktabs(tmp_path):
+    write_table(results(), tmp_path / "results-1.0", caption="5 % of R&D_x")
+    lines = (tmp_path / "results-1.0.csv").read_bytes().decode().split("\n")
+    assert lines[0] == "dataset,method,metric,subset,published,measured,ci_low,ci_high,users,seeds,commit"
+    assert lines[1] == "games,lrurec,MRR@5,all,0.0533,0.0512346,0.049,0.0531,15264,1,abc1234"
+    assert lines[3].startswith("games,random-order,MRR@5,all,,0.0312,")
+    latex = (tmp_path / "results-1.0.tex").read_text()
+    assert r"\caption{5 \% of R\&D\_x}" in latex
+    assert r"\label{tab:results-1.0}" in latex
+    assert r"\textbf{0.0587} \\ \scriptsize [0.055, 0.061]" in latex
+    assert r"\underline{0.0512}" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}")
+    assert all(rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+
+
+def test_latex_has_no_character_that_needs_another_package(tmp_path):
+    write_table(comparison(), tmp_path / "comparison")
+    latex = (tmp_path / "comparison.tex").read_text()
+    assert latex.isascii()
+    assert r"$-$0.0002" in latex
+    assert "p $<$ 0.001" in latex
+    assert r"\caption" not in latex
+
+
+def test_a_full_disk_leaves_the_old_table(tmp_path, monkeypatch):
+    write_table(results(), tmp_path / "results")
+    before = (tmp_path / "results.csv").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(InputError, match="disk is full"):
+        write_table(results(), tmp_path / "results")
+    assert (tmp_path / "results.csv").read_bytes() == before
