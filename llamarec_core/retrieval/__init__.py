@@ -1,0 +1,33 @@
+"""Stage 1, retrieval: a sequential recommender ranks the whole catalogue and keeps 20 candidates a user.
+
+Dataset ──training──▶ retriever ──candidates──▶ candidates file (for the ranker) and ranks file (for the tables)
+"""
+
+from llamarec_core.retrieval.candidates import (
+    popularity_scores,
+    ranks_of,
+    read_candidates,
+    read_ranks,
+    retrieve,
+    target_ranks,
+    top_candidates,
+    write_candidates,
+    write_ranks,
+)
+from llamarec_core.retrieval.lru import LRURec
+from llamarec_core.retrieval.training import fit_retriever, load_retriever
+
+__all__ = [
+    "LRURec",
+    "fit_retriever",
+    "load_retriever",
+    "popularity_scores",
+    "ranks_of",
+    "read_candidates",
+    "read_ranks",
+    "retrieve",
+    "target_ranks",
+    "top_candidates",
+    "write_candidates",
+    "write_ranks",
+]

@@ -1,0 +1,153 @@
+"""LRURec: its two forms agree, its hand-written gradient is the true one, padding changes nothing."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from llamarec_core.retrieval.lru import MAX_RADIUS, MIN_RADIUS, LinearRecurrentUnit, LRURec, linear_scan
+from llamarec_core.settings import RetrieverSettings
+
+N_ITEMS = 30
+
+
+@pytest.fixture
+def model() -> LRURec:
+    """A model in evaluation mode whose weights are large enough for the recurrence to matter."""
+    torch.manual_seed(0)
+    model = LRURec(N_ITEMS, RetrieverSettings(dim=16, blocks=2)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(10)
+    return model
+
+
+def random_sequences(*lengths: int) -> torch.Tensor:
+    """Random histories of these lengths, right-padded."""
+    return pad_sequence([torch.randint(1, N_ITEMS + 1, (length,)) for length in lengths], batch_first=True)
+
+
+def naive_unit(unit: LinearRecurrentUnit, x: torch.Tensor) -> torch.Tensor:
+    """The equations of the module's docstring, word by word: complex numbers, one position after another."""
+    length, _, dim = x.shape
+    b = torch.complex(*unit.in_projection.weight.unflatten(0, (2 * dim, 2)).unbind(1))  # B
+    b_bias = torch.complex(*unit.in_projection.bias.unflatten(0, (2 * dim, 2)).unbind(1))
+    c_real, c_minus_imaginary = unit.out_projection.weight.unflatten(1, (2 * dim, 2)).unbind(2)
+    c = torch.complex(c_real, -c_minus_imaginary)  # Re((p + qi)(r + si)) = pr − qs
+    decay = torch.exp(torch.complex(-torch.exp(unit.nu), torch.exp(unit.theta)))
+    gain = torch.sqrt(1 - decay.abs() ** 2)
+    state, outputs = torch.zeros_like(b_bias), []
+    for t in range(length):
+        state = decay * state + gain * (x[t].to(b.dtype) @ b.T + b_bias)
+        outputs.append((state @ c.T).real + unit.out_projection.bias + x[t])
+    return unit.layer_norm(torch.stack(outputs))
+
+
+def naive_loop(drive: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
+    states = [drive[0]]
+    for row in drive[1:]:
+        states.append(decay * states[-1] + row)
+    return torch.stack(states)
+
+
+def complex_noise(*shape: int, dtype: torch.dtype = torch.complex128) -> torch.Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_the_scan_has_the_true_gradient(length):
+    drive = complex_noise(length, 2, 3).requires_grad_()
+    decay = (0.9 * torch.exp(1j * torch.tensor([0.1, 2.0, 4.0], dtype=torch.float64))).requires_grad_()
+    assert torch.autograd.gradcheck(linear_scan, (drive, decay))
+
+
+def test_the_scan_and_its_gradients_equal_autograd_through_a_plain_loop():
+    results = []
+    for scan in (linear_scan, naive_loop):
+        drive = complex_noise(200, 4, 8).requires_grad_()
+        decay = (0.99 * torch.exp(1j * torch.arange(8.0, dtype=torch.float64))).requires_grad_()
+        states = scan(drive, decay)
+        (states * complex_noise(200, 4, 8)).sum().real.backward()
+        results.append((states, drive.grad, decay.grad))
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
+def test_the_scan_leaves_its_input_as_it_was():
+    drive = complex_noise(5, 2, 3)
+    linear_scan(drive, torch.full((3,), 0.5 + 0.5j, dtype=drive.dtype))
+    assert torch.equal(drive, complex_noise(5, 2, 3))
+
+
+@pytest.mark.parametrize("length", [1, 50, 200])
+def test_the_unit_equals_its_equations_in_complex_numbers(model, length):
+    unit = model.blocks[0][0]
+    x = torch.randn(length, 3, 16)
+    torch.testing.assert_close(unit(x), naive_unit(unit, x), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 50, 200])
+def test_one_step_at_a_time_equals_the_whole_sequence(model, length):
+    sequences = random_sequences(length, (length + 1) // 2, length)
+    with torch.inference_mode():
+        whole = model(sequences)  # (batch, length, dim)
+        state = model.initial_state(3)
+        for t in range(length):
+            hidden, state = model.step(sequences[:, t], state)
+            torch.testing.assert_close(hidden, whole[:, t], atol=1e-4, rtol=0)
+
+
+def test_the_past_reaches_the_hidden_state(model):
+    sequences = random_sequences(50, 50)
+    sequences[1, 1:] = sequences[0, 1:]
+    sequences[1, 0] = sequences[0, 0] % N_ITEMS + 1
+    first, second = model(sequences)[:, -1]
+    assert (first - second).abs().max() > 1e-4
+
+
+def test_a_step_changes_no_state_but_its_own(model):
+    with torch.inference_mode():
+        _, state = model.step(torch.tensor([3, 4]), model.initial_state(2))
+        before = state.clone()
+        first, _ = model.step(torch.tensor([5, 6]), state)
+        second, _ = model.step(torch.tensor([5, 6]), state)
+    assert torch.equal(state, before)
+    assert torch.equal(first, second)
+
+
+def test_padding_does_not_reach_real_positions(model):
+    history = random_sequences(50)
+    padded = F.pad(history, (0, 150))
+    other = padded.clone()
+    other[:, 50:] = random_sequences(150)
+    torch.testing.assert_close(model(padded)[:, :50], model(history), atol=1e-6, rtol=0)
+    assert torch.equal(model(padded)[:, :50], model(other)[:, :50])
+
+
+def test_scores_are_the_tied_dot_product_plus_a_bias_and_never_the_padding(model):
+    hidden = model(random_sequences(4, 2))
+    scores = model.scores(hidden)
+    expected = hidden @ model.embedding.weight.T + model.item_bias
+    assert scores.shape == (2, 4, N_ITEMS + 1)
+    torch.testing.assert_close(scores[..., 1:], expected[..., 1:])
+    assert scores[..., 0].isneginf().all()
+
+
+def test_initial_values_are_the_published_ones():
+    torch.manual_seed(0)
+    model = LRURec(1000, RetrieverSettings(dim=64, blocks=2))
+    for block in model.blocks:
+        radius = torch.exp(-torch.exp(block[0].nu))
+        assert radius.shape == (128,)
+        assert MIN_RADIUS <= radius.min() < 0.85
+        assert 0.95 < radius.max() <= MAX_RADIUS
+    assert model.embedding.weight.abs().max() <= 0.04  # normal of deviation 0.02, cut at two deviations
+    assert model.embedding.weight.std().item() == pytest.approx(0.0176, abs=2e-4)
+    assert torch.equal(model.layer_norm.weight, torch.ones(64))
+
+
+def test_every_parameter_gets_a_gradient(model):
+    model.train()
+    F.cross_entropy(model.scores(model(random_sequences(9))).flatten(0, 1), random_sequences(9).flatten()).backward()
+    assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in model.parameters())

@@ -1,0 +1,285 @@
+"""The training loop: what it learns from, when it stops, and that a kill leaves no trace in the weights."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from llamarec_core.checkpoint import load_checkpoint
+from llamarec_core.files import InputError
+from llamarec_core.retrieval import fit_retriever, load_retriever, target_ranks, training
+from llamarec_core.retrieval.lru import LRURec
+from llamarec_core.settings import RetrieverSettings
+
+SETTINGS = RetrieverSettings(dim=8, max_length=8, batch_size=16, epochs=4, validate_every=5, learning_rate=0.01)
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_equal_runs(first: Path, second: Path) -> None:
+    """Two finished runs left the same weights, and came to them by the same curve, to the last bit."""
+    files = [load_checkpoint(folder / "retriever.safetensors", settings={}) for folder in (first, second)]
+    assert_equal_weights(files[0][0], files[1][0])
+    assert files[0][1] == files[1][1]
+    curves = [pd.read_csv(folder / "training.csv").drop(columns="seconds") for folder in (first, second)]
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
+
+
+def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def undisturbed(cycle, tmp_path):
+    """The folder that a run leaves when nothing happens to it."""
+    fit_retriever(cycle, SETTINGS, seed=3, folder=tmp_path / "undisturbed", progress=False)
+    return tmp_path / "undisturbed"
+
+
+def test_it_learns_a_pattern(cycle, tmp_path):
+    settings = SETTINGS.model_copy(update={"epochs": 60, "dim": 16, "validate_every": 60})
+    model = fit_retriever(cycle, settings, seed=0, folder=tmp_path, progress=False)
+    ranks = target_ranks(model, cycle, "test", max_length=8)
+    assert np.mean(ranks <= 3) > 0.9  # 0.08 by chance
+    assert not model.training
+
+
+def test_it_leaves_the_curve_and_the_weights(cycle, tmp_path):
+    fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["retriever.safetensors", "training.csv"]
+    curve = pd.read_csv(tmp_path / "training.csv")
+    columns = ["iteration", "epoch", "training_loss", "recall@10", "ndcg@10", "seconds"]
+    assert list(curve.columns) == columns
+    batches = -(-len(training.training_sequences(cycle, max_length=8)) // 16)
+    assert list(curve["iteration"]) == [*range(5, 4 * batches, 5), 4 * batches]
+    assert curve["epoch"].iloc[-1] == 4
+    assert curve["seconds"].is_monotonic_increasing
+
+
+def test_the_curve_gives_the_metrics_of_the_kept_weights(cycle, tmp_path):
+    model = fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path, progress=False)
+    ranks = target_ranks(model, cycle, "validation", max_length=8)
+    best = pd.read_csv(tmp_path / "training.csv").sort_values("recall@10", kind="stable", ascending=False).iloc[0]
+    assert best["recall@10"] == pytest.approx(np.mean(ranks <= 10))
+    assert best["ndcg@10"] == pytest.approx(np.mean([1 / np.log2(rank + 1) if rank <= 10 else 0 for rank in ranks]))
+
+
+def test_every_training_item_but_a_users_first_is_a_target_once(make_dataset):
+    dataset = make_dataset([1, 2, 3, 4, 5, 6, 7, 98, 99], [1, 98, 99], [1, 2, 98, 99], n_items=99)
+    sequences = training.training_sequences(dataset, max_length=3)
+    assert [sequence.tolist() for sequence in sequences] == [[4, 5, 6, 7], [1, 2, 3, 4], [1, 2]]
+
+
+def test_the_loss_is_the_mean_cross_entropy_over_real_positions(cycle):
+    settings = RetrieverSettings(dim=8, dropout=0.0, max_length=50, batch_size=16)
+    torch.manual_seed(0)
+    model = LRURec(40, settings)
+    expected = []
+    for user in range(cycle.n_users):
+        items = torch.from_numpy(cycle.train(user).astype(np.int64))
+        scores = model.scores(model(items[None, :-1]))[0].detach()
+        expected.extend(F.cross_entropy(scores, items[1:], reduction="none").tolist())
+    sequences = training.training_sequences(cycle, max_length=50)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with training.tqdm(disable=True) as bar:
+        loss = training._train(model, optimizer, sequences, settings, seed=0, start=0, stop=3, bar=bar)
+    assert loss == pytest.approx(np.mean(expected), abs=1e-5)
+
+
+def test_an_epoch_holds_every_sequence_once_in_an_order_of_its_own(cycle):
+    sequences = training.training_sequences(cycle, max_length=8)
+    epochs = [training._batches(sequences, SETTINGS, seed=0, epoch=epoch) for epoch in (0, 1)]
+    for batches in epochs:
+        assert sorted(np.concatenate(batches)) == list(range(len(sequences)))
+    assert list(np.concatenate(epochs[0])) != list(np.concatenate(epochs[1]))
+
+
+@pytest.mark.parametrize("batch_size", [7, 16])
+def test_every_position_has_the_same_weight_whatever_its_batch(cycle, batch_size):
+    """An epoch of tiny steps in small batches adds up to one step over all sequences."""
+    moved = []
+    for size in (batch_size, 48):
+        settings = RetrieverSettings(dim=8, dropout=0.0, max_length=50, batch_size=size)
+        torch.manual_seed(0)
+        model = LRURec(40, settings).double()
+        before = weights(model)["item_bias"]
+        sequences = training.training_sequences(cycle, max_length=50)
+        steps = -(-len(sequences) // size)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+        with training.tqdm(disable=True) as bar:
+            training._train(model, optimizer, sequences, settings, seed=0, start=0, stop=steps, bar=bar)
+        moved.append((weights(model)["item_bias"] - before) / steps)
+    torch.testing.assert_close(moved[0], moved[1], atol=0, rtol=1e-3)
+
+
+def test_batches_hold_sequences_of_similar_length():
+    sequences = [torch.zeros(length, dtype=torch.int64) for length in np.random.default_rng(0).integers(2, 200, 512)]
+    batches = training._batches(sequences, SETTINGS, seed=0, epoch=0)
+    spreads = [np.ptp([len(sequences[number]) for number in batch]) for batch in batches]
+    assert max(spreads) < 60  # of 198
+
+
+@pytest.mark.parametrize("killed_at", [0, 4, 5, 7, 11])
+def test_a_run_that_breaks_off_and_goes_on_gives_the_same_weights(cycle, tmp_path, monkeypatch, undisturbed, killed_at):
+    folder, steps = tmp_path / "disturbed", iter(range(100))
+
+    def pad_until_killed(*arguments, **options):
+        if next(steps) == 2 * killed_at:  # twice a step: inputs and targets
+            raise KeyboardInterrupt
+        return pad_sequence(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "pad_sequence", pad_until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit_retriever(cycle, SETTINGS, seed=3, folder=folder, progress=False)
+    torch.rand(17)  # whatever the process drew in between
+    fit_retriever(cycle, SETTINGS, seed=3, folder=folder, progress=False)
+    assert_equal_runs(folder, undisturbed)
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from llamarec_core.data import Dataset
+from llamarec_core.retrieval import training
+from llamarec_core.settings import RetrieverSettings
+
+folder, validations = Path(sys.argv[1]), []
+
+def target_ranks(*arguments, **options):
+    validations.append(1)
+    if len(validations) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **options)
+
+original, training.target_ranks = training.target_ranks, target_ranks
+dataset = Dataset.load(folder / "data")
+settings = RetrieverSettings.model_validate_json(sys.argv[2])
+training.fit_retriever(dataset, settings, seed=3, folder=folder / "killed", progress=False)
+"""
+
+
+def test_a_run_killed_outright_goes_on_to_the_same_weights(cycle, tmp_path, undisturbed):
+    cycle.save(tmp_path / "data")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN, str(tmp_path), SETTINGS.model_dump_json()],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["checkpoint.safetensors"]
+    fit_retriever(cycle, SETTINGS, seed=3, folder=tmp_path / "killed", progress=False)
+    assert_equal_runs(tmp_path / "killed", undisturbed)
+
+
+def test_a_finished_run_is_returned_and_not_repeated(cycle, tmp_path, monkeypatch):
+    first = fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path, progress=False)
+    (tmp_path / "checkpoint.safetensors").touch()  # as a kill at the very end leaves it
+    monkeypatch.setattr(training, "_train", None)
+    second = fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path, progress=False)
+    assert_equal_weights(weights(first), weights(second))
+    assert_equal_weights(weights(first), weights(load_retriever(cycle, SETTINGS, tmp_path)))
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_the_seed_decides_the_weights_and_the_world_outside_does_not(cycle, tmp_path):
+    np.random.seed(1)  # noqa: NPY002 (to see that the global generator is left alone)
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    runs = [
+        weights(fit_retriever(cycle, SETTINGS, seed=seed, folder=tmp_path / f"run{number}", progress=False))
+        for number, seed in enumerate([0, 0, 1])
+    ]
+    assert_equal_weights(runs[0], runs[1])
+    assert not torch.equal(runs[0]["embedding.weight"], runs[2]["embedding.weight"])
+    assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(cycle, tmp_path, monkeypatch):
+    recalls, seen = iter([0.25, 0.5, 0.5, 0.25, 0.75]), []
+
+    def scripted_ranks(model, *_, **__):
+        seen.append(weights(model))
+        return np.where(np.arange(48) < 48 * next(recalls), 1, 99)
+
+    monkeypatch.setattr(training, "target_ranks", scripted_ranks)
+    settings = SETTINGS.model_copy(update={"epochs": 500, "patience": 2})
+    model = fit_retriever(cycle, settings, seed=0, folder=tmp_path, progress=False)
+    assert len(seen) == 4  # the second was the best, two more brought nothing
+    assert_equal_weights(weights(model), seen[1])
+    _, progress = load_checkpoint(tmp_path / "retriever.safetensors", settings={})
+    assert (progress["iteration"], progress["recall@10"]) == (10, 0.5)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "retriever"])
+@pytest.mark.parametrize("changed", ["settings", "seed", "data"])
+def test_a_folder_of_another_run_is_refused_and_left_alone(cycle, make_dataset, tmp_path, monkeypatch, name, changed):
+    file = tmp_path / f"{name}.safetensors"
+    with monkeypatch.context() as patch:
+        if name == "checkpoint":
+            patch.setattr(training, "replacing", None)  # breaks off after training, before the end
+            with pytest.raises(TypeError):
+                fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path, progress=False)
+        else:
+            fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path, progress=False)
+    before = file.read_bytes()
+    dataset, settings, seed, named = cycle, SETTINGS, 0, "seed = 0"
+    if changed == "settings":
+        settings, named = SETTINGS.model_copy(update={"dropout": 0.5}), "dropout = 0.2"
+    elif changed == "seed":
+        seed = 1
+    else:
+        dataset, named = make_dataset(*[[1, 2, 3, 4, 5]] * 9, n_items=40, name="cycle"), "content_hash"
+    with pytest.raises(InputError, match=named):
+        fit_retriever(dataset, settings, seed=seed, folder=tmp_path, progress=False)
+    assert file.read_bytes() == before
+
+
+def test_a_retriever_that_is_not_there_or_of_other_settings_is_not_loaded(cycle, tmp_path):
+    with pytest.raises(InputError, match="missing: train the retriever first"):
+        load_retriever(cycle, SETTINGS, tmp_path)
+    fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path, progress=False)
+    with pytest.raises(InputError, match="blocks = 2"):
+        load_retriever(cycle, SETTINGS.model_copy(update={"blocks": 1}), tmp_path)
+
+
+def test_a_diverging_run_is_named_and_leaves_nothing(cycle, tmp_path):
+    settings = SETTINGS.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(InputError, match=r"diverged at iteration \d+ .* learning_rate = 1e\+30"):
+        fit_retriever(cycle, settings, seed=0, folder=tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_without_anything_to_learn_from_is_refused(make_dataset, tmp_path):
+    with pytest.raises(InputError, match="nothing to learn from"):
+        fit_retriever(make_dataset([1, 2, 3], n_items=3), SETTINGS, seed=0, folder=tmp_path, progress=False)
+
+
+def test_weight_decay_spares_biases_norms_and_the_recurrence():
+    model = LRURec(40, SETTINGS)
+    decayed, spared = training._optimizer(model, SETTINGS).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert decayed["weight_decay"] == SETTINGS.weight_decay > spared["weight_decay"] == 0
+    assert all("layer_norm" not in names[id(p)] and "bias" not in names[id(p)] for p in decayed["params"])
+    assert {"blocks.0.0.nu", "blocks.0.0.theta", "item_bias"} <= {names[id(p)] for p in spared["params"]}
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_progress_goes_to_stderr_with_the_latest_recall(cycle, tmp_path, capsys):
+    fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path / "shown")
+    shown = capsys.readouterr()
+    fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path / "silent", progress=False)
+    assert "LRURec on cycle" in shown.err
+    assert "validation Recall@10 0." in shown.err
+    assert shown.out == capsys.readouterr().err == ""
