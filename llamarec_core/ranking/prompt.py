@@ -1,0 +1,191 @@
+"""Prompts: a history and its candidates as the token ids that the ranker reads (LlamaRec, section 3.2.2).
+
+A prompt is an instruction, a history of titles, candidates labelled A … T, and at the very end a line break,
+after which the model's next token should be the label of the item to recommend.
+
+Titles are tokenized once per data set and prompts are put together from token ids, so that
+building a prompt costs next to nothing. Every piece of a prompt but the first begins with white
+space: neither byte-level BPE (SmolLM2) nor SentencePiece (Llama-2) merges a space or a line break
+into the word before it, so the pieces' tokens are those of the whole text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from transformers import PreTrainedTokenizerBase
+
+from llamarec_core.files import InputError
+from llamarec_core.settings import MAX_CANDIDATES, RankerSettings
+
+LABELS = ascii_uppercase[:MAX_CANDIDATES]
+"""The candidates' labels, A … T."""
+
+_ANCHOR = "a"  # stands before a piece while it is tokenized, as some word does in the prompt
+
+
+@dataclass(frozen=True)
+class Template:
+    """The wording of a prompt: opening, history, bridge, candidates, closing.
+
+    Each title follows its mark and a space; ``separator`` stands between two entries. All parts but
+    the opening begin with white space, and the closing ends with the line break that the label follows.
+    """
+
+    opening: str
+    history_mark: str
+    """Before a title of the history; ``{number}`` counts from 1."""
+    bridge: str
+    candidate_mark: str
+    """Before a candidate's title; ``{label}`` is its letter."""
+    closing: str
+    separator: str = ""
+
+
+TEMPLATES = {
+    "ranking": Template(
+        opening="[Instruction] Here is the purchase history of a user:",
+        history_mark="\n-",
+        bridge="\n\nPlease rank the following candidate items based on the user's preferences:",
+        candidate_mark="\n{label}.",
+        closing="\n\nThe most suitable item to recommend next is:\n",
+    ),
+    # as published, but for the space before the semicolon, without which it would merge with a title's last token
+    "alpaca": Template(
+        opening="### Instruction:\nGiven user history in chronological order, recommend an item from the candidate "
+        "pool with its index letter.\n\n### Input:\nUser history:",
+        history_mark=" ({number})",
+        bridge=" ; \n Candidate pool:",
+        candidate_mark=" ({label})",
+        closing="\n\n### Response:\n",
+        separator=" \n",
+    ),
+}
+"""The prompts' wordings by name; ``alpaca`` is the paper's."""
+
+
+class PromptBuilder:
+    """Builds the prompts of one data set for one tokenizer.
+
+    Attributes:
+        label_ids: the token ids whose logits the verbalizer reads, one for each of :data:`LABELS`;
+            they follow ``settings.label_tokens``.
+        target_ids: the token ids that stand for the labels inside a prompt, which training teaches.
+            Both are the same unless the settings ask for the published lookup of the letter alone.
+
+    Args:
+        tokenizer: the backbone's tokenizer.
+        titles: title of each item by id, ``titles[0]`` is padding.
+        settings: ``template``, ``label_tokens``, ``history_length``, ``title_tokens`` and ``candidates`` are read.
+
+    Raises:
+        InputError: the template is unknown, or the tokenizer has no single token of its own for each label.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, titles: Sequence[str], settings: RankerSettings):
+        if settings.template not in TEMPLATES:
+            raise InputError(f"Unknown template {settings.template!r}: choose from {', '.join(TEMPLATES)}.")
+        self.settings = settings
+        self._tokenizer = tokenizer
+        self._template = template = TEMPLATES[settings.template]
+        self._titles = [" " + " ".join(title.split()) for title in titles]
+        self._title_tokens = [tokens[: settings.title_tokens] for tokens in self._tokenize(self._titles)]
+        self._history_marks = _marks(template.history_mark, template, number=range(1, settings.history_length + 1))
+        self._candidate_marks = _marks(template.candidate_mark, template, label=LABELS)
+        self._history_mark_tokens = self._tokenize(self._history_marks)
+        self._candidate_mark_tokens = self._tokenize(self._candidate_marks)
+        self._opening = tokenizer(template.opening, add_special_tokens=False).input_ids
+        if tokenizer.bos_token_id is not None and tokenizer(template.opening).input_ids[0] == tokenizer.bos_token_id:
+            self._opening = [tokenizer.bos_token_id, *self._opening]
+        self._bridge, self._closing = self._tokenize([template.bridge, template.closing])
+        self.target_ids = self._labels_in_prompt()
+        self.label_ids = self.target_ids if settings.label_tokens == "in_prompt" else self._labels_alone()
+
+    def build(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
+        """Return a prompt's token ids.
+
+        Args:
+            history: item ids in the order of time; the last ``history_length`` are listed.
+            candidates: item ids in the order of their labels.
+
+        Raises:
+            InputError: there are more candidates than labels.
+        """
+        history = self._checked(history, candidates)
+        tokens = list(self._opening)
+        for mark, item in zip(self._history_mark_tokens, history, strict=False):
+            tokens += mark + self._title_tokens[item]
+        tokens += self._bridge
+        for mark, item in zip(self._candidate_mark_tokens, candidates, strict=False):
+            tokens += mark + self._title_tokens[item]
+        return tokens + self._closing
+
+    def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
+        """Return the prompt of :meth:`build` as text, for people to read."""
+        history = self._checked(history, candidates)
+        parts = [self._template.opening]
+        for mark, item in zip(self._history_marks, history, strict=False):
+            parts += mark, self._cut_title(item)
+        parts.append(self._template.bridge)
+        for mark, item in zip(self._candidate_marks, candidates, strict=False):
+            parts += mark, self._cut_title(item)
+        return "".join([*parts, self._template.closing])
+
+    def _checked(self, history: Sequence[int], candidates: Sequence[int]) -> Sequence[int]:
+        """Return the part of the history that the prompt lists."""
+        if len(candidates) > len(LABELS):
+            raise InputError(
+                f"{len(candidates)} candidates are more than the {len(LABELS)} labels A…{LABELS[-1]}: "
+                f"rank at most {len(LABELS)} at a time."
+            )
+        return history[-self.settings.history_length :]
+
+    def _cut_title(self, item: int) -> str:
+        # a title that was cut is shown as its tokens read; any other exactly as it is
+        tokens = self._title_tokens[item]
+        if len(tokens) < self.settings.title_tokens:
+            return self._titles[item]
+        return " " + self._tokenizer.decode(tokens).strip()
+
+    def _tokenize(self, pieces: Sequence[str]) -> list[list[int]]:
+        """Tokenize pieces as they stand in the middle of a text."""
+        anchored = self._tokenizer([_ANCHOR, *(_ANCHOR + piece for piece in pieces)], add_special_tokens=False)
+        start = len(anchored.input_ids[0])
+        return [tokens[start:] for tokens in anchored.input_ids[1:]]
+
+    def _labels_in_prompt(self) -> list[int]:
+        """Find each label's token by tokenizing the prompt's end with the label after it."""
+        end = self._template.closing
+        followed = self._tokenize([end + label for label in LABELS])
+        if any(tokens[:-1] != self._closing or len(tokens) == len(self._closing) for tokens in followed):
+            raise InputError(
+                f"The tokenizer of {self.settings.backbone!r} does not give each label A…{LABELS[-1]} one token "
+                f"at the end of the prompt {self.settings.template!r}: choose another backbone or template."
+            )
+        return self._distinct([tokens[-1] for tokens in followed])
+
+    def _labels_alone(self) -> list[int]:
+        """Find each label's token as the authors' code does: the letter is encoded by itself."""
+        encoded = self._tokenizer(list(LABELS), add_special_tokens=False).input_ids
+        if any(len(tokens) != 1 for tokens in encoded):
+            raise InputError(
+                f"The tokenizer of {self.settings.backbone!r} gives a letter alone more than one token: "
+                "choose label_tokens: in_prompt."
+            )
+        return self._distinct([tokens[0] for tokens in encoded])
+
+    def _distinct(self, token_ids: list[int]) -> list[int]:
+        if len(set(token_ids)) < len(token_ids):
+            raise InputError(
+                f"The tokenizer of {self.settings.backbone!r} gives two of the labels A…{LABELS[-1]} the same token: "
+                "choose another backbone."
+            )
+        return token_ids
+
+
+def _marks(mark: str, template: Template, **values: Sequence) -> list[str]:
+    """Return the marks of an enumeration, each but the first after the template's separator."""
+    ((name, sequence),) = values.items()
+    return [
+        (template.separator if index else "") + mark.format(**{name: value}) for index, value in enumerate(sequence)
+    ]

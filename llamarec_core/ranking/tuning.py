@@ -1,0 +1,204 @@
+"""The tuning loop's state and its two moves: take some optimiser steps, validate (LlamaRec, section 4.1).
+
+The loss::
+
+    L = − mean over examples of log softmax(logits after the prompt)[token of the target's label]
+
+is a softmax over the whole vocabulary at one position. AdamW, a linear warm-up, then a linear
+decay. A step's micro-batches are shared out to the processes that ``accelerate launch`` or
+``torchrun`` started; one process is the special case.
+
+Randomness never depends on the past: examples follow from (seed, epoch), dropout from
+(seed, micro-batch). So a run that was killed ends with the same adapter as one that was not, and
+several processes see the dropout masks that one would. :mod:`~llamarec_core.ranking.qlora` drives this.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import get_linear_schedule_with_warmup
+
+from llamarec_core.checkpoint import optimizer_tensors, restore_optimizer
+from llamarec_core.data import Dataset
+from llamarec_core.files import InputError
+from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
+from llamarec_core.ranking.examples import draw_examples
+from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad, rerank
+from llamarec_core.settings import RankerSettings
+
+MAX_GRADIENT_NORM = 1.0
+"""A gradient of a larger norm is scaled down to this one."""
+
+
+class Tuning:
+    """A tuning under way.
+
+    Attributes:
+        step: optimiser steps taken.
+        total: optimiser steps of the whole run.
+        curve: one row a validation: ``step``, ``examples``, ``seconds``, ``training_loss`` (mean since the
+            validation before) and ``ndcg@10``.
+        best: the adapter of :func:`best_row`.
+
+    Args:
+        ranker: the backbone with its adapter; the adapter is tuned in place.
+        dataset: its training split is learnt.
+        validation: the retriever's candidates of the validation users.
+        settings: of the tuning.
+        seed: of the run.
+        accelerator: as :func:`make_accelerator` returns it.
+    """
+
+    def __init__(
+        self,
+        ranker: VerbalizerRanker,
+        dataset: Dataset,
+        validation: pd.DataFrame,
+        settings: RankerSettings,
+        *,
+        seed: int,
+        accelerator: Accelerator,
+    ):
+        self.ranker, self.dataset, self.validation, self.settings = ranker, dataset, validation, settings
+        self.seed, self.accelerator = seed, accelerator
+        self._examples, self._epoch = draw_examples(dataset, settings, seed=seed, epoch=0), 0
+        self._step_size = settings.batch_size * settings.gradient_accumulation  # examples
+        self._steps_per_epoch = -(-len(self._examples) // self._step_size)
+        self.total = settings.epochs * self._steps_per_epoch
+        trainable = [parameter for parameter in ranker.model.parameters() if parameter.requires_grad]
+        self._plain_optimizer = torch.optim.AdamW(
+            trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self._schedule = self._schedule_from(0)
+        self._network, self._optimizer = accelerator.prepare(NextTokenLogits(ranker.model), self._plain_optimizer)
+        self._target_ids = torch.tensor(ranker.prompts.target_ids)
+        self._losses: list[float] = []
+        self._earlier_seconds, self._started = 0.0, time.perf_counter()
+        self.step = 0
+        self.curve: list[dict[str, Any]] = []
+        self.best: dict[str, torch.Tensor] = {}
+
+    def train(self, steps: int, bar: tqdm) -> None:
+        """Take optimiser steps, at most up to the end of the run.
+
+        Raises:
+            InputError: the loss is no longer a number.
+        """
+        accumulation = self.settings.gradient_accumulation
+        self._network.train()
+        for step in range(self.step, min(self.step + steps, self.total)):
+            for place in range(self.accelerator.process_index, accumulation, self.accelerator.num_processes):
+                _seed_dropout(self.seed, step * accumulation + place)
+                tokens, lengths, targets = self._micro_batch(step, place)
+                with self.accelerator.accumulate(self._network):
+                    loss = F.cross_entropy(self._network(tokens, lengths), targets)
+                    self.accelerator.backward(loss)
+                    if self.accelerator.sync_gradients:
+                        self.accelerator.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT_NORM)
+                    self._optimizer.step()
+                    self._optimizer.zero_grad()
+                self._losses.append(loss.item())
+            if not np.isfinite(self._losses[-1]):
+                raise InputError(f"The loss is no longer a number at step {step + 1}: choose a smaller learning_rate.")
+            self._schedule.step()
+            self.step += 1
+            bar.set_postfix(self.figures(), refresh=False)
+            bar.update()
+
+    def validate(self) -> None:
+        """Rank the validation users' candidates, add a row to the curve, and keep the adapter if it is the best."""
+        share = self.validation.iloc[self.accelerator.process_index :: self.accelerator.num_processes]
+        own = rerank(self.ranker, self.dataset, share, "validation")["rank"].tolist() if len(share) else []
+        # sorted, so that the means do not depend on the number of processes
+        ranks, losses = np.sort(gather_object(own)), np.sort(gather_object(self._losses))
+        self.curve.append(
+            {
+                "step": self.step,
+                "examples": self.step * self._step_size,
+                "seconds": round(self._earlier_seconds + time.perf_counter() - self._started, 1),
+                "training_loss": float(losses.mean()) if len(losses) else None,
+                "ndcg@10": float(np.mean(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0))),
+            }
+        )
+        self._losses = []
+        if best_row(self.curve) is self.curve[-1]:
+            self.best = {name: tensor.clone() for name, tensor in adapter_tensors(self.ranker.model).items()}
+
+    def figures(self) -> dict[str, str]:
+        """Return what a progress bar shows: the mean of the latest losses, and the latest validation."""
+        recent = self._losses[-10 * self.settings.gradient_accumulation :]
+        loss = np.mean(recent) if recent else self.curve[-1]["training_loss"]
+        shown = {"validation NDCG@10": f"{self.curve[-1]['ndcg@10']:.4f}"}
+        return shown if loss is None else {"loss": f"{loss:.3f}"} | shown
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return everything that :meth:`restore` needs besides the curve."""
+        present = {f"present.{name}": tensor for name, tensor in adapter_tensors(self.ranker.model).items()}
+        best = {f"best.{name}": tensor for name, tensor in self.best.items()}
+        return present | best | optimizer_tensors(self._plain_optimizer)
+
+    def restore(self, tensors: dict[str, torch.Tensor], curve: list[dict[str, Any]]) -> None:
+        """Go back to where :meth:`tensors` was called."""
+        set_adapter_tensors(self.ranker.model, _under("present.", tensors))
+        self.best = _under("best.", tensors)
+        restore_optimizer(self._plain_optimizer, tensors)
+        self.curve, self.step, self._earlier_seconds = curve, curve[-1]["step"], curve[-1]["seconds"]
+        self._schedule = self._schedule_from(self.step)
+
+    def _micro_batch(self, step: int, place: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the prompts, their lengths and the target tokens of one of a step's micro-batches."""
+        epoch, step_of_epoch = divmod(step, self._steps_per_epoch)
+        if epoch != self._epoch:
+            self._examples, self._epoch = draw_examples(self.dataset, self.settings, seed=self.seed, epoch=epoch), epoch
+        start = step_of_epoch * self._step_size + place * self.settings.batch_size
+        # every step is full: an epoch's last is filled up from its beginning
+        rows = np.arange(start, start + self.settings.batch_size) % len(self._examples)
+        histories = [
+            self.dataset.train(int(user))[:position]
+            for user, position in zip(self._examples.users[rows], self._examples.positions[rows], strict=True)
+        ]
+        prompts = map(self.ranker.prompts.build, histories, self._examples.candidates[rows])
+        tokens, lengths = pad(list(prompts), device=self.accelerator.device)
+        return tokens, lengths, self._target_ids[self._examples.answers[rows]].to(tokens.device)
+
+    def _schedule_from(self, step: int) -> torch.optim.lr_scheduler.LambdaLR:
+        """Return the step size's course from a step on; it depends on nothing else."""
+        return get_linear_schedule_with_warmup(
+            self._plain_optimizer, self.settings.warmup_steps, self.total, last_epoch=step - 1
+        )
+
+
+def make_accelerator(settings: RankerSettings) -> Accelerator:
+    """Return the accelerator of this process: on GPUs where there are any, else on the CPU.
+
+    Raises:
+        InputError: the accumulation cannot be shared out evenly to the processes.
+    """
+    plain = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    if settings.gradient_accumulation % plain.num_processes:
+        raise InputError(
+            f"gradient_accumulation: {settings.gradient_accumulation} forward passes cannot be shared out to "
+            f"{plain.num_processes} processes: choose a multiple of {plain.num_processes}."
+        )
+    plain.gradient_accumulation_steps = settings.gradient_accumulation // plain.num_processes
+    return plain
+
+
+def best_row(curve: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the first row with the best NDCG@10; that before any step counts only while there is no other."""
+    return max(curve[1:] or curve, key=lambda row: row["ndcg@10"])
+
+
+def _seed_dropout(seed: int, micro_batch: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence([seed, micro_batch]).generate_state(1)[0]))
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

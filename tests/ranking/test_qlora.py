@@ -1,0 +1,233 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from llamarec_core.files import InputError
+from llamarec_core.ranking import fit_ranker, load_backbone, load_ranker, rerank, tuning, validation_rows
+from llamarec_core.ranking.adapter import add_adapter
+from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny, dataset, candidates, tmp_path_factory):
+    """A finished tuning and its folder."""
+    folder = tmp_path_factory.mktemp("tuned")
+    return fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=folder, progress=False), folder
+
+
+def weights(folder):
+    """The adapter's exact bits by name."""
+    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny):
+    folder = tuned[1]
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter", "ranker.json", "training.csv"]
+    curve = pd.read_csv(folder / "training.csv")
+    assert list(curve.columns) == ["step", "examples", "seconds", "training_loss", "ndcg@10"]
+    assert curve["step"].tolist() == [0, 2, 4]  # 14 examples, 2 x 2 a step
+    assert curve["examples"].tolist() == [0, 8, 16]
+    assert curve["training_loss"].isna().tolist() == [True, False, False]
+    outcome = json.loads((folder / "ranker.json").read_text())
+    assert outcome["best"]["ndcg@10"] == curve["ndcg@10"][1:].max()
+    assert outcome["seed"] == 0
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny-llama"
+    for file in ("ranker.json", "adapter/adapter_config.json"):
+        assert str(tiny.folder.parent) not in (folder / file).read_text()
+
+
+def test_tuning_learns_what_is_always_the_same(tiny, dataset, candidates, tmp_path, monkeypatch):
+    drawn = tuning.draw_examples
+
+    def first_is_right(*arguments, **options):
+        examples = drawn(*arguments, **options)
+        rows = np.arange(len(examples))
+        listed = examples.candidates
+        listed[rows, examples.answers], listed[:, 0] = listed[:, 0].copy(), listed[rows, examples.answers]
+        examples.answers[:] = 0
+        return examples
+
+    monkeypatch.setattr(tuning, "draw_examples", first_is_right)
+    settings = tiny.settings.model_copy(update={"epochs": 5})
+    ranker = fit_ranker(dataset, candidates, settings, seed=0, folder=tmp_path, progress=False)
+    losses = pd.read_csv(tmp_path / "training.csv")["training_loss"]
+    assert losses.iloc[-1] < losses.iloc[1] / 2
+    assert ranker.probabilities([[1, 2]], [[3, 4, 5, 6]]).argmax() == 0
+
+
+def test_the_backbone_stays_as_it_was(tuned, tiny):
+    ranker, _ = tuned
+    original, _ = load_backbone(tiny.settings, device="cpu")
+    for name, parameter in ranker.model.get_base_model().named_parameters():
+        if "lora" not in name:
+            torch.testing.assert_close(
+                parameter, original.get_parameter(name.replace(".base_layer", "")), rtol=0, atol=0
+            )
+
+
+def test_the_loaded_ranker_is_the_tuned_one(tuned, tiny, dataset, candidates):
+    ranker, folder = tuned
+    loaded = load_ranker(dataset, tiny.settings, folder)
+    requests = [[1, 2, 3], [4]], [[5, 6, 7, 8], [9, 10, 11, 12]]
+    np.testing.assert_array_equal(loaded.probabilities(*requests), ranker.probabilities(*requests))
+    zero_shot = load_ranker(dataset, tiny.settings, folder, tuned=False)
+    assert np.abs(zero_shot.probabilities(*requests) - ranker.probabilities(*requests)).max() > 1e-3
+    best = json.loads((folder / "ranker.json").read_text())["best"]["ndcg@10"]
+    ranks = rerank(loaded, dataset, validation_rows(candidates, tiny.settings, seed=0), "validation")["rank"]
+    assert np.mean(1 / np.log2(ranks + 1)) == pytest.approx(best)
+
+
+def test_peft_loads_the_adapter_by_itself(tuned, tiny, recwarn):
+    ranker, folder = tuned
+    base, _ = load_backbone(tiny.settings, device="cpu")
+    recwarn.clear()
+    with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):  # PEFT's own
+        loaded = PeftModel.from_pretrained(base, folder / "adapter").eval()
+    requests = [[1, 2, 3]], [[5, 6, 7, 8]]
+    by_peft = VerbalizerRanker(loaded, ranker.prompts, batch_size=1).probabilities(*requests)
+    np.testing.assert_array_equal(by_peft, ranker.probabilities(*requests))
+
+
+def test_the_adapter_is_float32_on_any_backbone(tuned, tiny):
+    assert {tensor.dtype for tensor in load_file(tuned[1] / "adapter" / "adapter_model.safetensors").values()} == {
+        torch.float32
+    }
+    settings = tiny.settings.model_copy(update={"dtype": "bfloat16"})
+    model = add_adapter(load_backbone(settings, device="cpu")[0], settings, seed=0)
+    dtypes = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+
+
+def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates, monkeypatch):
+    ranker, folder = tuned
+    monkeypatch.setattr(tuning.Tuning, "train", lambda *_: pytest.fail("nothing is left to do"))
+    again = fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=folder, progress=False)
+    requests = [[1, 2, 3]], [[5, 6, 7, 8]]
+    np.testing.assert_array_equal(again.probabilities(*requests), ranker.probabilities(*requests))
+
+
+@pytest.mark.parametrize("forward_passes", [1, 6, 9, 13, 16])
+def test_killed_and_started_again_the_adapter_is_the_same(
+    forward_passes, tuned, tiny, dataset, candidates, tmp_path, monkeypatch
+):
+    whole, left = NextTokenLogits.forward, iter(range(forward_passes))
+
+    def killed(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(NextTokenLogits, "forward", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=tmp_path, progress=False)
+    assert not (tmp_path / "adapter").exists()
+    monkeypatch.setattr(NextTokenLogits, "forward", whole)
+    torch.manual_seed(99)  # nothing may hang on the generator's state
+    fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=tmp_path, progress=False)
+    assert weights(tmp_path) == weights(tuned[1])
+    curve = pd.read_csv(tmp_path / "training.csv").drop(columns="seconds")
+    assert curve.equals(pd.read_csv(tuned[1] / "training.csv").drop(columns="seconds"))
+
+
+def test_two_processes_take_the_steps_of_one(tuned, tiny, dataset, candidates, tmp_path):
+    dataset.save(tmp_path / "data")
+    candidates.to_parquet(tmp_path / "candidates.parquet")
+    (tmp_path / "settings.json").write_text(tiny.settings.model_dump_json())
+    script = tmp_path / "tune.py"
+    script.write_text(
+        "import sys, pandas, torch\n"
+        "from pathlib import Path\n"
+        "from llamarec_core.data import Dataset\n"
+        "from llamarec_core.ranking import fit_ranker\n"
+        "from llamarec_core.settings import RankerSettings\n"
+        "torch.set_num_threads(1)\n"
+        "folder = Path(sys.argv[1])\n"
+        "settings = RankerSettings.model_validate_json((folder / 'settings.json').read_text())\n"
+        "candidates = pandas.read_parquet(folder / 'candidates.parquet')\n"
+        "fit_ranker(Dataset.load(folder / 'data'), candidates, settings, seed=0, folder=folder, progress=False)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, tmp_path]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)
+    one, two = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tuned[1], tmp_path))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=1e-3)
+    curves = [pd.read_csv(folder / "training.csv").drop(columns="seconds") for folder in (tuned[1], tmp_path)]
+    pd.testing.assert_frame_equal(*curves, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "seed", "message"),
+    [
+        ({"learning_rate": 0.5}, 0, "written with learning_rate = 0.01, but this run has learning_rate = 0.5"),
+        ({"history_length": 2}, 0, "written with history_length = 3, but this run has history_length = 2"),
+        ({}, 1, "written with seed = 0, but this run has seed = 1"),
+        ({"validation_users": 3}, 0, "written with validation_users = None, but this run has validation_users = 3"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(change, seed, message, tuned, tiny, dataset, candidates):
+    before = weights(tuned[1])
+    with pytest.raises(InputError, match=message):
+        fit_ranker(dataset, candidates, tiny.settings.model_copy(update=change), seed=seed, folder=tuned[1])
+    assert weights(tuned[1]) == before
+
+
+def test_other_candidates_are_refused(tuned, tiny, dataset, candidates):
+    fewer = candidates[candidates["user"] > 0]
+    with pytest.raises(InputError, match="written with validation = "):
+        fit_ranker(dataset, fewer, tiny.settings, seed=0, folder=tuned[1])
+
+
+def test_a_ranker_that_was_not_tuned_cannot_be_loaded(tiny, dataset, tmp_path):
+    with pytest.raises(InputError, match="is missing: tune the ranker first"):
+        load_ranker(dataset, tiny.settings, tmp_path)
+
+
+def test_validation_users_are_those_whose_target_was_retrieved(tiny, candidates):
+    rows = validation_rows(candidates, tiny.settings, seed=0)
+    assert rows["user"].tolist() == [user for user in range(12) if user % 6 < 4]
+    drawn = validation_rows(candidates, tiny.settings.model_copy(update={"validation_users": 3}), seed=0)
+    assert len(drawn) == 3
+    assert set(drawn["user"]) <= set(rows["user"])
+
+
+def test_no_retrieved_target_is_refused(tiny, candidates):
+    missed = candidates[candidates["user"] % 6 >= 4]
+    with pytest.raises(InputError, match="No user's validation target is among the candidates"):
+        validation_rows(missed, tiny.settings, seed=0)
+
+
+def test_unknown_target_modules_are_refused(tiny, dataset, candidates, tmp_path):
+    settings = tiny.settings.model_copy(update={"target_modules": ("q_proj", "query")})
+    with pytest.raises(InputError, match="target_modules: query is no linear layer of a Llama: choose from q_proj"):
+        fit_ranker(dataset, candidates, settings, seed=0, folder=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_no_number_stops_the_tuning(tiny, dataset, candidates, tmp_path, monkeypatch):
+    whole = NextTokenLogits.forward
+
+    def broken(self, *arguments):
+        return whole(self, *arguments) * (float("nan") if self.training else 1.0)
+
+    monkeypatch.setattr(NextTokenLogits, "forward", broken)
+    with pytest.raises(InputError, match="no longer a number at step 1: choose a smaller learning_rate"):
+        fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=tmp_path, progress=False)

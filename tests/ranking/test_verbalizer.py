@@ -1,0 +1,148 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from llamarec_core.files import InputError
+from llamarec_core.ranking import (
+    PromptBuilder,
+    VerbalizerRanker,
+    load_backbone,
+    rerank,
+    rerank_at_random,
+    rerank_by_item_scores,
+    rerank_by_scores,
+)
+from llamarec_core.ranking.adapter import add_adapter
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+
+
+@pytest.fixture(scope="module")
+def ranker(tiny, dataset):
+    model, tokenizer = load_backbone(tiny.settings, device="cpu")
+    return VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, tiny.settings), batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def requests(dataset):
+    """Histories of one to nine items, so prompts of different lengths, and four candidates each."""
+    histories = [dataset.sequence(user) for user in range(dataset.n_users)] + [np.array([5])]
+    return histories, [[(user + step) % 30 + 1 for step in (0, 7, 11, 18)] for user in range(len(histories))]
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_label_logits_are_those_of_the_plain_way(tiny, dataset, requests, adapted):
+    model, tokenizer = load_backbone(tiny.settings, device="cpu")
+    prompts = PromptBuilder(tokenizer, dataset.titles, tiny.settings)
+    if adapted:
+        model = add_adapter(model, tiny.settings, seed=0).eval()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    tokens, lengths = pad([prompts.build(*request) for request in zip(*requests, strict=True)], device="cpu")
+    assert lengths.min() < lengths.max()
+    mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+    label_ids = torch.tensor(prompts.label_ids)
+    with torch.no_grad():
+        plain = model(input_ids=tokens, attention_mask=mask).logits  # (batch, length, vocabulary)
+        ours = NextTokenLogits(model)(tokens, lengths, label_ids)
+        whole = NextTokenLogits(model)(tokens, lengths)
+    plain = plain[torch.arange(len(tokens)), lengths - 1]
+    assert plain[:, label_ids].std() > 0.1
+    torch.testing.assert_close(ours, plain[:, label_ids], atol=1e-4, rtol=0)
+    torch.testing.assert_close(whole, plain, atol=1e-4, rtol=0)
+
+
+def test_probabilities_do_not_depend_on_the_other_prompts_of_a_batch(ranker, requests):
+    together = ranker.probabilities(*requests)
+    alone = np.concatenate(
+        [ranker.probabilities([history], [listed]) for history, listed in zip(*requests, strict=True)]
+    )
+    assert together.dtype == np.float32
+    assert together.std(axis=0).min() > 0.01  # different requests are answered differently
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-6)
+
+
+def test_the_model_goes_back_to_training_after_ranking(ranker, requests):
+    ranker.model.train()
+    ranker.probabilities(*requests)
+    assert ranker.model.training
+    ranker.model.eval()
+
+
+class Liking:
+    """A ranker that prefers the highest item id, or a label, whatever the history."""
+
+    def __init__(self, settings, *, label=None):
+        self.prompts = type("Prompts", (), {"settings": settings})
+        self.label = label
+        self.seen = []
+
+    def probabilities(self, histories, candidates, *, progress=False):
+        self.seen += [list(map(int, history)) for history in histories]
+        scores = np.asarray(candidates, dtype=np.float32)
+        return scores if self.label is None else np.eye(scores.shape[1], dtype=np.float32)[[self.label] * len(scores)]
+
+
+@pytest.mark.parametrize("order", ["descending", "shuffled"])
+def test_labels_are_mapped_back_to_candidates(tiny, dataset, candidates, order):
+    ranks = rerank(Liking(tiny.settings), dataset, candidates, "test", order=order, seed=3)
+    rows = candidates[candidates["split"] == "test"]
+    expected = [
+        1 + sum(item > row.target for item in row.items) if row.target in row.items else row.rank
+        for row in rows.rename(columns={"items": "listed"}).assign(items=rows["items"]).itertuples()
+    ]
+    assert list(ranks.columns) == ["user", "target", "rank"]
+    assert set(ranks.dtypes) == {np.dtype("int32")}
+    assert ranks["user"].tolist() == list(range(12))
+    assert ranks["target"].tolist() == dataset.targets("test").tolist()
+    assert ranks["rank"].tolist() == expected
+
+
+def test_only_users_whose_target_was_retrieved_are_read_with_the_history_of_the_split(tiny, dataset, candidates):
+    ranker = Liking(tiny.settings)
+    rerank(ranker, dataset, candidates, "validation")
+    assert ranker.seen == [dataset.train(user).tolist() for user in range(12) if user % 6 < 4]
+    ranker = Liking(tiny.settings)
+    rerank(ranker, dataset, candidates, "test")
+    assert ranker.seen == [dataset.sequence(user)[:-1].tolist() for user in range(12) if user % 6 < 4]
+
+
+def test_a_preference_for_the_first_label_looks_like_skill_until_the_order_is_shuffled(tiny, dataset, candidates):
+    biased = Liking(tiny.settings, label=0)
+    descending = rerank(biased, dataset, candidates, "test")
+    shuffled = rerank(biased, dataset, candidates, "test", order="shuffled", seed=0)
+    assert descending["rank"].tolist() == candidates[candidates["split"] == "test"]["rank"].tolist()
+    assert shuffled["rank"].tolist() != descending["rank"].tolist()
+    assert shuffled.equals(rerank(biased, dataset, candidates, "test", order="shuffled", seed=0))
+
+
+def test_ranks_by_scores_break_ties_by_the_retrievers_order():
+    rows = pd.DataFrame(
+        {"user": [0, 1, 2], "target": [7, 8, 9], "rank": [2, 3, 40], "items": [[5, 7, 8], [5, 7, 8], [5, 7, 8]]}
+    )
+    scores = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.5], [3.0, 2.0, 1.0]])
+    assert rerank_by_scores(rows, scores)["rank"].tolist() == [2, 1, 40]
+
+
+def test_random_order_is_seeded_by_user_and_uniform():
+    n_users = 4000
+    frame = pd.DataFrame({"user": range(n_users), "split": "test", "target": 1, "rank": 1})
+    frame["items"] = [[1, 2, 3, 4]] * n_users
+    ranks = rerank_at_random(frame, "test", seed=0)
+    assert ranks["rank"].value_counts(normalize=True).to_numpy() == pytest.approx([0.25] * 4, abs=0.03)
+    assert rerank_at_random(frame.iloc[::-1], "test", seed=0)["rank"].tolist() == ranks["rank"].tolist()[::-1]
+    assert rerank_at_random(frame, "test", seed=1)["rank"].tolist() != ranks["rank"].tolist()
+
+
+def test_popularity_order():
+    frame = pd.DataFrame({"user": [0], "split": ["test"], "target": [2], "rank": [1], "items": [[2, 3, 1]]})
+    assert rerank_by_item_scores(frame, "test", np.array([0, 5, 4, 9]))["rank"].tolist() == [3]
+
+
+def test_unknown_orders_and_splits_are_refused(tiny, dataset, candidates):
+    with pytest.raises(InputError, match="Unknown order 'best': choose from descending, shuffled"):
+        rerank(Liking(tiny.settings), dataset, candidates, "test", order="best")
+    with pytest.raises(InputError, match="hold no split 'train' .they hold test, validation"):
+        rerank(Liking(tiny.settings), dataset, candidates, "train")
