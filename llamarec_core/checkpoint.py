@@ -26,7 +26,8 @@ def save_checkpoint(
         progress: where the run stands (iteration, best metric, curves), as JSON values.
         settings: what the run was started with; :func:`load_checkpoint` refuses another.
     """
-    header = {"progress": json.dumps(progress), "settings": json.dumps(settings, sort_keys=True)}
+    # one entry: safetensors writes several in an order that changes from run to run
+    header = {"llamarec": json.dumps({"progress": progress, "settings": settings})}
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:
@@ -39,13 +40,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, *, settings: dict[str, Any] | None = None, device: str = "cpu"
+    path: Path, *, settings: dict[str, Any], device: str = "cpu"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a checkpoint back as (tensors, progress).
 
     Args:
         path: the file that :func:`save_checkpoint` wrote.
-        settings: the settings of the present run; ``None`` accepts any.
+        settings: those that must be as they were; others in the file are not looked at.
         device: where the tensors go.
 
     Raises:
@@ -53,20 +54,18 @@ def load_checkpoint(
     """
     try:
         with safe_open(path, framework="pt", device=device) as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {})["llamarec"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        progress, stored = json.loads(header["progress"]), json.loads(header["settings"])
+        progress, stored = header["progress"], header["settings"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a whole checkpoint ({error}): delete it to start this step again.") from None
-    if settings is not None:
-        # through JSON, so that a tuple and the list that it was stored as count as equal
-        present = json.loads(json.dumps(settings, sort_keys=True))
-        for name in sorted(present.keys() | stored.keys()):
-            if present.get(name) != stored.get(name):
-                raise InputError(
-                    f"{path} was written with {name} = {stored.get(name)!r}, but this run has "
-                    f"{name} = {present.get(name)!r}: delete it to start this step again, or restore the setting."
-                )
+    # through JSON, so that a tuple and the list that it was stored as count as equal
+    for name, value in json.loads(json.dumps(settings)).items():
+        if stored.get(name) != value:
+            raise InputError(
+                f"{path} was written with {name} = {stored.get(name)!r}, but this run has {name} = {value!r}: "
+                "delete it to start this step again, or restore the setting."
+            )
     return tensors, progress
 
 

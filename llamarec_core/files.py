@@ -7,11 +7,14 @@ when it is whole, so that a killed run leaves either the old file or the new one
 import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pooch
 
 
 class InputError(ValueError):
@@ -54,6 +57,15 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def cache_folder(part: str) -> Path:
+    """Return the folder of what can be fetched or made again: ``LLAMAREC_CACHE``, or the user's own cache folder.
+
+    Args:
+        part: its subfolder, ``data`` or ``backbones``.
+    """
+    return Path(os.environ.get("LLAMAREC_CACHE") or pooch.os_cache("llamarec")) / part
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
@@ -67,10 +79,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write ``text`` as UTF-8, whole or not at all, and return ``path``."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with sorted keys, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

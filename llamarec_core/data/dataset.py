@@ -2,7 +2,7 @@
 
 All sequences lie one after another in one array (compressed form), so that the largest data set is
 a few hundred kilobytes and a user's sequence is a view. With a user's sequence (i_1, …, i_n), the
-split of the paper (LlamaRec, section 4.1) is
+split of the paper (LlamaRec, section 4.1) is::
 
     train: i_1 … i_{n-2}        validation target: i_{n-1}        test target: i_n
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pooch
 import requests
 
-from llamarec_core.files import InputError
+from llamarec_core.files import InputError, cache_folder
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class Download:
     """SHA-256 of its bytes, where one was published; else the data set's counts are what is verified."""
 
 
-def cache_folder() -> Path:
-    """Return the folder of downloaded data: ``data`` in ``LLAMAREC_CACHE``, or in the user's own cache folder."""
-    return Path(os.environ.get("LLAMAREC_CACHE") or pooch.os_cache("llamarec")) / "data"
-
-
 def fetch(download: Download) -> Path:
     """Return the cached file, downloaded if it is not in the cache yet or was altered there.
 
@@ -43,7 +38,7 @@ def fetch(download: Download) -> Path:
     """
     folder_url = os.environ.get("LLAMAREC_MIRROR") or download.folder_url
     url = f"{folder_url.rstrip('/')}/{download.name}"
-    folder = cache_folder()
+    folder = cache_folder("data")
     pooch.get_logger().setLevel(logging.WARNING)  # the progress bar says enough
     try:
         path = pooch.retrieve(

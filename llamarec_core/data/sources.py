@@ -19,10 +19,10 @@ from pathlib import Path
 
 from llamarec_core.data.catalogue import KNOWN, RECBOLE_SHA256, TIDY, Layout
 from llamarec_core.data.dataset import Dataset
-from llamarec_core.data.download import cache_folder, fetch
+from llamarec_core.data.download import fetch
 from llamarec_core.data.preprocess import build_dataset
 from llamarec_core.data.tables import SourcePath, file_sha256, find_file, read_table
-from llamarec_core.files import InputError
+from llamarec_core.files import InputError, cache_folder
 
 
 def load_dataset(name: str, *, folder: Path | str | None = None) -> Dataset:
@@ -97,7 +97,7 @@ def _from_downloads(name: str) -> Dataset:
     """Read the official files from the cache, downloaded if need be; forget them if they cannot be right."""
     known = KNOWN[name]
     paths = [fetch(download) for download in known.downloads]
-    place: SourcePath = cache_folder()
+    place: SourcePath = cache_folder("data")
     if paths[0].suffix == ".zip":  # read in place: nothing is extracted
         place = zipfile.Path(paths[0], f"{known.layout.folder}/")
     try:

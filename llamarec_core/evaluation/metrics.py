@@ -1,7 +1,7 @@
 """Ranking metrics, computed from ranks alone (LlamaRec, section 4.1: Evaluation).
 
 A user has one relevant item, the target, and its 1-based rank r among all items is all that a metric
-needs. With one relevant item the ideal DCG is 1, so that
+needs. With one relevant item the ideal DCG is 1, so that::
 
     Recall@k = 1 if r ≤ k else 0
     MRR@k    = 1 / r if r ≤ k else 0

@@ -13,8 +13,8 @@ import pytest
 
 from llamarec_core.data import load_dataset
 from llamarec_core.data.catalogue import KNOWN
-from llamarec_core.data.download import Download, cache_folder, fetch
-from llamarec_core.files import InputError
+from llamarec_core.data.download import Download, fetch
+from llamarec_core.files import InputError, cache_folder
 
 
 class Mirror(http.server.BaseHTTPRequestHandler):
@@ -83,7 +83,7 @@ def games(mirror, monkeypatch, events):
 
 
 def cached():
-    return sorted(path.name for path in cache_folder().rglob("*"))
+    return sorted(path.name for path in cache_folder("data").rglob("*"))
 
 
 def test_a_download_is_read_and_kept(movielens):
@@ -130,7 +130,7 @@ def test_an_altered_download_is_refused_and_not_kept(movielens):
 
 def test_a_file_altered_in_the_cache_is_downloaded_again(movielens):
     load_dataset("ml-100k")
-    (cache_folder() / "ml-latest-small.zip").write_bytes(b"altered")
+    (cache_folder("data") / "ml-latest-small.zip").write_bytes(b"altered")
     assert load_dataset("ml-100k").n_users == 5
     assert movielens.requests == ["ml-latest-small.zip"] * 2
 

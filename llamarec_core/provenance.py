@@ -1,0 +1,79 @@
+"""How an artefact came about: commit, versions, hardware, and the hash that ties an executed notebook to its source."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import torch
+
+from llamarec_core.files import read_json
+
+PACKAGES = (
+    "accelerate", "bitsandbytes", "jupyter-book", "llamarec-core", "numpy", "pandas", "papermill", "peft",
+    "pyarrow", "scipy", "snakemake", "torch", "transformers",
+)  # fmt: skip
+"""Packages whose versions are recorded."""
+
+
+def notebook_hash(path: Path) -> str:
+    """Return the SHA-256 of a notebook's cells as they were written, without outputs and injected parameters.
+
+    A source notebook and its executed copy have the same hash exactly when the copy is of that source.
+    """
+    cells = nbformat.read(path, as_version=4).cells
+    written = [
+        (cell.cell_type, cell.source) for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    return hashlib.sha256(json.dumps(written, ensure_ascii=False).encode()).hexdigest()
+
+
+def git_state(root: Path) -> tuple[str | None, bool | None]:
+    """Return the commit and whether files other than results differ from it; (None, None) outside git."""
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--", ".", ":!results"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit, bool(status.strip())
+
+
+def commit_name(commit: str | None, *, dirty: bool | None) -> str:
+    """Return a commit as tables name it: the hash, with ``-dirty`` after it when the tree had other changes."""
+    return f"{commit or 'unknown'}{'-dirty' if dirty else ''}"
+
+
+def package_versions() -> dict[str, str]:
+    """Return Python's version and those of the packages that decide the numbers."""
+    installed = {distribution.name.lower() for distribution in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
+    return {"python": platform.python_version()} | versions
+
+
+def hardware() -> dict[str, Any]:
+    """Return the processor, its cores, the memory in GiB and the accelerators of this machine."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "accelerators": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def load_records(results: Path) -> dict[str, dict[str, Any]]:
+    """Return the provenance records of a profile's notebooks, by name."""
+    files = sorted((results / "notebooks").rglob("provenance.json"))
+    return dict(sorted((name, record) for file in files for name, record in read_json(file).items()))

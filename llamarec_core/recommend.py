@@ -1,0 +1,83 @@
+"""From a history to a ranked list with probabilities: both stages, as a service would call them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from rapidfuzz import fuzz, process, utils
+
+from llamarec_core.data import Dataset
+from llamarec_core.files import InputError
+from llamarec_core.ranking import load_ranker
+from llamarec_core.retrieval import load_retriever, top_candidates
+from llamarec_core.study import Run, find_root
+
+
+class Recommender:
+    """The trained retriever and the tuned ranker of one data set, profile and seed.
+
+    Raises:
+        InputError: the study has not been run for them.
+    """
+
+    def __init__(self, *, profile: str = "quick", dataset: str = "ml-100k-1998", seed: int | None = None) -> None:
+        run = Run("recommend", profile=profile, dataset=dataset, seed=seed, root=find_root())
+        self.settings = run.profile
+        self.dataset: Dataset = run.load_dataset()
+        self.retriever = load_retriever(self.dataset, run.profile.retriever, run.work / "retriever")
+        self.ranker = load_ranker(self.dataset, run.profile.ranker, run.work / "ranker")
+
+    def recommend(self, history: Sequence[str], *, count: int = 10) -> pd.DataFrame:
+        """Rank the candidates for a history.
+
+        Args:
+            history: titles or source ids of the items, oldest first.
+            count: rows to return, at most the number of candidates.
+
+        Returns:
+            One row a recommendation, best first: ``rank``, ``item_id``, ``title``, ``probability`` (the
+            verbalizer's softmax over all candidates) and ``retriever_rank``.
+
+        Raises:
+            InputError: the history is empty, or an item is unknown (the nearest titles are named).
+        """
+        if not history:
+            raise InputError("The history is empty: give at least one title or item id.")
+        size = self.settings.ranker.candidates
+        if not 1 <= count <= size:
+            raise InputError(f"{count} recommendations were asked for: choose from 1 to {size}.")
+        items = np.array([find_item(self.dataset, item) for item in history], dtype=np.int32)
+        candidates = top_candidates(self.retriever, items, max_length=self.settings.retriever.max_length, k=size)
+        probabilities = self.ranker.probabilities([items], [candidates])[0]
+        # a stable sort leaves the retriever's order among equals
+        order = np.argsort(-probabilities, kind="stable")[:count]
+        return pd.DataFrame(
+            {
+                "rank": np.arange(1, len(order) + 1),
+                "item_id": [self.dataset.item_ids[candidates[place]] for place in order],
+                "title": [self.dataset.titles[candidates[place]] for place in order],
+                "probability": probabilities[order],
+                "retriever_rank": order + 1,
+            }
+        )
+
+
+def find_item(dataset: Dataset, name: str) -> int:
+    """Return the id of an item given by its source id or its title (letter case and punctuation aside).
+
+    Where several items share a title, the first of them is meant.
+
+    Raises:
+        InputError: there is no such item; the three nearest titles are named.
+    """
+    if name in dataset.item_ids[1:]:
+        return dataset.item_ids.index(name)
+    wanted = utils.default_process(name)
+    matches = [
+        number for number, title in enumerate(dataset.titles) if number and utils.default_process(title) == wanted
+    ]
+    if matches:
+        return matches[0]
+    nearest = process.extract(name, dataset.titles[1:], scorer=fuzz.WRatio, processor=utils.default_process, limit=3)
+    suggestions = " or ".join(repr(title) for title, *_ in nearest)
+    raise InputError(f"No item of {dataset.name} is called {name!r}: did you mean {suggestions}?")

@@ -1,0 +1,253 @@
+"""The runs of the study: where each artefact lies, and the record of how it was made.
+
+A notebook opens with :func:`begin`, asks the :class:`Run` for every path, and closes with
+:meth:`Run.finish`, which writes ``provenance.json`` beside each artefact. Recomputable and heavy
+files (data sets, weights, checkpoints) go to ``runs/``, which git ignores; what a reader cites
+(ranks, tables, executed notebooks) goes to ``results/``.
+"""
+
+import ast
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import nbformat
+import pandas as pd
+
+from llamarec_core.data import Dataset
+from llamarec_core.files import InputError, read_json, sha256, write_json
+from llamarec_core.provenance import commit_name, git_state, hardware, notebook_hash, package_versions
+from llamarec_core.retrieval import read_ranks
+from llamarec_core.settings import Profile, load_profile
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Return the study's folder: the nearest one at or above ``start`` that holds ``notebooks/profiles``.
+
+    Raises:
+        InputError: there is none.
+    """
+    start = Path(start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "notebooks" / "profiles").is_dir():
+            return folder
+    raise InputError(f"{start} is not inside a copy of the study: change to the folder that holds `notebooks/`.")
+
+
+def find_profile(name: str, *, root: Path) -> Path:
+    """Return the file of a profile, given by its name or by a path to a YAML file."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else root / "notebooks" / "profiles" / f"{name}.yaml"
+
+
+class Run:
+    """One execution of one notebook: its settings, its paths, and what it wrote.
+
+    Attributes:
+        notebook: the notebook's name without suffix, e.g. ``2_retriever``.
+        dataset_name: the data set's name, or ``None`` for a notebook over all of them.
+        profile: the settings, with the data set's overrides applied.
+        seed: the seed of this run.
+        root: the study's folder.
+        results: ``results/<profile>``, what a reader cites.
+    """
+
+    def __init__(self, notebook: str, *, profile: str, dataset: str | None, seed: int | None, root: Path) -> None:
+        self.notebook = notebook
+        self.dataset_name = dataset
+        self.root = root
+        self.profile_file = find_profile(profile, root=root)
+        self.profile: Profile = load_profile(self.profile_file)
+        if dataset is not None:
+            self.profile = self.profile.for_dataset(dataset)
+        self.seed = self.profile.seed if seed is None else seed
+        self.results = root / "results" / self.profile.name
+        self._data_hashes: dict[str, str] = {}
+        self._written: list[Path] = []
+        self._started = time.perf_counter()
+
+    # -- where things lie -------------------------------------------------------------------------
+
+    def dataset_folder(self, dataset: str | None = None) -> Path:
+        """Folder of the preprocessed data set, written by ``1_data``."""
+        return self.root / "runs" / self.profile.name / (dataset or str(self.dataset_name)) / "dataset"
+
+    @property
+    def work(self) -> Path:
+        """Folder of this data set's and seed's weights, checkpoints and candidates."""
+        return self.dataset_folder().parent / f"seed{self.seed}"
+
+    @property
+    def candidates_file(self) -> Path:
+        """The retriever's top-20 candidates of every user and split, written by ``2_retriever``."""
+        return self.work / "candidates.parquet"
+
+    def ranks_file(self, method: str) -> Path:
+        """The test ranks of one method under this run's data set and seed."""
+        return self.results / "ranks" / str(self.dataset_name) / f"{method}-seed{self.seed}.parquet"
+
+    def table(self, name: str) -> Path:
+        """A table of the results, without suffix."""
+        return self.results / "tables" / name
+
+    @property
+    def executed_notebook(self) -> Path:
+        """Where the Snakefile puts the executed notebook."""
+        return self.results / "notebooks" / (self.dataset_name or "") / f"{self.notebook}.ipynb"
+
+    @property
+    def commit(self) -> str:
+        """The commit that this run measures with, for the tables."""
+        commit, dirty = git_state(self.root)
+        return commit_name(commit, dirty=dirty)
+
+    # -- what it reads and writes -----------------------------------------------------------------
+
+    def load_dataset(self, dataset: str | None = None) -> Dataset:
+        """Load a data set that ``1_data`` has preprocessed, and note its hash for the provenance.
+
+        Raises:
+            InputError: ``1_data`` has not run for this data set.
+        """
+        folder = self.dataset_folder(dataset)
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder} is missing: run notebooks/1_data.ipynb with profile {self.profile.name!r} and "
+                f"dataset {dataset or self.dataset_name!r} first."
+            )
+        return self.read(Dataset.load(folder))
+
+    def read(self, dataset: Dataset) -> Dataset:
+        """Note the hash of a data set for the provenance, and return the data set."""
+        self._data_hashes[dataset.name] = dataset.content_hash
+        return dataset
+
+    def wrote(self, *paths: Path) -> None:
+        """Note artefacts for the provenance."""
+        self._written.extend(paths)
+
+    def finish(self) -> dict[str, Any]:
+        """Write ``provenance.json`` beside every artefact of this run and return the record.
+
+        Each such file maps ``<notebook>[-<data set>]-seed<k>`` to a record, so that notebooks that write to
+        the same folder keep one record each.
+        """
+        record = self._record()
+        folders: dict[Path, dict[str, str]] = {self.executed_notebook.parent: {}}
+        for path in self._written:
+            folders.setdefault(path.parent, {})[path.name] = sha256(path)
+        key = "-".join(filter(None, (self.notebook, self.dataset_name, f"seed{self.seed}")))
+        for folder, artefacts in folders.items():
+            file = folder / "provenance.json"
+            folder.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(self.root / "runs" / ".provenance.lock"):
+                records = read_json(file) if file.is_file() else {}
+                write_json(file, records | {key: record | {"artefacts": artefacts}})
+        return record
+
+    def _record(self) -> dict[str, Any]:
+        output = self.executed_notebook.relative_to(self.root)
+        parameters = {"profile": self.profile.name, "dataset": self.dataset_name, "seed": self.seed}
+        parameters = {name: value for name, value in parameters.items() if value is not None}
+        flags = " ".join(f"-p {name} {value}" for name, value in parameters.items())
+        commit, dirty = git_state(self.root)
+        return {
+            "command": f"papermill notebooks/{self.notebook}.ipynb {output} {flags}",
+            "git_commit": commit,
+            "git_dirty": dirty,
+            "notebook_sha256": notebook_hash(self.root / "notebooks" / f"{self.notebook}.ipynb"),
+            "profile_sha256": sha256(self.profile_file),
+            "data_sha256": self._data_hashes,
+            "parameters": parameters,
+            "seed": self.seed,
+            "settings": json.loads(self.profile.model_dump_json(exclude={"datasets", "name", "seed"})),
+            "packages": package_versions(),
+            "hardware": hardware(),
+            "wall_seconds": round(time.perf_counter() - self._started, 1),
+            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        }
+
+
+def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int | None = None) -> Run:
+    """Open a notebook's run; every notebook calls this in its first cell after the parameters.
+
+    Args:
+        notebook: the notebook's name without suffix.
+        profile: a profile's name, or a path to a YAML file.
+        dataset: the data set's name; ``None`` for a notebook over all data sets of the profile.
+        seed: the run's seed; ``None`` takes the profile's.
+
+    Raises:
+        InputError: the profile is unknown or faulty, the seed is not a whole number, or papermill was given
+            a parameter that the notebook does not have.
+    """
+    _show_input_errors_alone()
+    if seed is not None and (not isinstance(seed, int) or seed < 0):
+        raise InputError(f"Parameter seed is {seed!r}: give a whole number from 0 on, or leave it out.")
+    root = find_root()
+    _refuse_unknown_parameters(root / "notebooks" / f"{notebook}.ipynb")
+    return Run(notebook, profile=profile, dataset=dataset, seed=seed, root=root)
+
+
+def _show_input_errors_alone() -> None:
+    """In a notebook, let an InputError appear as its sentence instead of as a traceback."""
+    shell = _ipython()
+    if shell is not None:
+
+        def show(
+            shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None
+        ) -> list[str]:
+            shell._showtraceback(kind, error, [f"{kind.__name__}: {error}"])
+            return [f"{kind.__name__}: {error}"]
+
+        shell.set_custom_exc((InputError,), show)
+
+
+def _refuse_unknown_parameters(notebook: Path) -> None:
+    """Refuse what papermill only warns of: a parameter that the notebook does not have.
+
+    Papermill injects the given parameters as a cell after the one tagged ``parameters``; names that
+    were assigned before this call and do not stand in that cell were misspelt.
+    """
+    shell = _ipython()
+    if shell is None or not notebook.is_file():
+        return
+    cells = nbformat.read(notebook, as_version=4).cells
+    known = _assigned("\n".join(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])))
+    injected = [cell for cell in shell.user_ns["In"] if cell.startswith("# Parameters\n")]
+    for name in sorted(_assigned("\n".join(injected[:1])) - known):
+        raise InputError(f"Notebook {notebook.stem} has no parameter {name!r}: choose from {', '.join(sorted(known))}.")
+
+
+def _assigned(source: str) -> set[str]:
+    names = (target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets)
+    return {name.id for name in names if isinstance(name, ast.Name)}
+
+
+def _ipython() -> Any:
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
+def load_ranks(results: Path, *, datasets: Iterable[str]) -> tuple[dict[tuple[str, str, int], pd.DataFrame], str]:
+    """Return all ranks files of a profile, by (data set, method, seed), and the commit that measured them.
+
+    The commit ends in ``-dirty`` when the tree had uncommitted changes; several commits are joined by ``+``.
+
+    Raises:
+        InputError: a ranks file has no provenance beside it.
+    """
+    ranks, commits = {}, {}
+    for dataset in datasets:
+        for path in sorted((results / "ranks" / dataset).glob("*-seed*.parquet")):
+            method, seed = path.stem.rsplit("-seed", 1)
+            ranks[dataset, method, int(seed)] = read_ranks(path)
+            records = read_json(path.with_name("provenance.json")).values()
+            record = next((record for record in records if path.name in record["artefacts"]), None)
+            if record is None:
+                raise InputError(f"{path} has no record in provenance.json: run the notebook that writes it again.")
+            commits[commit_name(record["git_commit"], dirty=record["git_dirty"])] = None
+    return ranks, "+".join(commits)

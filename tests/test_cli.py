@@ -1,0 +1,43 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LLAMAREC = Path(sys.executable).parent / "llamarec"
+ROOT = Path(__file__).parents[1]
+
+
+def llamarec(*arguments, folder=ROOT):
+    return subprocess.run([LLAMAREC, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_data_prints_the_row_of_table_2():
+    answer = llamarec("data", "ml-100k-1998")
+    assert answer.returncode == 0
+    assert answer.stderr == ""
+    heading, row = answer.stdout.splitlines()
+    assert heading.split() == ["dataset", "users", "items", "interactions", "mean_length", "density"]
+    assert row.split()[:3] == ["ml-100k-1998", "943", "1349"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data", "ml-1m"], "ml-1m"),
+        (["recommend", "--profile", "quik", "Toy Story (1995)"], "Unknown profile 'quik'"),
+        (["recommend", "--dataset", "no-such-data", "Toy Story (1995)"], "is missing: run notebooks/1_data.ipynb"),
+    ],
+)
+def test_bad_input_is_answered_by_one_sentence_and_a_non_zero_exit(arguments, message):
+    answer = llamarec(*arguments)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert message in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+
+
+def test_outside_the_study_recommend_says_where_to_go(tmp_path):
+    answer = llamarec("recommend", "Toy Story (1995)", folder=tmp_path)
+    assert answer.returncode == 2
+    assert "is not inside a copy of the study" in answer.stderr

@@ -1,0 +1,149 @@
+"""The smoke profile from raw files to the last table, undisturbed and killed: real data, the real small LLM."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import psutil
+import pytest
+
+from llamarec_core.recommend import Recommender, find_item
+from llamarec_core.study import InputError
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+WORK = Path("runs/smoke/ml-100k-1998/seed0")
+NOTEBOOKS = Path("results/smoke/notebooks")
+LIMIT = 600  # seconds for one run of the smoke profile: a hang ends as a failure
+
+
+def copy_of_the_study(folder: Path) -> Path:
+    for name in ("notebooks", "results/published"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "Snakefile", folder)
+    (folder / "llamarec_core").symlink_to(ROOT / "llamarec_core")
+    return folder
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """Start what `make study PROFILE=smoke` starts."""
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    subprocess.run(
+        [BIN / "snakemake", "--unlock", "--config", "profile=smoke"], cwd=folder, env=environment, check=True
+    )
+    command = [BIN / "snakemake", "--cores", "2", "--quiet", "rules", "--rerun-incomplete", "--config", "profile=smoke"]
+    with open(folder / "log", "ab") as log:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+
+def finish(folder: Path) -> None:
+    assert start(folder).wait(LIMIT) == 0, (folder / "log").read_text()
+
+
+def kill_when(folder: Path, appears: Path) -> None:
+    """Start the study and send SIGKILL to it and to all it started, as soon as a file is there."""
+    process = start(folder)
+    deadline = time.monotonic() + LIMIT
+    while not (folder / appears).exists():
+        assert process.poll() is None, f"{appears} never appeared: " + (folder / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for running in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        running.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def ranks(folder: Path) -> dict[str, bytes]:
+    files = (folder / "results" / "smoke" / "ranks").rglob("*.parquet")
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = copy_of_the_study(tmp_path_factory.mktemp("undisturbed"))
+    finish(folder)
+    return folder
+
+
+def test_the_study_writes_what_a_reader_cites(undisturbed):
+    assert sorted(ranks(undisturbed)) == [
+        f"{method}-seed0.parquet"
+        for method in (
+            "llamarec", "llamarec-shuffled", "llamarec-zero-shot", "lrurec", "popularity-order", "random-order"
+        )
+    ]  # fmt: skip
+    tables = undisturbed / "results" / "smoke" / "tables"
+    table = pd.read_csv(tables / "table1.csv")
+    assert {"dataset", "method", "metric", "subset", "published", "measured", "ci_low", "ci_high", "users", "seeds", "commit"} <= set(table)  # fmt: skip  # noqa: E501
+    assert (table["ci_low"] <= table["measured"]).all()
+    assert (table["measured"] <= table["ci_high"]).all()
+    assert set(table["users"]) == {943}
+    assert "\\toprule" in (tables / "table1.tex").read_text()
+
+
+def test_every_folder_of_results_holds_provenance(undisturbed):
+    for folder in {file.parent for file in (undisturbed / "results" / "smoke").rglob("*.*")}:
+        records = json.loads((folder / "provenance.json").read_text())
+        known = {name for record in records.values() for name in record["artefacts"]}
+        files = {file.name for file in folder.iterdir() if file.is_file()} - {"provenance.json"}
+        assert files - known == {name for name in files if name.endswith(".ipynb")}
+
+
+def test_every_step_stays_under_six_gib(undisturbed):
+    for file in (undisturbed / NOTEBOOKS).rglob("provenance.json"):
+        for name, record in json.loads(file.read_text()).items():
+            assert record["peak_memory_mib"] < 6 * 1024, name
+
+
+def test_the_executed_notebooks_hold_no_error_and_no_warning(undisturbed):
+    for path in (undisturbed / NOTEBOOKS).rglob("*.ipynb"):
+        outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+        assert not [output for output in outputs if output.output_type == "error"], path
+        assert "Warning" not in "".join(output.get("text", "") for output in outputs), path
+
+
+def test_a_finished_study_has_nothing_left_to_do(undisturbed):
+    before = {file: file.stat().st_mtime_ns for file in (undisturbed / "results").rglob("*.*")}
+    finish(undisturbed)
+    assert {file: file.stat().st_mtime_ns for file in (undisturbed / "results").rglob("*.*")} == before
+
+
+def test_killed_three_times_it_ends_with_the_same_ranks_byte_for_byte(undisturbed, tmp_path):
+    folder = copy_of_the_study(tmp_path)
+    kill_when(folder, WORK / "retriever" / "checkpoint.safetensors")
+    assert not (folder / WORK / "retriever" / "retriever.safetensors").exists()
+    kill_when(folder, WORK / "ranker" / "checkpoint.safetensors")
+    assert not (folder / WORK / "ranker" / "adapter").exists()
+    kill_when(folder, NOTEBOOKS / "4_results.ipynb")
+    finish(folder)
+    assert ranks(folder) == ranks(undisturbed)
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_recommend_answers_with_a_ranked_list_and_probabilities(undisturbed, monkeypatch):
+    monkeypatch.chdir(undisturbed)
+    recommender = Recommender(profile="smoke")
+    history = ["Toy Story (1995)", "toy story 1995", "50"]
+    ranked = recommender.recommend(history, count=10)
+    assert ranked["rank"].tolist() == list(range(1, 11))
+    assert ranked["probability"].is_monotonic_decreasing
+    assert ranked["probability"].sum() == pytest.approx(1, abs=1e-4)
+    assert not set(ranked["title"]) & {
+        "Toy Story (1995)",
+        recommender.dataset.titles[find_item(recommender.dataset, "50")],
+    }
+    with pytest.raises(
+        InputError, match=r"No item of ml-100k-1998 is called 'Toy Stori': did you mean 'Toy Story \(1995\)'"
+    ):
+        recommender.recommend(["Toy Stori"])
+    with pytest.raises(InputError, match="The history is empty"):
+        recommender.recommend([])
+    with pytest.raises(InputError, match="99 recommendations were asked for: choose from 1 to 10"):
+        recommender.recommend(history, count=99)

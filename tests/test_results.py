@@ -1,0 +1,90 @@
+"""What is committed under `results/` and shown in the book belongs to the committed sources."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+from llamarec_core.evaluation import published
+from llamarec_core.files import sha256
+from llamarec_core.provenance import notebook_hash
+from llamarec_core.report import results_table
+from llamarec_core.settings import load_profile
+from llamarec_core.study import load_ranks
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXECUTED = sorted((ROOT / "results").glob("*/notebooks/**/*.ipynb"))
+
+
+def test_the_quick_results_are_committed():
+    assert sorted(path.name for path in EXECUTED if "quick" in path.parts) == [path.name for path in SOURCES]
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda path: str(path.relative_to(ROOT / "results")))
+def test_an_executed_notebook_is_that_of_its_source_and_profile(path):
+    profile = path.relative_to(ROOT / "results").parts[0]
+    records = json.loads((path.parent / "provenance.json").read_text())
+    record = next(record for name, record in records.items() if name.startswith(path.stem))
+    source = notebook_hash(ROOT / "notebooks" / path.name)
+    assert notebook_hash(path) == source, f"{path} is older than its source: run `make study PROFILE={profile}`"
+    assert record["notebook_sha256"] == source
+    assert record["profile_sha256"] == sha256(ROOT / "notebooks" / "profiles" / f"{profile}.yaml")
+
+
+def test_the_committed_results_were_measured_from_a_clean_tree():
+    for file in (ROOT / "results").rglob("provenance.json"):
+        for name, record in json.loads(file.read_text()).items():
+            assert record["git_dirty"] is False, f"{name} in {file}"
+
+
+def test_every_committed_artefact_has_the_hash_of_its_provenance():
+    for file in (ROOT / "results").rglob("provenance.json"):
+        for record in json.loads(file.read_text()).values():
+            for name, digest in record["artefacts"].items():
+                assert sha256(file.parent / name) == digest, file.parent / name
+
+
+def test_the_committed_tables_follow_from_the_committed_ranks():
+    results = ROOT / "results" / "quick"
+    profile = load_profile(ROOT / "notebooks" / "profiles" / "quick.yaml")
+    ranks, commit = load_ranks(results, datasets=profile.datasets)
+    table = results_table(
+        ranks,
+        published=published(ROOT / "results" / "published"),
+        samples=profile.evaluation.bootstrap_samples,
+        seed=profile.seed,
+        commit=commit,
+        candidates=profile.ranker.candidates,
+    )
+    for name, subset in (("table1", "all"), ("table3", "retrieved")):
+        committed = pd.read_csv(results / "tables" / f"{name}.csv")
+        again = table[table["subset"] == subset].reset_index(drop=True)
+        # files hold six significant digits
+        pd.testing.assert_frame_equal(committed, again, rtol=1e-5, check_dtype=False)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_source_notebook_is_short_commented_and_without_outputs(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert max(len(cell.source.splitlines()) for cell in code) <= 15
+    assert all("hide-input" in cell.metadata.tags for cell in code)
+    (parameters,) = (cell for cell in code if "parameters" in cell.metadata.tags)
+    assert all("  # " in line for line in parameters.source.splitlines())
+
+
+def test_every_page_of_the_contents_exists():
+    def pages(entry):
+        yield entry["file"]
+        for section in entry.get("sections", []):
+            yield from pages(section)
+
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    files = [page for part in contents["parts"] for chapter in part["chapters"] for page in pages(chapter)]
+    for page in [contents["root"], *files]:
+        assert list(ROOT.glob(f"{page}.*")), page

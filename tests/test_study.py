@@ -1,0 +1,150 @@
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from llamarec_core import provenance, study
+from llamarec_core.data import load_dataset
+from llamarec_core.files import InputError, sha256
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of the study's notebooks and profiles, as the working folder."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_study_is_found_from_its_own_folders(project, monkeypatch):
+    monkeypatch.chdir(project / "notebooks")
+    assert study.find_root() == project
+
+
+def test_outside_the_study_the_remedy_is_named(tmp_path):
+    with pytest.raises(InputError, match="is not inside a copy of the study: change to the folder"):
+        study.find_root(tmp_path)
+
+
+def test_a_run_knows_where_everything_lies(project):
+    run = study.begin("2_retriever", profile="quick", dataset="beauty", seed=3)
+    relative = [
+        path.relative_to(project).as_posix()
+        for path in (
+            run.dataset_folder(),
+            run.candidates_file,
+            run.ranks_file("lrurec"),
+            run.table("table1"),
+            run.executed_notebook,
+        )
+    ]
+    assert relative == [
+        "runs/quick/beauty/dataset",
+        "runs/quick/beauty/seed3/candidates.parquet",
+        "results/quick/ranks/beauty/lrurec-seed3.parquet",
+        "results/quick/tables/table1",
+        "results/quick/notebooks/beauty/2_retriever.ipynb",
+    ]
+
+
+@pytest.mark.parametrize("seed", [-1, "one", 1.5])
+def test_a_seed_that_is_no_whole_number_is_refused(project, seed):
+    with pytest.raises(InputError, match="Parameter seed is .*: give a whole number"):
+        study.begin("2_retriever", profile="quick", dataset="beauty", seed=seed)
+
+
+def test_a_stage_names_the_notebook_that_must_run_first(project):
+    run = study.begin("2_retriever", profile="quick", dataset="ml-100k-1998")
+    with pytest.raises(InputError, match=r"is missing: run notebooks/1_data\.ipynb with profile 'quick'"):
+        run.load_dataset()
+
+
+def test_provenance_stands_beside_every_artefact(project):
+    run = study.begin("2_retriever", profile="smoke", dataset="ml-100k-1998")
+    run.read(load_dataset("ml-100k-1998"))
+    ranks, table = run.ranks_file("lrurec"), run.table("a").with_suffix(".csv")
+    for path in (ranks, table):
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+    run.wrote(ranks, table)
+    run.finish()
+    record = json.loads((ranks.parent / "provenance.json").read_text())["2_retriever-ml-100k-1998-seed0"]
+    assert record["artefacts"] == {"lrurec-seed0.parquet": sha256(ranks)}
+    assert record["seed"] == 0
+    assert record["data_sha256"] == {"ml-100k-1998": load_dataset("ml-100k-1998").content_hash}
+    assert record["profile_sha256"] == sha256(project / "notebooks" / "profiles" / "smoke.yaml")
+    assert record["command"] == (
+        "papermill notebooks/2_retriever.ipynb results/smoke/notebooks/ml-100k-1998/2_retriever.ipynb "
+        "-p profile smoke -p dataset ml-100k-1998 -p seed 0"
+    )
+    assert record["hardware"]["cores"] >= 1
+    assert record["packages"]["torch"].startswith("2.")
+    assert list(json.loads((table.parent / "provenance.json").read_text())) == ["2_retriever-ml-100k-1998-seed0"]
+
+
+def test_two_notebooks_that_share_a_folder_keep_a_record_each(project):
+    for notebook in ("2_retriever", "3_ranker"):
+        study.begin(notebook, profile="smoke", dataset="ml-100k-1998").finish()
+    records = json.loads((project / "results/smoke/notebooks/ml-100k-1998/provenance.json").read_text())
+    assert sorted(records) == ["2_retriever-ml-100k-1998-seed0", "3_ranker-ml-100k-1998-seed0"]
+
+
+def test_the_git_state_tells_source_edits_from_new_results(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True)
+
+    assert provenance.git_state(tmp_path) == (None, None)
+    git("init")
+    (tmp_path / "code.py").write_text("1")
+    git("add", ".")
+    git("commit", "-m", "a")
+    commit, dirty = provenance.git_state(tmp_path)
+    assert len(commit) == 40
+    assert dirty is False
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.csv").write_text("1")
+    assert provenance.git_state(tmp_path)[1] is False
+    (tmp_path / "code.py").write_text("2")
+    assert provenance.git_state(tmp_path)[1] is True
+
+
+def test_an_executed_notebook_has_its_sources_hash_until_a_cell_changes(project):
+    source = project / "notebooks" / "1_data.ipynb"
+    executed = nbformat.read(source, as_version=4)
+    executed.cells.insert(2, nbformat.v4.new_code_cell("profile = 'smoke'", metadata={"tags": ["injected-parameters"]}))
+    nbformat.write(executed, project / "executed.ipynb")
+    assert provenance.notebook_hash(project / "executed.ipynb") == provenance.notebook_hash(source)
+    executed.cells[0].source += "!"
+    nbformat.write(executed, project / "executed.ipynb")
+    assert provenance.notebook_hash(project / "executed.ipynb") != provenance.notebook_hash(source)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"datset": "beauty"},
+            "Notebook 1_data has no parameter 'datset': choose from dataset, folder, profile, seed.",
+        ),
+        ({"profile": "quik"}, "Unknown profile 'quik'"),
+        ({"dataset": "ml-1m"}, "ml-1m"),
+        ({"seed": "one"}, "Parameter seed is 'one'"),
+    ],
+)
+def test_a_notebook_answers_a_bad_parameter_by_one_sentence_and_writes_nothing(project, parameters, message):
+    with pytest.raises(papermill.PapermillExecutionError) as raised:
+        papermill.execute_notebook(
+            "notebooks/1_data.ipynb", "out.ipynb", parameters={"profile": "smoke"} | parameters, progress_bar=False
+        )
+    assert raised.value.ename == "InputError"
+    assert message in raised.value.evalue
+    assert "Traceback" not in str(raised.value)
+    assert not (project / "runs").exists()
+    assert not (project / "results").exists()
