@@ -31,7 +31,7 @@ $(SETUP): requirements.lock requirements-carriers.lock pyproject.toml
 study: $(SETUP)  ## Run the study (PROFILE=quick) and build the book
 	@# a killed run leaves its lock behind; artefacts are renamed into place, so taking the lock over is safe
 	@$(BIN)/snakemake --quiet all --unlock --config profile=$(PROFILE)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores $(CORES) --quiet rules host progress --rerun-incomplete \
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores $(CORES) --quiet host reason --rerun-incomplete \
 		--config profile=$(PROFILE)
 	@$(MAKE) --no-print-directory book
 
