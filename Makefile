@@ -29,9 +29,8 @@ $(SETUP): requirements.lock requirements-carriers.lock pyproject.toml
 	@touch $@
 
 study: $(SETUP)  ## Run the study (PROFILE=quick) and build the book
-	@# a killed run leaves its lock behind; artefacts are renamed into place, so taking the lock over is safe
-	@$(BIN)/snakemake --quiet all --unlock --config profile=$(PROFILE)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --cores $(CORES) --quiet host reason --rerun-incomplete \
+	@# no lock: a killed run would leave it behind, and artefacts are renamed into place when they are whole
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
 		--config profile=$(PROFILE)
 	@$(MAKE) --no-print-directory book
 
