@@ -11,11 +11,15 @@
 
 from pathlib import Path
 
+from llamarec_core.files import InputError
 from llamarec_core.settings import load_profile
 
 PROFILE = config.get("profile", "quick")
 PROFILE_FILE = f"notebooks/profiles/{PROFILE}.yaml"
-SETTINGS = load_profile(Path(PROFILE_FILE))
+try:
+    SETTINGS = load_profile(Path(PROFILE_FILE))
+except InputError as error:
+    raise SystemExit(f"llamarec: {error}")
 DATASETS = list(SETTINGS.datasets)
 RUNS = f"runs/{PROFILE}/{{dataset}}"
 WORK = f"{RUNS}/seed{SETTINGS.seed}"

@@ -35,10 +35,8 @@ def copy_of_the_study(folder: Path) -> Path:
 def start(folder: Path) -> subprocess.Popen:
     """Start what `make study PROFILE=smoke` starts."""
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    subprocess.run(
-        [BIN / "snakemake", "--unlock", "--config", "profile=smoke"], cwd=folder, env=environment, check=True
-    )
-    command = [BIN / "snakemake", "--cores", "2", "--quiet", "rules", "--rerun-incomplete", "--config", "profile=smoke"]
+    options = ["--cores", "2", "--nolock", "--rerun-incomplete", "--quiet", "rules"]
+    command = [BIN / "snakemake", *options, "--config", "profile=smoke"]
     with open(folder / "log", "ab") as log:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
