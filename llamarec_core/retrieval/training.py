@@ -117,7 +117,7 @@ def fit_retriever(
             metrics = _validate(model, dataset, settings)
             point = {"iteration": stop, "epoch": stop * settings.epochs / total, "training_loss": loss, **metrics}
             curve.append(point | {"seconds": round(seconds + time.perf_counter() - started, 1)})
-            bar.set_postfix_str(f"validation Recall@10 {curve[-1]['recall@10']:.4f}")
+            bar.set_postfix_str(f"validation Recall@10 {curve[-1]['recall@10']:.4f}", refresh=False)
             if _best(curve) == len(curve) - 1:
                 best = _copy(model)
             tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
