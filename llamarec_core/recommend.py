@@ -35,7 +35,7 @@ class Recommender:
             count: rows to return, at most the number of candidates.
 
         Returns:
-            One row a recommendation, best first: ``rank``, ``item_id``, ``title``, ``probability`` (the
+            One row a recommendation, best first, with ``rank``, ``item_id``, ``title``, ``probability`` (the
             verbalizer's softmax over all candidates) and ``retriever_rank``.
 
         Raises:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from llamarec_core.files import InputError
 
 MAX_CANDIDATES = 20
-"""The verbalizer's labels are the letters A…T: twenty."""
+"""The verbalizer's labels are the letters A…T, twenty of them."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -59,13 +59,13 @@ class RankerSettings(Settings):
     backbone: str = "smollm2-135m"
     """``smollm2-135m``, ``llama-2-7b``, any other hub id of a Llama, or a local folder."""
     quantization: Literal["nf4", "none"] = "nf4"
-    """``nf4``: 4-bit NormalFloat with double quantisation, as published; ``none``: weights stay in ``dtype``."""
+    """``nf4``, 4-bit NormalFloat with double quantisation as published, or ``none``, which leaves weights in ``dtype``."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the backbone's arithmetic; the adapter's weights are always float32."""
     template: Literal["ranking", "alpaca"] = "ranking"
     """The prompt's wording."""
     label_tokens: Literal["in_prompt", "as_published"] = "in_prompt"
-    """Which token stands for a label: the one the tokenizer makes inside the prompt, or of the letter alone."""
+    """Which token stands for a label, the one that the tokenizer makes inside the prompt or that of the letter alone."""
     history_length: PositiveInt = 20
     """Most recent titles of the history that the prompt lists."""
     candidates: Annotated[int, Field(gt=1)] = MAX_CANDIDATES
@@ -79,7 +79,7 @@ class RankerSettings(Settings):
     lora_dropout: Fraction = 0.05
     """Dropout on the adapter's input."""
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
-    """Linear layers that get an adapter: the paper's W_Q and W_V."""
+    """Linear layers that get an adapter, the paper's W_Q and W_V."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
     """AdamW's step size after warm-up; it then falls linearly to zero."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -122,9 +122,9 @@ class Overrides(Settings):
     """The settings in which one data set differs from the rest of its profile."""
 
     retriever: dict[str, Any] = {}
-    """Fields of :class:`RetrieverSettings`, e.g. ``{max_length: 200}``."""
+    """Fields of :class:`RetrieverSettings` by name."""
     ranker: dict[str, Any] = {}
-    """Fields of :class:`RankerSettings`."""
+    """Fields of :class:`RankerSettings` by name."""
 
 
 class Profile(Settings):
@@ -133,9 +133,9 @@ class Profile(Settings):
     name: str
     """The file's name without its suffix; results go to ``results/<name>``."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of every random draw: initial weights, batches, negatives, bootstrap."""
+    """Seed of every random draw, from initial weights to the bootstrap."""
     datasets: dict[str, Overrides] = Field(min_length=1)
-    """Data sets to run, each with the settings in which it differs, e.g. ``{retriever: {max_length: 200}}``."""
+    """Data sets to run, each with the settings in which it differs."""
     retriever: RetrieverSettings = RetrieverSettings()
     ranker: RankerSettings = RankerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -26,7 +26,7 @@ SPLITS = ("validation", "test")
 """The two splits that are predicted, by name."""
 
 MIN_LENGTH = 3
-"""Interactions a user needs at least: one to learn from, one to validate on, one to test on."""
+"""Interactions a user needs at least, one to learn from, one to validate on, one to test on."""
 
 
 @dataclass(frozen=True, eq=False)

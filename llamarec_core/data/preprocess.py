@@ -103,7 +103,7 @@ def k_core(users: np.ndarray, items: np.ndarray, *, k: int) -> np.ndarray:
         k: The least number of interactions.
 
     Returns:
-        Which interactions are in the core: bool, shape (n_interactions,).
+        Which interactions are in the core, bool, shape (n_interactions,).
     """
     kept = np.ones(len(users), dtype=bool)
     while True:

@@ -19,7 +19,7 @@ def published(folder: Path) -> pd.DataFrame:
         folder: ``results/published``.
 
     Returns:
-        One number a row: ``dataset``, ``subset`` (``all``: Table 1; ``retrieved``: Table 3, users whose
+        One number a row, with ``dataset``, ``subset`` (``all``: Table 1; ``retrieved``: Table 3, users whose
         target is among the retriever's top 20), ``metric``, ``method`` (the paper's name), ``value``.
 
     Raises:

@@ -18,14 +18,14 @@ from numpy.typing import ArrayLike
 from llamarec_core.files import InputError
 
 _CHUNK_ELEMENTS = 4_000_000
-"""Most numbers that a chunk of resamples holds at once: 32 MB."""
+"""Most numbers that a chunk of resamples holds at once, 32 MB."""
 
 
 class Difference(NamedTuple):
     """The mean paired difference a − b over users."""
 
     mean: float
-    """Above zero: a is better."""
+    """Above zero, a is better."""
     low: float
     """Lower end of its 95 % bootstrap interval."""
     high: float

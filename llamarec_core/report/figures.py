@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -16,24 +15,16 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
+from llamarec_core.data import Dataset
 from llamarec_core.evaluation import METRICS
 from llamarec_core.files import InputError, replacing
 from llamarec_core.report.methods import METHOD_NAMES, display_name, in_order
 
 _WIDTH = 6.0
-"""Inches: fits the book's text, and stays readable when a phone shrinks it."""
+"""In inches, fits the book's text, and stays readable when a phone shrinks it."""
 _TITLE_CHARACTERS = 40
-
-
-class Interactions(Protocol):
-    """What the plots need of a data set."""
-
-    name: str
-    items: np.ndarray  # (interactions,), item ids from 1
-    offsets: np.ndarray  # (users + 1,)
-    n_items: int
 
 
 def set_theme() -> None:
@@ -61,7 +52,7 @@ def set_theme() -> None:
         set_matplotlib_formats("svg", metadata={"Date": None})
 
 
-def sequence_lengths_and_popularity(dataset: Interactions) -> Figure:
+def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
     """Plot how long the users' histories are, and how often each item occurs, by its popularity rank."""
     lengths = np.diff(dataset.offsets)  # (users,)
     occurrences = np.bincount(dataset.items, minlength=dataset.n_items + 1)[1:]
@@ -71,6 +62,8 @@ def sequence_lengths_and_popularity(dataset: Interactions) -> Figure:
         left.hist(lengths)
     else:
         sns.histplot(x=lengths, log_scale=True, bins=30, ax=left)
+        left.xaxis.set_major_formatter(ScalarFormatter())
+        left.xaxis.set_minor_formatter(NullFormatter())  # their labels would run into one another
     left.set(xlabel="interactions of a user (log)", ylabel="users", title="Sequence lengths")
     median = float(np.median(lengths))
     left.axvline(median, color="C1", linestyle="--", label=f"median {median:g}")
@@ -89,7 +82,8 @@ def training_curve(frame: pd.DataFrame, *, x: str, loss: str = "training_loss", 
     """Plot the training loss above the validation metric, against the same axis.
 
     Args:
-        frame: one row a record; where nothing was measured the cell is empty.
+        frame: one row a record; where nothing was measured the cell is empty. A row without a loss comes from before
+            training, so that what was validated there is not kept.
         x: column of the horizontal axis, e.g. ``iteration`` or ``step``.
         loss: column of the training loss, a cross-entropy in nats.
         metric: column of the validation metric, e.g. ``recall@10``.
@@ -112,7 +106,8 @@ def training_curve(frame: pd.DataFrame, *, x: str, loss: str = "training_loss", 
     if len(losses):
         text += f" The loss goes from {losses[loss].iloc[0]:.3g} to {losses[loss].iloc[-1]:.3g}."
     if len(validations):
-        best = validations.loc[validations[metric].idxmax()]
+        kept = validations.loc[validations.index.intersection(losses.index), metric]
+        best = validations.loc[(kept if len(kept) else validations[metric]).idxmax()]
         lower.plot(best[x], best[metric], color="C3", marker="*", markersize=13, linestyle="none", label="best, kept")
         lower.legend()
         text += f" The best validation is {best[metric]:.4f} at {x} {best[x]:g}."

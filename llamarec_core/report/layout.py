@@ -27,14 +27,15 @@ _STYLE = """<style>
 .llamarec-figure { margin: 0 !important; text-align: left !important; }
 .llamarec-figure figcaption { color: inherit; font-weight: normal; text-align: left; margin-bottom: 0.6em; }
 .llamarec-figure > div { overflow-x: auto; }
-.llamarec-figure table.llamarec-table { font-size: 0.9em; margin: 0; width: auto; }
+.llamarec-figure table.llamarec-table { font-size: 0.82em; margin: 0; width: auto; }
 .llamarec-figure table.llamarec-table :is(td, th) {
-  padding: 0.3em 0.6em; text-align: right; vertical-align: top; font-variant-numeric: tabular-nums; }
+  padding: 0.3em 0.35em; text-align: right; vertical-align: top; font-variant-numeric: tabular-nums; }
+.llamarec-figure table.llamarec-table.plain :is(td, th) { text-align: left; padding: 0.3em 0.8em 0.3em 0; }
 .llamarec-figure table.llamarec-table th[colspan] { text-align: center; }
 .llamarec-figure table.llamarec-table tbody th { text-align: left; white-space: nowrap; }
 .llamarec-figure table.llamarec-table tbody th:last-of-type {
   position: sticky; left: 0; background: var(--pst-color-background, var(--jp-layout-color0, Canvas)); }
-.llamarec-figure table.llamarec-table small { display: block; white-space: nowrap; opacity: 0.8; }
+.llamarec-figure table.llamarec-table small { display: block; white-space: nowrap; font-size: 0.85em; opacity: 0.85; }
 .llamarec-figure .second-best { text-decoration: underline; }
 </style>"""
 """Stands in each table's output, so that a notebook looks the same in JupyterLab and in the book."""
@@ -93,7 +94,8 @@ class ShownTable:
 
     def _repr_html_(self) -> str:
         wide = _wide(self.frame).map(_html_cell).rename(index=_escape_html, columns=_escape_html)
-        table = wide.to_html(escape=False, border=0, index_names=False, classes="llamarec-table")
+        kind = "llamarec-table" if _is_wide(self.frame) else "llamarec-table plain"
+        table = wide.to_html(escape=False, border=0, index_names=False, classes=kind)
         caption = html.escape(self.caption or "")
         heading = f"<figcaption>{caption}</figcaption>" if caption else ""
         # a region that scrolls must be reachable by keyboard, and named for those who cannot see it
@@ -113,11 +115,15 @@ class _Cell(NamedTuple):
 
 def _wide(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the wide form of a table as a frame of cells, with text as index and columns."""
-    for column, layout in (("ci_low", _wide_metrics), ("quantity", _wide_statistics)):
+    for column, layout in _LAYOUTS.items():
         if column in frame.columns:
             return layout(frame)
     plain = frame.set_index(frame.columns[0]).map(_plain_cell)
     return plain.rename(columns=lambda name: str(name).replace("_", " "))
+
+
+def _is_wide(frame: pd.DataFrame) -> bool:
+    return any(column in frame.columns for column in _LAYOUTS)
 
 
 def _plain_cell(value: object) -> _Cell:
@@ -246,3 +252,7 @@ def _to_latex(frame: pd.DataFrame, *, caption: str | None, label: str) -> str:
     # numbers with their intervals do not fit an article's page at its normal size
     compact = "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}\n\\begin{tabular}"
     return "% needs \\usepackage{booktabs}\n" + table.replace("\\begin{tabular}", compact, 1)
+
+
+_LAYOUTS = {"ci_low": _wide_metrics, "quantity": _wide_statistics}
+"""A column that tells a table → its wide layout; other tables are shown as they are."""

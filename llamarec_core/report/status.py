@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from pandas.io.formats.style import Styler
 
+from llamarec_core.report.layout import ShownTable, show_table
+from llamarec_core.report.methods import display_name, in_order
 from llamarec_core.settings import RankerSettings
 
 Records = Mapping[str, Mapping[str, Any]]
 """Provenance records by name, e.g. ``2_retriever-beauty-seed0``."""
 
 
-def show_record(record: Mapping[str, Any]) -> Styler:
+def show_record(record: Mapping[str, Any]) -> ShownTable:
     """Show the provenance of one run in a few lines."""
     commit = (record["git_commit"] or "outside git")[:12] + (" with uncommitted changes" if record["git_dirty"] else "")
     lines = {
@@ -26,94 +27,115 @@ def show_record(record: Mapping[str, Any]) -> Styler:
         "machine": _machine(record["hardware"]),
         "time and memory": f"{record['wall_seconds']:.0f} s, {record['peak_memory_mib'] / 1024:.1f} GiB at most",
     }
-    return pd.Series(lines).to_frame("value").style.hide(axis="columns")
+    return show_table(pd.DataFrame({"record": lines.keys(), "of this run": lines.values()}))
 
 
-def run_times(records: Records) -> Styler:
+def run_times(records: Records) -> ShownTable:
     """Show wall time, peak memory and command of every notebook."""
     rows = [
         {
             "notebook": record["command"].split()[1].removeprefix("notebooks/").removesuffix(".ipynb"),
             "data set": record["parameters"].get("dataset", "all"),
-            "minutes": record["wall_seconds"] / 60,
-            "peak GiB": record["peak_memory_mib"] / 1024,
+            "minutes": f"{record['wall_seconds'] / 60:.1f}",
+            "peak GiB": f"{record['peak_memory_mib'] / 1024:.1f}",
             "commit": (record["git_commit"] or "outside git")[:12],
             "uncommitted changes": {True: "yes", False: "no", None: "unknown"}[record["git_dirty"]],
         }
         for record in records.values()
     ]
-    return pd.DataFrame(rows).style.hide(axis="index").format({"minutes": "{:.1f}", "peak GiB": "{:.1f}"})
+    return show_table(pd.DataFrame(rows))
 
 
-def machines(records: Records) -> Styler:
+def machines(records: Records) -> ShownTable:
     """Show the machines that the notebooks ran on."""
-    names = dict.fromkeys(
-        f"{_machine(record['hardware'])}, {record['hardware']['system']}" for record in records.values()
-    )
-    return pd.DataFrame({"machine": list(names)}).style.hide(axis="index")
+    columns = ["processor", "cores", "memory_gib", "accelerators", "system"]
+    kinds = [record["hardware"] | {"accelerators": _accelerators(record["hardware"])} for record in records.values()]
+    kinds = pd.DataFrame(kinds, columns=columns)
+    return show_table(kinds.drop_duplicates())
 
 
-def versions(records: Records) -> Styler:
+def versions(records: Records) -> ShownTable:
     """Show every version of Python and of the packages that the notebooks ran with."""
     found: dict[str, dict[str, None]] = {}
     for record in records.values():
         for name, version in record["packages"].items():
             found.setdefault(name, {})[version] = None
-    return pd.DataFrame(
-        [{"package": name, "version": ", ".join(several)} for name, several in found.items()]
-    ).style.hide(axis="index")
+    return show_table(pd.DataFrame([{"package": name, "version": ", ".join(all_)} for name, all_ in found.items()]))
 
 
-def opening(results: pd.DataFrame, comparison: pd.DataFrame, *, ranker: RankerSettings, metric: str = "NDCG@10") -> str:
+def opening(
+    results: pd.DataFrame,
+    comparison: pd.DataFrame,
+    *,
+    published: pd.DataFrame,
+    ranker: RankerSettings,
+    metric: str = "NDCG@10",
+) -> str:
     """Return the opening page's summary as Markdown: what the paper claims, what we measured, at what scale.
 
     Args:
         results: what :func:`~llamarec_core.report.tables.results_table` returns.
         comparison: what :func:`~llamarec_core.report.tables.comparison_table` returns.
+        published: what :func:`llamarec_core.evaluation.published` loads.
         ranker: the settings of stage 2.
         metric: the metric that the summary quotes.
     """
-    rows = []
-    for (dataset, subset), ours in comparison[
-        (comparison["method"] == "llamarec") & (comparison["metric"] == metric)
-    ].groupby(["dataset", "subset"], sort=False):
-        row = ours.iloc[0]
-        measured = results[
-            (results["dataset"] == dataset) & (results["subset"] == subset) & (results["metric"] == metric)
-        ].set_index("method")["measured"]
-        rows.append(
-            {
-                "data set": dataset,
-                "users": f"{row['users']:,} {'in all' if subset == 'all' else 'retrieved'}",
-                "random order": f"{measured['random-order']:.4f}",
-                "popularity order": f"{measured['popularity-order']:.4f}",
-                "LRURec": f"{measured['lrurec']:.4f}",
-                "LlamaRec, not tuned": f"{measured['llamarec-zero-shot']:.4f}",
-                "LlamaRec": f"{measured['llamarec']:.4f}",
-                "LlamaRec − LRURec": f"{row['difference']:+.4f} [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}]",
-                "better?": _verdict(row),
-            }
-        )
+    printed = published[(published["metric"] == metric) & (published["subset"] == "all")]
+    printed = printed.set_index(["dataset", "method"])["value"]
+    gains = ", ".join(
+        f"{printed[dataset, 'LRURec']:.4f} to {printed[dataset, 'LlamaRec']:.4f} on {dataset}"
+        for dataset in printed.index.unique("dataset")
+    )
     weights = "4-bit NF4" if ranker.quantization == "nf4" else ranker.dtype
+    results, comparison = (frame[frame["metric"] == metric] for frame in (results, comparison))
+    measured = "\n\n".join(
+        _measured(dataset, rows, comparison[comparison["dataset"] == dataset], metric)
+        for dataset, rows in results.groupby("dataset", sort=False)
+    )
     return f"""\
-**The paper claims** that a tuned Llama-2-7B orders LRURec's candidates better than LRURec itself, in every metric and
-on all three of its data sets. **Measured here**, with `{ranker.backbone}` ({weights} weights, LoRA on
-{", ".join(ranker.target_modules)}) after {ranker.training_examples or "all"} training examples, {metric} on the test
-targets:
+**What the paper claims.** A tuned Llama-2-7B orders LRURec's candidates better than LRURec itself, in every metric and
+on all three of its data sets: over all users, {metric} rises from {gains}.
 
-{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}
+**What was measured here**, with `{ranker.backbone}` ({weights} weights, LoRA on {", ".join(ranker.target_modules)})
+after {ranker.training_examples or "all"} training examples:
 
-Brackets hold 95 % intervals over users; *better?* is the sign of the difference where the interval leaves zero out. The
-scale decides what this can say: these are the numbers of this run, and neither confirm nor refute the paper's.
+{measured}
+
+Brackets hold 95 % intervals over users. The scale decides what this can say: these are the numbers of this run, and
+neither confirm nor refute the paper's.
 """
 
 
-def _verdict(row: pd.Series) -> str:
-    if row["ci_low"] > 0:
-        return "yes"
-    return "no, worse" if row["ci_high"] < 0 else "cannot tell"
+def _measured(dataset: str, results: pd.DataFrame, comparison: pd.DataFrame, metric: str) -> str:
+    """Return one data set's verdict in a sentence, and its table."""
+    measured = results.set_index(["method", "subset"])["measured"]
+    users = results.groupby("subset")["users"].first()
+    against = comparison[comparison["subset"] == "retrieved"].set_index("method")
+    rows = [
+        {
+            "method": display_name(method),
+            f"all {users['all']:,} users": f"{measured[method, 'all']:.4f}",
+            f"the {users['retrieved']:,} whose target was retrieved": f"{measured[method, 'retrieved']:.4f}",
+            "there, minus LRURec": _interval(against.loc[method]) if method in against.index else "",
+        }
+        for method in in_order(results["method"])
+    ]
+    tuned = against.loc["llamarec"]
+    verdict = "no different from" if tuned["ci_low"] <= 0 <= tuned["ci_high"] else "worse than"
+    verdict = "better than" if tuned["ci_low"] > 0 else verdict
+    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    return f"On `{dataset}` the tuned ranker's order is {verdict} LRURec's own ({metric}):\n\n{table}"
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:
-    accelerators = ", ".join(hardware["accelerators"]) or "no GPU"
-    return f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {accelerators}"
+    return (
+        f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {_accelerators(hardware)}"
+    )
+
+
+def _accelerators(hardware: Mapping[str, Any]) -> str:
+    return ", ".join(hardware["accelerators"]) or "no GPU"

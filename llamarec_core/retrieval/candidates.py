@@ -38,10 +38,10 @@ CANDIDATES = pa.schema(
         "scores": pa.list_(pa.float32()),
     }
 )
-"""Columns of a candidates file: one row a user and split."""
+"""Columns of a candidates file, one row a user and split."""
 
 RANKS = pa.schema({"user": pa.int32(), "target": pa.int32(), "rank": pa.int32()})
-"""Columns of a ranks file: one row a user."""
+"""Columns of a ranks file, one row a user."""
 
 
 def retrieve(

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from llamarec_core.settings import RetrieverSettings
 
 MIN_RADIUS, MAX_RADIUS = 0.8, 0.99
-"""Between these moduli ``|λ|`` is drawn: uniform over the ring's area."""
+"""Between these moduli ``|λ|`` is drawn, uniformly over the ring's area."""
 
 
 class LRURec(nn.Module):
@@ -65,7 +65,7 @@ class LRURec(nn.Module):
             sequences: item ids, oldest first, padded with 0 on the right: int64 (batch, length).
 
         Returns:
-            The hidden state after each interaction: (batch, length, dim). A state after padding means nothing.
+            The hidden state after each interaction, (batch, length, dim). A state after padding means nothing.
         """
         x = self._embed(sequences.T)  # (length, batch, dim)
         for block in self.blocks:
