@@ -59,13 +59,13 @@ class RankerSettings(Settings):
     backbone: str = "smollm2-135m"
     """``smollm2-135m``, ``llama-2-7b``, any other hub id of a Llama, or a local folder."""
     quantization: Literal["nf4", "none"] = "nf4"
-    """``nf4``, 4-bit NormalFloat with double quantisation as published, or ``none``, which leaves weights in ``dtype``."""
+    """``nf4``, 4-bit NormalFloat, doubly quantised as published, or ``none``, which leaves weights in ``dtype``."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the backbone's arithmetic; the adapter's weights are always float32."""
     template: Literal["ranking", "alpaca"] = "ranking"
     """The prompt's wording."""
     label_tokens: Literal["in_prompt", "as_published"] = "in_prompt"
-    """Which token stands for a label, the one that the tokenizer makes inside the prompt or that of the letter alone."""
+    """Which token stands for a label, the one the tokenizer makes inside the prompt or that of the letter alone."""
     history_length: PositiveInt = 20
     """Most recent titles of the history that the prompt lists."""
     candidates: Annotated[int, Field(gt=1)] = MAX_CANDIDATES
