@@ -72,12 +72,15 @@ def find_item(dataset: Dataset, name: str) -> int:
     """
     if name in dataset.item_ids[1:]:
         return dataset.item_ids.index(name)
-    wanted = utils.default_process(name)
-    matches = [
-        number for number, title in enumerate(dataset.titles) if number and utils.default_process(title) == wanted
-    ]
+    wanted = _words(name)
+    matches = [item for item, title in enumerate(dataset.titles) if item and _words(title) == wanted]
     if matches:
         return matches[0]
     nearest = process.extract(name, dataset.titles[1:], scorer=fuzz.WRatio, processor=utils.default_process, limit=3)
     suggestions = " or ".join(repr(title) for title, *_ in nearest)
     raise InputError(f"No item of {dataset.name} is called {name!r}: did you mean {suggestions}?")
+
+
+def _words(title: str) -> list[str]:
+    """Return a title's words in lower case, without punctuation."""
+    return utils.default_process(title).split()

@@ -54,7 +54,10 @@ class NextTokenLogits(nn.Module):
         hidden = language_model.model(input_ids=tokens, use_cache=False).last_hidden_state  # (batch, length, dim)
         last = hidden[torch.arange(len(tokens), device=hidden.device), lengths - 1]  # (batch, dim)
         head = language_model.lm_head.weight  # (vocabulary, dim)
-        return F.linear(last, head if token_ids is None else head[token_ids]).float()
+        if token_ids is None:
+            return F.linear(last, head).float()
+        # in bfloat16 many labels would share a logit, and such ties fall to the retriever's order
+        return F.linear(last.float(), head[token_ids].float())
 
 
 class VerbalizerRanker:

@@ -71,6 +71,18 @@ def test_the_model_goes_back_to_training_after_ranking(ranker, requests):
     ranker.model.eval()
 
 
+def test_label_logits_are_finer_than_bfloat16(tiny, dataset):
+    """Rounded logits would tie, and ties fall to the retriever's order: its skill would pass for the ranker's."""
+    settings = tiny.settings.model_copy(update={"dtype": "bfloat16"})
+    model, tokenizer = load_backbone(settings, device="cpu")
+    prompts = PromptBuilder(tokenizer, dataset.titles, settings)
+    tokens, lengths = pad([prompts.build([1, 2], [3, 4, 5]), prompts.build([6], [7, 8])], device="cpu")
+    with torch.no_grad():
+        logits = NextTokenLogits(model)(tokens, lengths, torch.tensor(prompts.label_ids))  # (2, 20)
+    assert logits.dtype == torch.float32
+    assert (logits != logits.bfloat16().float()).any(dim=1).all()
+
+
 class Liking:
     """A ranker that prefers the highest item id, or a label, whatever the history."""
 
