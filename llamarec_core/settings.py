@@ -20,6 +20,10 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
+Method = Literal["lrurec", "sasrec", "bert4rec", "narm"]
+"""The sequential recommenders."""
+
+
 class Settings(BaseModel):
     """Base of all settings: unknown names are refused, values cannot change after they were checked."""
 
@@ -29,14 +33,18 @@ class Settings(BaseModel):
 class RetrieverSettings(Settings):
     """Stage 1: the sequential recommender and its training (LRURec, arXiv 2310.02367, section 4.1)."""
 
-    method: Literal["lrurec"] = "lrurec"
+    method: Method = "lrurec"
     """The sequential recommender."""
     dim: PositiveInt = 64
     """Width of the item embedding and of every hidden state."""
     blocks: PositiveInt = 2
-    """Number of (linear recurrent unit, feed-forward) blocks."""
+    """Number of (linear recurrent unit or attention, feed-forward) blocks, or of NARM's recurrent layers."""
+    heads: PositiveInt = 2
+    """Attention heads of SASRec and BERT4Rec; they divide ``dim``."""
     dropout: Fraction = 0.2
     """Dropout probability everywhere in the model; the paper's grid is 0.1 … 0.5."""
+    mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of a training sequence that BERT4Rec hides and restores."""
     max_length: PositiveInt = 50
     """Most recent interactions read from a history; the paper takes 200 for MovieLens, 50 otherwise."""
     batch_size: PositiveInt = 128
@@ -51,6 +59,29 @@ class RetrieverSettings(Settings):
     """Iterations between two validations; a checkpoint is written at each."""
     patience: PositiveInt = 20
     """Validations without a better Recall@10 after which training stops."""
+    validation_candidates: Literal["as_tested", "as_published"] = "as_tested"
+    """``as_tested`` drops the history's items in validation too; the authors' validation keeps them."""
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> "RetrieverSettings":
+        if self.dim % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide dim = {self.dim}: choose a divisor")
+        return self
+
+
+class GridSettings(Settings):
+    """The settings of one retriever that are tried on one data set, chosen by validation Recall@10 alone."""
+
+    weight_decay: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(default=(0.0, 0.01), min_length=1)
+    """Values of AdamW's weight decay; the default is the paper's grid."""
+    dropout: tuple[Fraction, ...] = Field(default=(0.1, 0.2, 0.3, 0.4, 0.5), min_length=1)
+    """Dropout probabilities; the default is the paper's grid."""
+    seeds: PositiveInt = 1
+    """The setting chosen is trained with so many seeds, from the profile's upwards."""
+
+    def points(self) -> list[dict[str, float]]:
+        """Return every combination, as fields of :class:`RetrieverSettings`."""
+        return [{"weight_decay": decay, "dropout": dropout} for decay in self.weight_decay for dropout in self.dropout]
 
 
 class RankerSettings(Settings):
@@ -139,11 +170,16 @@ class Profile(Settings):
     retriever: RetrieverSettings = RetrieverSettings()
     ranker: RankerSettings = RankerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    grid: dict[Method, dict[str, GridSettings]] = {}
+    """What `make grid` tries, by retriever and data set."""
 
     @model_validator(mode="after")
     def _overrides_are_valid(self) -> "Profile":
         for dataset in self.datasets:
             self.for_dataset(dataset)
+        for method, grids in self.grid.items():
+            for dataset in grids.keys() - self.datasets.keys():
+                raise ValueError(f"grid.{method}: {dataset!r} is not among the profile's datasets")
         return self
 
     def for_dataset(self, dataset: str) -> "Profile":

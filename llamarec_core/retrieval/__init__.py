@@ -3,6 +3,7 @@
 Dataset ──training──▶ retriever ──candidates──▶ candidates file (for the ranker) and ranks file (for the tables)
 """
 
+from llamarec_core.retrieval.bert4rec import BERT4Rec
 from llamarec_core.retrieval.candidates import (
     popularity_scores,
     ranks_of,
@@ -15,10 +16,17 @@ from llamarec_core.retrieval.candidates import (
     write_ranks,
 )
 from llamarec_core.retrieval.lru import LRURec
+from llamarec_core.retrieval.narm import NARM
+from llamarec_core.retrieval.recommender import SequentialRecommender
+from llamarec_core.retrieval.sasrec import SASRec
 from llamarec_core.retrieval.training import fit_retriever, load_retriever
 
 __all__ = [
+    "NARM",
+    "BERT4Rec",
     "LRURec",
+    "SASRec",
+    "SequentialRecommender",
     "fit_retriever",
     "load_retriever",
     "popularity_scores",

@@ -21,10 +21,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing
+from llamarec_core.retrieval.recommender import SequentialRecommender
 
 Split = Literal["validation", "test"]
 
@@ -45,7 +46,7 @@ RANKS = pa.schema({"user": pa.int32(), "target": pa.int32(), "rank": pa.int32()}
 
 
 def retrieve(
-    model: nn.Module, dataset: Dataset, split: Split, *, max_length: int, k: int = 20, batch_size: int = 256
+    model: SequentialRecommender, dataset: Dataset, split: Split, *, max_length: int, k: int = 20, batch_size: int = 256
 ) -> pd.DataFrame:
     """Rank the whole catalogue for every user and keep the best k items.
 
@@ -83,11 +84,11 @@ def retrieve(
                 }
             )
         )
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames).sort_values("user", ignore_index=True)
 
 
 @torch.inference_mode()
-def top_candidates(model: nn.Module, history: np.ndarray, *, max_length: int, k: int = 20) -> np.ndarray:
+def top_candidates(model: SequentialRecommender, history: np.ndarray, *, max_length: int, k: int = 20) -> np.ndarray:
     """Retrieve candidates for one history, of any person.
 
     Args:
@@ -103,7 +104,7 @@ def top_candidates(model: nn.Module, history: np.ndarray, *, max_length: int, k:
         InputError: fewer than k items are outside the history.
     """
     items = torch.from_numpy(np.asarray(history, dtype=np.int64)).to(next(model.parameters()).device)
-    scores = model.scores(model.eval()(items[None, -max_length:])[:, -1])  # (1, n_items + 1)
+    scores = model.scores(model.eval().last_states([items[-max_length:]]))  # (1, n_items + 1)
     scores[:, items] = -torch.inf
     top_scores, top_items = _top(scores, k)
     if top_scores.isneginf().any():
@@ -112,11 +113,24 @@ def top_candidates(model: nn.Module, history: np.ndarray, *, max_length: int, k:
 
 
 def target_ranks(
-    model: nn.Module, dataset: Dataset, split: Split, *, max_length: int, batch_size: int = 256
+    model: SequentialRecommender,
+    dataset: Dataset,
+    split: Split,
+    *,
+    max_length: int,
+    batch_size: int = 256,
+    exclude_history: bool = True,
 ) -> np.ndarray:
-    """Return the rank of every user's target, int64 (n_users,): :func:`retrieve` without the candidates."""
-    batches = _scored_batches(model, dataset, split, max_length=max_length, batch_size=batch_size)
-    return np.concatenate([_ranks(scores, targets).numpy(force=True) for _, targets, scores in batches])
+    """Return the rank of every user's target, int64 (n_users,): :func:`retrieve` without the candidates.
+
+    Without ``exclude_history`` the history's items compete too, as they do in the authors' validation.
+    """
+    ranks = np.empty(dataset.n_users, dtype=np.int64)
+    for users, targets, scores in _scored_batches(
+        model, dataset, split, max_length=max_length, batch_size=batch_size, exclude_history=exclude_history
+    ):
+        ranks[users] = _ranks(scores, targets).numpy(force=True)
+    return ranks
 
 
 def popularity_scores(dataset: Dataset) -> np.ndarray:
@@ -175,30 +189,36 @@ def read_ranks(path: Path) -> pd.DataFrame:
 
 @torch.inference_mode()
 def _scored_batches(
-    model: nn.Module, dataset: Dataset, split: Split, *, max_length: int, batch_size: int
+    model: SequentialRecommender,
+    dataset: Dataset,
+    split: Split,
+    *,
+    max_length: int,
+    batch_size: int,
+    exclude_history: bool = True,
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Yield (users, targets (batch,), scores (batch, n_items + 1)), the history's scores being −inf."""
+    """Yield (users, targets (batch,), scores (batch, n_items + 1)), excluded items' scores being −inf."""
     device = next(model.parameters()).device
     model.eval()
     all_targets = dataset.targets(split)
+    by_length = np.argsort(np.diff(dataset.offsets), kind="stable").astype(np.int32)  # little padding in a batch
     for start in range(0, dataset.n_users, batch_size):
-        users = np.arange(start, min(start + batch_size, dataset.n_users), dtype=np.int32)
-        histories = [torch.from_numpy(dataset.history(int(user), split).astype(np.int64)) for user in users]
-        recent = [history[-max_length:] for history in histories]
-        sequences = nn.utils.rnn.pad_sequence(recent, batch_first=True).to(device)  # (batch, length)
+        users = by_length[start : start + batch_size]
+        histories = [torch.from_numpy(dataset.history(int(user), split).astype(np.int64)).to(device) for user in users]
         targets = torch.from_numpy(all_targets[users].astype(np.int64)).to(device)  # (batch,)
         rows = torch.arange(len(users), device=device)
-        last = torch.tensor([len(history) - 1 for history in recent], device=device)
-        scores = model.scores(model(sequences)[rows, last])  # (batch, n_items + 1)
+        states = model.last_states([history[-max_length:] for history in histories])  # (batch, dim)
+        scores = model.scores(states)  # (batch, n_items + 1)
         target_scores = scores[rows, targets]
         if not target_scores.isfinite().all():
             raise InputError(
                 f"The retriever's scores on {dataset.name} are not finite numbers: "
                 "train it again with a smaller learning_rate."
             )
-        seen_by = rows.repeat_interleave(torch.tensor([len(history) for history in histories], device=device))
-        scores[seen_by, torch.cat(histories).to(device)] = -torch.inf
-        scores[rows, targets] = target_scores
+        if exclude_history:
+            lengths = torch.tensor([len(history) for history in histories], device=device)
+            scores[rows.repeat_interleave(lengths), torch.cat(histories)] = -torch.inf
+            scores[rows, targets] = target_scores
         yield users, targets, scores
 
 
@@ -211,8 +231,15 @@ def _ranks(scores: Tensor, targets: Tensor) -> Tensor:
 
 def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k best scores and their items, (batch, k) each; equal scores stay in the order of their ids."""
-    ordered, items = scores.sort(dim=1, descending=True, stable=True)
-    return ordered[:, :k], items[:, :k]
+    worst = scores.topk(k, dim=1)[0][:, -1:]
+    chosen = scores >= worst
+    top_items = torch.empty(len(scores), k, dtype=torch.int64, device=scores.device)
+    unique = chosen.sum(1) == k
+    top_items[unique] = chosen[unique].nonzero()[:, 1].view(-1, k)  # in the order of their ids
+    # where several items tie for the last place, only a stable sort of the whole row tells who comes first
+    top_items[~unique] = scores[~unique].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    top_scores, order = scores.gather(1, top_items).sort(dim=1, descending=True, stable=True)
+    return top_scores, top_items.gather(1, order)
 
 
 def _write(frame: pd.DataFrame, path: Path, *, schema: pa.Schema) -> None:

@@ -13,29 +13,29 @@ then is :func:`linear_scan`, whose gradient is written by hand. :meth:`LRURec.st
 interaction at a time and carries the state along: serving a new interaction costs O(1), whatever
 the length of the history.
 
-Sequences are padded on the right. The recurrence is causal and everything else acts on each
-position alone, so padding cannot reach a real position and no mask is needed.
-
 Only λ and the state h are complex numbers. B and C are real layers that write and read the real and
 imaginary parts side by side, which is the same map at the price of real arithmetic. Inside the
-model the time axis comes first, so that a step of the recurrence touches one block of memory.
+model a batch is packed as :func:`torch.nn.utils.rnn.pack_padded_sequence` packs it: real positions only,
+time first, longest user first. So padding costs nothing, and a step of the recurrence touches one block of
+memory. ``positions`` below is the number of real positions in a batch.
 """
 
 import math
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from llamarec_core.retrieval.recommender import SequentialRecommender
 from llamarec_core.settings import RetrieverSettings
 
 MIN_RADIUS, MAX_RADIUS = 0.8, 0.99
 """Between these moduli ``|λ|`` is drawn, uniformly over the ring's area."""
 
 
-class LRURec(nn.Module):
+class LRURec(SequentialRecommender):
     """The sequential recommender of Yue et al. (2023), as in their published code but for the padding's side.
 
     Args:
@@ -44,39 +44,25 @@ class LRURec(nn.Module):
     """
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
-        super().__init__()
+        super().__init__(n_items, settings)
         dim, dropout = settings.dim, settings.dropout
-        self.embedding = nn.Embedding(n_items + 1, dim)
-        self.item_bias = nn.Parameter(torch.zeros(n_items + 1))
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(
-            nn.Sequential(LinearRecurrentUnit(dim, dropout=dropout), FeedForward(dim, dropout=dropout))
+            nn.ModuleList([LinearRecurrentUnit(dim, dropout=dropout), FeedForward(dim, dropout=dropout)])
             for _ in range(settings.blocks)
         )
-        for name, parameter in self.named_parameters():
-            if "layer_norm" not in name and not name.endswith(("nu", "theta")):
-                nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04)
+        self._initialise("nu", "theta")
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Read whole histories.
-
-        Args:
-            sequences: item ids, oldest first, padded with 0 on the right: int64 (batch, length).
-
-        Returns:
-            The hidden state after each interaction, (batch, length, dim). A state after padding means nothing.
-        """
-        x = self._embed(sequences.T)  # (length, batch, dim)
-        for block in self.blocks:
-            x = block(x)
-        return x.transpose(0, 1)  # (batch, length, dim)
-
-    def scores(self, hidden: Tensor) -> Tensor:
-        """Score the whole catalogue: (…, dim) to (…, n_items + 1), with −inf for the padding's column 0."""
-        scores = F.linear(hidden, self.embedding.weight, self.item_bias)
-        scores[..., 0] = -torch.inf
-        return scores
+        """Read whole histories, (batch, length) to (batch, length, dim); see the base class."""
+        lengths = (sequences > 0).sum(1).cpu()
+        packed = pack_padded_sequence(sequences, lengths, batch_first=True, enforce_sorted=False)
+        x = self._embed(packed.data)  # (positions, dim)
+        for recurrence, feed_forward in self.blocks:
+            x = feed_forward(recurrence(x, packed.batch_sizes))
+        length = sequences.shape[1]
+        return pad_packed_sequence(packed._replace(data=x), batch_first=True, total_length=length)[0]
 
     def initial_state(self, batch: int) -> Tensor:
         """Return the state before any interaction: complex zeros (blocks, batch, 2 dim)."""
@@ -122,9 +108,9 @@ class LinearRecurrentUnit(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (length, batch, dim) to the same shape."""
-        return self._output(linear_scan(*self._drive_and_decay(x)), x)
+    def forward(self, x: Tensor, batch_sizes: Tensor) -> Tensor:
+        """Map packed positions (positions, dim) to the same shape; see :func:`linear_scan` for ``batch_sizes``."""
+        return self._output(linear_scan(*self._drive_and_decay(x), batch_sizes), x)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Map one position (batch, dim) and the state before it (batch, 2 dim) to the output and the state after it."""
@@ -163,17 +149,18 @@ class FeedForward(nn.Module):
         return self.layer_norm(self.dropout(self.out_projection(inner)) + x)
 
 
-def linear_scan(drive: Tensor, decay: Tensor) -> Tensor:
-    """Solve h_t = λ ⊙ h_{t−1} + u_t for all t, with h_{−1} = 0.
+def linear_scan(drive: Tensor, decay: Tensor, batch_sizes: Tensor) -> Tensor:
+    """Solve h_t = λ ⊙ h_{t−1} + u_t for all t, with h_{−1} = 0, for users of different lengths.
 
     Args:
-        drive: u, complex (length, batch, hidden).
+        drive: u, packed: complex (positions, hidden).
         decay: λ, complex (hidden,).
+        batch_sizes: how many users have a t-th position: int64 (length,) on the CPU, never rising, positions in all.
 
     Returns:
-        h, complex (length, batch, hidden).
+        h, packed likewise: complex (positions, hidden).
     """
-    return _LinearScan.apply(drive, decay)
+    return _LinearScan.apply(drive, decay, batch_sizes)
 
 
 class _LinearScan(torch.autograd.Function):
@@ -187,22 +174,26 @@ class _LinearScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, drive: Tensor, decay: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, drive: Tensor, decay: Tensor, batch_sizes: Tensor) -> Tensor:
         states = drive.clone(memory_format=torch.contiguous_format)
-        rows = states.unbind(0)
-        for previous, row in pairwise(rows):
-            row.addcmul_(previous, decay)
-        ctx.save_for_backward(states, decay)
+        sizes = batch_sizes.tolist()
+        rows = states.split(sizes)  # one (users, hidden) a time step
+        for step in range(1, len(sizes)):
+            rows[step].addcmul_(rows[step - 1][: sizes[step]], decay)
+        ctx.save_for_backward(states, decay, batch_sizes)
         return states
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        states, decay = ctx.saved_tensors
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        states, decay, batch_sizes = ctx.saved_tensors
         adjoint = gradient.clone(memory_format=torch.contiguous_format)
         conjugate = decay.conj().resolve_conj()
-        rows = adjoint.unbind(0)[::-1]
-        for following, row in pairwise(rows):
-            row.addcmul_(following, conjugate)
-        decay_gradient = (adjoint[1:] * states[:-1].conj()).sum((0, 1))
-        return adjoint, decay_gradient
+        sizes = batch_sizes.tolist()
+        rows = adjoint.split(sizes)
+        for step in range(len(sizes) - 1, 0, -1):
+            rows[step - 1][: sizes[step]].addcmul_(rows[step], conjugate)
+        # where h_{t−1} lies that belongs to each h_t with t > 0: as many places before as time step t − 1 is long
+        later = torch.arange(sizes[0], len(states)) - batch_sizes[:-1].repeat_interleave(batch_sizes[1:])
+        decay_gradient = (adjoint[sizes[0] :] * states[later.to(states.device)].conj()).sum(0)
+        return adjoint, decay_gradient, None

@@ -4,8 +4,9 @@ At each position of a user's training sequence the model predicts the next item 
 
     L = − mean over positions t of log softmax(s(h_t))[x_{t+1}],
 
-with AdamW, as LRURec was published (Yue et al., 2023, section 4.1, and the authors' code). Any model
-with ``forward`` (sequences to hidden states) and ``scores`` (hidden states to items) can be trained here.
+with AdamW, as LRURec was published (Yue et al., 2023, section 4.1, and the authors' code). Every
+:class:`~llamarec_core.retrieval.recommender.SequentialRecommender` is trained here; BERT4Rec predicts hidden items
+instead of next ones.
 
 Randomness never depends on the run's past: the order of the batches follows from (seed, epoch) and
 dropout from (seed, iteration). So a run that was killed and goes on from its last checkpoint ends
@@ -15,6 +16,7 @@ The loop reads a :class:`~llamarec_core.data.Dataset`, keeps ``checkpoint.safete
 and leaves ``training.csv`` (the curve) and ``retriever.safetensors`` (the best weights).
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -23,18 +25,20 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from llamarec_core.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing
+from llamarec_core.retrieval.bert4rec import BERT4Rec
 from llamarec_core.retrieval.candidates import target_ranks
 from llamarec_core.retrieval.lru import LRURec
+from llamarec_core.retrieval.narm import NARM
+from llamarec_core.retrieval.recommender import SequentialRecommender
+from llamarec_core.retrieval.sasrec import SASRec
 from llamarec_core.settings import RetrieverSettings
 
-METHODS = {"lrurec": LRURec}
+METHODS = {"lrurec": LRURec, "sasrec": SASRec, "bert4rec": BERT4Rec, "narm": NARM}
 """The sequential recommenders, by the names that ``RetrieverSettings.method`` gives them."""
 
 MAX_GRADIENT_NORM = 5.0
@@ -55,7 +59,7 @@ def fit_retriever(
     folder: Path,
     device: str | None = "cpu",
     progress: bool = True,
-) -> nn.Module:
+) -> SequentialRecommender:
     """Train a retriever, or go on with the training that ``folder`` holds, or return the one it holds finished.
 
     Training ends after ``settings.epochs``, or after ``settings.patience`` validations without a better
@@ -88,7 +92,7 @@ def fit_retriever(
         model.load_state_dict(best)
         return model.eval()
 
-    optimizer = _optimizer(model, settings)
+    optimizer = make_optimizer(model, settings)
     best, curve = _copy(model), []
     if checkpoint.exists():
         tensors, reached = load_checkpoint(checkpoint, settings=identity, device=device)
@@ -134,7 +138,9 @@ def fit_retriever(
     return model.eval()
 
 
-def load_retriever(dataset: Dataset, settings: RetrieverSettings, folder: Path, *, device: str = "cpu") -> nn.Module:
+def load_retriever(
+    dataset: Dataset, settings: RetrieverSettings, folder: Path, *, device: str = "cpu"
+) -> SequentialRecommender:
     """Load the retriever that :func:`fit_retriever` left in ``folder``, in evaluation mode.
 
     Raises:
@@ -164,8 +170,46 @@ def training_sequences(dataset: Dataset, *, max_length: int) -> list[Tensor]:
     return sequences
 
 
+def make_optimizer(model: SequentialRecommender, settings: RetrieverSettings) -> torch.optim.AdamW:
+    """Return AdamW whose decay spares vectors: biases and norms as published, and ν and θ.
+
+    The published code decays ν and θ, but zero is no neutral value for them: it means |λ| = 1/e and an angle of 1.
+    """
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=ADAM_EPSILON, fused=True)
+
+
+def training_step(
+    model: SequentialRecommender, optimizer: torch.optim.Optimizer, sequences: list[Tensor], *, mean_positions: float
+) -> tuple[float, int]:
+    """Learn from one batch.
+
+    Args:
+        model: in training mode.
+        optimizer: from :func:`make_optimizer`.
+        sequences: item ids, oldest first, int64 (length,) each, on the model's device.
+        mean_positions: the loss is divided by this number. Batches of equal lengths differ in their number of
+            positions; dividing by its mean, not by a batch's own, gives every position of the data the same weight.
+
+    Returns:
+        The loss added up over the batch's positions, and their number.
+    """
+    states, targets = model.training_states(sequences)
+    loss = model.loss(states, targets)
+    optimizer.zero_grad()
+    (loss / mean_positions).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+    optimizer.step()
+    return loss.item(), len(targets)
+
+
 def _train(
-    model: nn.Module,
+    model: SequentialRecommender,
     optimizer: torch.optim.Optimizer,
     sequences: list[Tensor],
     settings: RetrieverSettings,
@@ -178,8 +222,6 @@ def _train(
     """Take the optimiser's steps number ``start`` to ``stop`` − 1 and return the mean loss."""
     device = next(model.parameters()).device
     model.train()
-    # Batches of equal lengths differ in their number of positions. Dividing by the mean number, not by a
-    # batch's own, gives every position of the data the same weight, as random batches do.
     mean_positions = sum(len(sequence) - 1 for sequence in sequences) / _batches_per_epoch(sequences, settings)
     total_loss, total_positions, batches = 0.0, 0, []
     for iteration in range(start, stop):
@@ -187,27 +229,27 @@ def _train(
         if place == 0 or not batches:
             batches = _batches(sequences, settings, seed=seed, epoch=epoch)
         torch.manual_seed(int(np.random.SeedSequence((seed, iteration)).generate_state(1)[0]))
-        inputs = pad_sequence([sequences[number][:-1] for number in batches[place]], batch_first=True).to(device)
-        targets = pad_sequence([sequences[number][1:] for number in batches[place]], batch_first=True).to(device)
-        real = targets > 0  # (batch, length): the scores of padding are never computed
-        loss = F.cross_entropy(model.scores(model(inputs)[real]), targets[real], reduction="sum")
-        if not loss.isfinite():
+        batch = [sequences[number].to(device) for number in batches[place]]
+        loss, positions = training_step(model, optimizer, batch, mean_positions=mean_positions)
+        if not math.isfinite(loss):
             raise InputError(
-                f"Training diverged at iteration {iteration} (loss {loss.item()}) with learning_rate = "
+                f"Training diverged at iteration {iteration} (loss {loss}) with learning_rate = "
                 f"{settings.learning_rate}: delete the run's folder and choose a smaller one."
             )
-        optimizer.zero_grad()
-        (loss / mean_positions).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-        optimizer.step()
-        total_loss += loss.item()
-        total_positions += int(real.sum())
+        total_loss += loss
+        total_positions += positions
         bar.update()
     return total_loss / total_positions
 
 
-def _validate(model: nn.Module, dataset: Dataset, settings: RetrieverSettings) -> dict[str, float]:
-    ranks = target_ranks(model, dataset, "validation", max_length=settings.max_length)
+def _validate(model: SequentialRecommender, dataset: Dataset, settings: RetrieverSettings) -> dict[str, float]:
+    ranks = target_ranks(
+        model,
+        dataset,
+        "validation",
+        max_length=settings.max_length,
+        exclude_history=settings.validation_candidates == "as_tested",
+    )
     gains = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)
     return {"recall@10": float(np.mean(ranks <= 10)), "ndcg@10": float(np.mean(gains))}
 
@@ -231,20 +273,6 @@ def _cut(numbers: np.ndarray, size: int) -> list[np.ndarray]:
     return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
-def _optimizer(model: nn.Module, settings: RetrieverSettings) -> torch.optim.AdamW:
-    """Return AdamW whose decay spares vectors: biases and norms as published, and ν and θ.
-
-    The published code decays ν and θ, but zero is no neutral value for them: it means |λ| = 1/e and an angle of 1.
-    """
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=ADAM_EPSILON, fused=True)
-
-
 def _has_ended(curve: list[dict[str, float]], *, total: int, patience: int) -> bool:
     return bool(curve) and (curve[-1]["iteration"] >= total or len(curve) - 1 - _best(curve) >= patience)
 
@@ -263,7 +291,7 @@ def _identity(dataset: Dataset, settings: RetrieverSettings) -> dict[str, Any]:
     }
 
 
-def _copy(model: nn.Module) -> dict[str, Tensor]:
+def _copy(model: SequentialRecommender) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from llamarec_core.files import InputError
 from llamarec_core.retrieval import (
+    SequentialRecommender,
     popularity_scores,
     ranks_of,
     read_candidates,
@@ -22,11 +23,11 @@ from llamarec_core.retrieval import (
 )
 
 
-class FixedScores(nn.Module):
+class FixedScores(SequentialRecommender):
     """A retriever that scores the items by a table: one row for each last item of the history."""
 
     def __init__(self, table: torch.Tensor):
-        super().__init__()
+        nn.Module.__init__(self)
         self.table = nn.Parameter(table)
         self.seen: list[torch.Tensor] = []
 
@@ -119,7 +120,7 @@ def test_the_model_reads_the_most_recent_items_and_the_whole_history_is_excluded
     dataset = make_dataset([1, 2, 3, 4, 5], [6, 5, 4], n_items=8)
     model = fixed(8, 7, 6, 5, 4, 3, 2, 1)
     candidates = retrieve(model, dataset, "test", k=2, max_length=3)
-    assert model.seen[0].tolist() == [[2, 3, 4], [6, 5, 0]]
+    assert model.seen[0].tolist() == [[6, 5, 0], [2, 3, 4]]  # short histories first
     assert list(candidates["items"][0]) == [5, 6]  # item 1 is out of the model's sight, yet not recommended
 
 

@@ -28,8 +28,14 @@ def random_sequences(*lengths: int) -> torch.Tensor:
     return pad_sequence([torch.randint(1, N_ITEMS + 1, (length,)) for length in lengths], batch_first=True)
 
 
+def pack(padded: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pack (length, batch, …) of users from the longest to the shortest: (positions, …) and the batch sizes."""
+    batch_sizes = (torch.arange(len(padded))[:, None] < torch.tensor(lengths)).sum(1)
+    return torch.cat([row[:size] for row, size in zip(padded, batch_sizes, strict=True)]), batch_sizes
+
+
 def naive_unit(unit: LinearRecurrentUnit, x: torch.Tensor) -> torch.Tensor:
-    """The equations of the module's docstring, word by word: complex numbers, one position after another."""
+    """The equations of the module's docstring, word by word, (length, batch, dim): complex numbers, one by one."""
     length, _, dim = x.shape
     b = torch.complex(*unit.in_projection.weight.unflatten(0, (2 * dim, 2)).unbind(1))  # B
     b_bias = torch.complex(*unit.in_projection.bias.unflatten(0, (2 * dim, 2)).unbind(1))
@@ -55,36 +61,43 @@ def complex_noise(*shape: int, dtype: torch.dtype = torch.complex128) -> torch.T
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("length", [1, 2, 7])
-def test_the_scan_has_the_true_gradient(length):
-    drive = complex_noise(length, 2, 3).requires_grad_()
+@pytest.mark.parametrize("lengths", [[1, 1], [2, 1], [7, 7], [7, 4, 1]])
+def test_the_scan_has_the_true_gradient(lengths):
+    drive, batch_sizes = pack(complex_noise(lengths[0], len(lengths), 3), lengths)
     decay = (0.9 * torch.exp(1j * torch.tensor([0.1, 2.0, 4.0], dtype=torch.float64))).requires_grad_()
-    assert torch.autograd.gradcheck(linear_scan, (drive, decay))
+    assert torch.autograd.gradcheck(linear_scan, (drive.requires_grad_(), decay, batch_sizes))
 
 
 def test_the_scan_and_its_gradients_equal_autograd_through_a_plain_loop():
+    lengths = [200, 200, 90, 1]
     results = []
-    for scan in (linear_scan, naive_loop):
+    for scan in ("ours", "plain"):
         drive = complex_noise(200, 4, 8).requires_grad_()
         decay = (0.99 * torch.exp(1j * torch.arange(8.0, dtype=torch.float64))).requires_grad_()
-        states = scan(drive, decay)
-        (states * complex_noise(200, 4, 8)).sum().real.backward()
+        if scan == "ours":
+            packed, batch_sizes = pack(drive, lengths)
+            states = linear_scan(packed, decay, batch_sizes)
+        else:
+            states, _ = pack(naive_loop(drive, decay), lengths)
+        (states * complex_noise(*states.shape)).sum().real.backward()
         results.append((states, drive.grad, decay.grad))
     for ours, reference in zip(*results, strict=True):
         torch.testing.assert_close(ours, reference)
 
 
 def test_the_scan_leaves_its_input_as_it_was():
-    drive = complex_noise(5, 2, 3)
-    linear_scan(drive, torch.full((3,), 0.5 + 0.5j, dtype=drive.dtype))
-    assert torch.equal(drive, complex_noise(5, 2, 3))
+    drive, batch_sizes = pack(complex_noise(5, 2, 3), [5, 5])
+    before = drive.clone()
+    linear_scan(drive, torch.full((3,), 0.5 + 0.5j, dtype=drive.dtype), batch_sizes)
+    assert torch.equal(drive, before)
 
 
-@pytest.mark.parametrize("length", [1, 50, 200])
-def test_the_unit_equals_its_equations_in_complex_numbers(model, length):
+@pytest.mark.parametrize("lengths", [[1, 1, 1], [50, 50, 50], [200, 117, 1]])
+def test_the_unit_equals_its_equations_in_complex_numbers(model, lengths):
     unit = model.blocks[0][0]
-    x = torch.randn(length, 3, 16)
-    torch.testing.assert_close(unit(x), naive_unit(unit, x), atol=1e-4, rtol=0)
+    x = torch.randn(lengths[0], 3, 16)
+    expected, _ = pack(naive_unit(unit, x), lengths)
+    torch.testing.assert_close(unit(*pack(x, lengths)), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("length", [1, 50, 200])
@@ -95,7 +108,8 @@ def test_one_step_at_a_time_equals_the_whole_sequence(model, length):
         state = model.initial_state(3)
         for t in range(length):
             hidden, state = model.step(sequences[:, t], state)
-            torch.testing.assert_close(hidden, whole[:, t], atol=1e-4, rtol=0)
+            real = sequences[:, t] > 0
+            torch.testing.assert_close(hidden[real], whole[real, t], atol=1e-4, rtol=0)
 
 
 def test_the_past_reaches_the_hidden_state(model):
@@ -116,13 +130,10 @@ def test_a_step_changes_no_state_but_its_own(model):
     assert torch.equal(first, second)
 
 
-def test_padding_does_not_reach_real_positions(model):
-    history = random_sequences(50)
-    padded = F.pad(history, (0, 150))
-    other = padded.clone()
-    other[:, 50:] = random_sequences(150)
-    torch.testing.assert_close(model(padded)[:, :50], model(history), atol=1e-6, rtol=0)
-    assert torch.equal(model(padded)[:, :50], model(other)[:, :50])
+def test_padding_and_neighbours_in_a_batch_change_nothing(model):
+    alone = random_sequences(50)
+    together = pad_sequence([*random_sequences(120, 3), alone[0]], batch_first=True)
+    torch.testing.assert_close(model(together)[2:, :50], model(alone), atol=1e-6, rtol=0)
 
 
 def test_scores_are_the_tied_dot_product_plus_a_bias_and_never_the_padding(model):

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from llamarec_core.checkpoint import load_checkpoint
 from llamarec_core.files import InputError
@@ -133,15 +132,15 @@ def test_batches_hold_sequences_of_similar_length():
 
 @pytest.mark.parametrize("killed_at", [0, 4, 5, 7, 11])
 def test_a_run_that_breaks_off_and_goes_on_gives_the_same_weights(cycle, tmp_path, monkeypatch, undisturbed, killed_at):
-    folder, steps = tmp_path / "disturbed", iter(range(100))
+    folder, steps, training_step = tmp_path / "disturbed", iter(range(100)), training.training_step
 
-    def pad_until_killed(*arguments, **options):
-        if next(steps) == 2 * killed_at:  # twice a step: inputs and targets
+    def step_until_killed(*arguments, **options):
+        if next(steps) == killed_at:
             raise KeyboardInterrupt
-        return pad_sequence(*arguments, **options)
+        return training_step(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "pad_sequence", pad_until_killed)
+        patch.setattr(training, "training_step", step_until_killed)
         with pytest.raises(KeyboardInterrupt):
             fit_retriever(cycle, SETTINGS, seed=3, folder=folder, progress=False)
     torch.rand(17)  # whatever the process drew in between
@@ -269,7 +268,7 @@ def test_data_without_anything_to_learn_from_is_refused(make_dataset, tmp_path):
 
 def test_weight_decay_spares_biases_norms_and_the_recurrence():
     model = LRURec(40, SETTINGS)
-    decayed, spared = training._optimizer(model, SETTINGS).param_groups
+    decayed, spared = training.make_optimizer(model, SETTINGS).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert decayed["weight_decay"] == SETTINGS.weight_decay > spared["weight_decay"] == 0
     assert all("layer_norm" not in names[id(p)] and "bias" not in names[id(p)] for p in decayed["params"])

@@ -1,0 +1,93 @@
+"""What all retrievers share: sequences in, scores over all items out.
+
+A sequential recommender reads item ids, gives a hidden state after each, and scores the catalogue by the dot
+product of a state with the items' embeddings, plus a bias an item. The four of the paper's Table 1 differ in
+how they come to the state; :class:`~llamarec_core.retrieval.bert4rec.BERT4Rec` also in what it learns from.
+
+Sequences are padded on the right with 0, which is no item.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from llamarec_core.settings import RetrieverSettings
+
+LOSS_ROWS = 64
+"""The loss scores the catalogue for so many positions at once, so that the scores stay in the processor's cache."""
+
+
+class SequentialRecommender(nn.Module):
+    """Base of the retrievers: the items' embeddings, their scores, and the loss over the whole catalogue.
+
+    Args:
+        n_items: size of the catalogue; items are numbered 1 … n_items, 0 pads.
+        settings: ``dim`` is read here, the rest by the subclasses.
+        extra_tokens: embeddings after the items' that are no items, such as a mask.
+    """
+
+    def __init__(self, n_items: int, settings: RetrieverSettings, *, extra_tokens: int = 0):
+        super().__init__()
+        self.n_items = n_items
+        self.embedding = nn.Embedding(n_items + 1 + extra_tokens, settings.dim)
+        self.item_bias = nn.Parameter(torch.zeros(n_items + 1))
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        """Read whole histories.
+
+        Args:
+            sequences: item ids, oldest first, padded with 0 on the right: int64 (batch, length).
+
+        Returns:
+            The hidden state after each interaction, (batch, length, dim). A state at padding means nothing.
+        """
+        raise NotImplementedError
+
+    def last_states(self, histories: list[Tensor]) -> Tensor:
+        """Read histories, int64 (length,) each, into the states that predict what comes next: (batch, dim)."""
+        last = torch.tensor([len(history) - 1 for history in histories])
+        states = self(pad_sequence(histories, batch_first=True))  # (batch, length, dim)
+        return states[torch.arange(len(histories)), last]
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Score the whole catalogue: (…, dim) to (…, n_items + 1), with −inf for the padding's column 0."""
+        scores = F.linear(states, self.embedding.weight[: self.n_items + 1], self.item_bias)
+        scores[..., 0] = -torch.inf
+        return scores
+
+    def training_states(self, sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Read training sequences into the states to learn from and the items that they shall predict.
+
+        Here each item predicts the next one, ``L = − Σ_t log softmax(s(h_t))[x_{t+1}]``.
+
+        Args:
+            sequences: item ids, oldest first, int64 (length,) each, on the model's device.
+
+        Returns:
+            States (positions, dim) and targets int64 (positions,). Padding has no position.
+        """
+        padded = pad_sequence(sequences, batch_first=True)  # (batch, length)
+        inputs, targets = padded[:, :-1], padded[:, 1:]
+        real = targets > 0
+        return self(inputs.where(real, 0))[real], targets[real]
+
+    def loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Add up the cross-entropies of targets int64 (positions,) under the scores of states (positions, dim).
+
+        The sum over all items stands in each one's denominator; (positions, n_items) scores are never whole in memory.
+        """
+        return F.linear_cross_entropy(
+            states,
+            self.embedding.weight[1 : self.n_items + 1],
+            targets - 1,
+            linear_bias=self.item_bias[1:],
+            reduction="sum",
+            options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_ROWS),
+        )
+
+    def _initialise(self, *kept: str) -> None:
+        """Draw parameters from N(0, 0.02²), cut at two deviations, but for LayerNorms and those ``kept`` by name."""
+        for name, parameter in self.named_parameters():
+            if "norm" not in name and name.rsplit(".", 1)[-1] not in kept:
+                nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04)
