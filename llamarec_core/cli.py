@@ -1,4 +1,8 @@
-"""The command line: ``llamarec data`` prints a row of the paper's Table 2, ``llamarec recommend`` a ranked list."""
+"""The command line.
+
+``llamarec data`` prints a row of the paper's Table 2, ``llamarec train`` trains one retriever of a profile's grid, and
+``llamarec recommend`` prints a ranked list.
+"""
 
 import sys
 from pathlib import Path
@@ -26,6 +30,36 @@ def data(
 
     statistics = load_dataset(name, folder=folder).statistics()
     typer.echo(pd.DataFrame([statistics]).to_string(index=False))
+
+
+@app.command()
+def train(
+    dataset: Annotated[str, typer.Argument(help="a data set of the profile's grid")],
+    method: Annotated[str, typer.Argument(help="lrurec, sasrec, bert4rec or narm")],
+    profile: Annotated[str, typer.Option(help="a profile's name or file")] = "small",
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay; else the grid's choice")] = None,
+    dropout: Annotated[float | None, typer.Option(help="dropout probability; else the grid's choice")] = None,
+    seed: Annotated[int | None, typer.Option(help="a whole number; else the profile's")] = None,
+    order: Annotated[str | None, typer.Option(help="another order of the events, e.g. order_run_a")] = None,
+    validated_as_published: Annotated[bool, typer.Option(help="let the history compete in validation")] = False,
+) -> None:
+    """Train a retriever, or go on with one that was killed, and print its validation Recall@10."""
+    from llamarec_core.grid import Grid, read_record
+    from llamarec_core.settings import load_profile
+    from llamarec_core.study import find_profile, find_root
+
+    root = find_root()
+    grid = Grid(load_profile(find_profile(profile, root=root)), dataset, method, root)
+    if (weight_decay is None) != (dropout is None):
+        raise InputError("Give --weight-decay and --dropout together, or neither, to take the grid's choice.")
+    if dropout is None:
+        settings = grid.chosen()
+    else:
+        settings = grid.retriever(weight_decay=weight_decay, dropout=dropout)
+    if validated_as_published:
+        settings = settings.model_copy(update={"validation_candidates": "as_published"})
+    folder = grid.train(settings, seed=grid.profile.seed if seed is None else seed, order=order)
+    typer.echo(f"{folder.relative_to(root)}: validation Recall@10 {read_record(folder)['recall@10']:.4f}")
 
 
 @app.command()

@@ -75,6 +75,9 @@ _SNAP = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 TIDY = Layout("interactions.csv", "items.csv", TableFormat(_EVENT), read_titles=_tidy_titles)
 """The form any data set can take."""
 
+POSITIONS = TableFormat({"user_id": "user_id", "item_id": "item_id", "timestamp": "position"})
+"""Another order of the events of a data set in the tidy form."""
+
 RECBOLE_SHA256 = {
     "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",

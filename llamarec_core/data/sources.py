@@ -15,9 +15,10 @@ import difflib
 import importlib.metadata
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
-from llamarec_core.data.catalogue import KNOWN, RECBOLE_SHA256, TIDY, Layout
+from llamarec_core.data.catalogue import KNOWN, POSITIONS, RECBOLE_SHA256, TIDY, Layout
 from llamarec_core.data.dataset import Dataset
 from llamarec_core.data.download import fetch
 from llamarec_core.data.preprocess import build_dataset
@@ -25,13 +26,15 @@ from llamarec_core.data.tables import SourcePath, file_sha256, find_file, read_t
 from llamarec_core.files import InputError, cache_folder
 
 
-def load_dataset(name: str, *, folder: Path | str | None = None) -> Dataset:
+def load_dataset(name: str, *, folder: Path | str | None = None, order: str | None = None) -> Dataset:
     """Read a data set from the first place that has it, and preprocess it.
 
     Args:
         name: One of :data:`DATASETS`, or a data set of your own.
         folder: Folder that holds the raw files, or holds them in a folder of the data set's name; if not
             given, the one that the environment variable ``LLAMAREC_DATA`` names.
+        order: The same events in another order, that of the file ``<order>.csv`` (user_id, item_id, position)
+            beside the interactions of a data set in the tidy form.
 
     Returns:
         The data set, reduced to the 5-core of titled items.
@@ -43,6 +46,8 @@ def load_dataset(name: str, *, folder: Path | str | None = None) -> Dataset:
     if name == "ml-100k-1998":
         return _from_recbole()
     named = folder or os.environ.get("LLAMAREC_DATA")
+    if order is not None:
+        return _in_order(name, order, named)
     if named:
         dataset = _from_folder(name, Path(named))
         if dataset is not None:
@@ -91,6 +96,17 @@ def _from_folder(name: str, root: Path) -> Dataset | None:
             expected = dict.fromkeys(layout.interactions for layout, other in candidates if other == place)
             raise InputError(f"{place} holds no {' or '.join(expected)}: put the file of interactions there.")
     return None
+
+
+def _in_order(name: str, order: str, folder: Path | str | None) -> Dataset:
+    """Read a data set in the tidy form whose events stand in the order of a file of its own."""
+    place = Path(folder or "") / name
+    layout = replace(TIDY, interactions=f"{order}.csv", interactions_format=POSITIONS)
+    if not folder or not find_file(place, layout.interactions):
+        raise InputError(
+            f"There is no {name}/{layout.interactions} (or .gz): name the folder that holds it by LLAMAREC_DATA."
+        )
+    return _read(name, layout, place, origin=f"folder, {order}")
 
 
 def _from_downloads(name: str) -> Dataset:
