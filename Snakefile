@@ -46,6 +46,70 @@ rule all:
         f"{NOTEBOOKS}/status.ipynb",
 
 
+# `make grid` runs next to the study: every point of the retrievers' grid, then the chosen ones with more seeds, in the
+# order of ties that the authors' code left, and validated as they did. A run is one processor core's work.
+
+GRID = f"runs/{PROFILE}/{{dataset}}/grid/{{method}}"
+TRAIN = f"OMP_NUM_THREADS=1 llamarec train {{wildcards.dataset}} {{wildcards.method}} --profile {PROFILE}"
+TIED = [name for name in ("beauty", "games") if name in SETTINGS.grid.get("lrurec", {})]
+
+
+def points(wildcards):
+    """The records of one grid's points."""
+    points = SETTINGS.grid[wildcards.method][wildcards.dataset].points()
+    names = [f"decay{point['weight_decay']:g}-dropout{point['dropout']:g}" for point in points]
+    return [f"{GRID.format(**wildcards)}/{name}-seed{SETTINGS.seed}/run.json" for name in names]
+
+
+rule grid:
+    input:
+        [
+            f"{GRID}/chosen-seed{SETTINGS.seed + seed}.done".format(dataset=dataset, method=method)
+            for method, grids in SETTINGS.grid.items()
+            for dataset, grid in grids.items()
+            for seed in range(grid.seeds)
+        ],
+        expand(f"{GRID}/chosen-{{variant}}.done", dataset=TIED, method="lrurec", variant=["order_run_a", "order_run_b"]),
+        expand(f"{GRID}/chosen-as-published.done", dataset=list(SETTINGS.grid.get("lrurec", {})), method="lrurec"),
+
+
+rule grid_point:
+    message: "{wildcards.method} on {wildcards.dataset}: weight decay {wildcards.decay}, dropout {wildcards.dropout}"
+    input:
+        dataset=f"{RUNS}/dataset/dataset.json",
+    output:
+        f"{GRID}/decay{{decay}}-dropout{{dropout}}-seed{SETTINGS.seed}/run.json",
+    shell:
+        TRAIN + " --weight-decay {wildcards.decay} --dropout {wildcards.dropout}"
+
+
+rule chosen_seed:
+    input:
+        points,
+    output:
+        touch(f"{GRID}/chosen-seed{{seed}}.done"),
+    shell:
+        TRAIN + " --seed {wildcards.seed}"
+
+
+rule chosen_order:
+    input:
+        points,
+    output:
+        touch(f"{GRID}/chosen-{{order,order_.*}}.done"),
+    shell:
+        TRAIN + " --order {wildcards.order}"
+
+
+rule chosen_validated_as_published:
+    input:
+        points,
+    output:
+        touch(f"{GRID}/chosen-as-published.done"),
+    shell:
+        TRAIN + " --validated-as-published"
+
+
 rule data:
     message: "1_data on {wildcards.dataset}: read, clean, 5-core, split"
     input:

@@ -52,10 +52,8 @@ def train(
     grid = Grid(load_profile(find_profile(profile, root=root)), dataset, method, root)
     if (weight_decay is None) != (dropout is None):
         raise InputError("Give --weight-decay and --dropout together, or neither, to take the grid's choice.")
-    if dropout is None:
-        settings = grid.chosen()
-    else:
-        settings = grid.retriever(weight_decay=weight_decay, dropout=dropout)
+    given = {"weight_decay": weight_decay, "dropout": dropout}
+    settings = grid.chosen() if dropout is None else grid.retriever(**given)
     if validated_as_published:
         settings = settings.model_copy(update={"validation_candidates": "as_published"})
     folder = grid.train(settings, seed=grid.profile.seed if seed is None else seed, order=order)

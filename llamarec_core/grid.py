@@ -1,9 +1,9 @@
 """The grid: which weight decay and dropout suit a retriever on a data set, and training the choice with more seeds.
 
-The paper tries weight decay {0, 0.01} and dropout {0.1 … 0.5} and does not say what won. Here every point of the grid is
-a run of its own, so that runs can go side by side, be killed and go on; the choice is made on validation Recall@10
-alone, and no test item is looked at. A run's folder holds the best weights, the validation curve and ``run.json``,
-which says what was trained, how long it took and on which machine.
+The paper tries weight decay {0, 0.01} and dropout {0.1 … 0.5} and does not say what won. Here every point of the grid
+is a run of its own, so that runs can go side by side, be killed and go on; the choice is made on validation
+Recall@10 alone, and no test item is looked at. A run's folder holds the best weights, the validation curve and
+``run.json``, which says what was trained, how long it took and on which machine.
 """
 
 import resource
