@@ -12,6 +12,7 @@
 from pathlib import Path
 
 from llamarec_core.files import InputError
+from llamarec_core.grid import ORDERS
 from llamarec_core.settings import load_profile
 
 PROFILE = config.get("profile", "quick")
@@ -46,68 +47,88 @@ rule all:
         f"{NOTEBOOKS}/status.ipynb",
 
 
-# `make grid` runs next to the study: every point of the retrievers' grid, then the chosen ones with more seeds, in the
-# order of ties that the authors' code left, and validated as they did. A run is one processor core's work.
+# `make grid` runs next to the study: every point of the retrievers' grid, then what was chosen with more seeds, under
+# the orders of ties that the authors' code left, and validated as they did. A run is one processor core's work. Records
+# and ranks are results, so that a grid that is made larger runs only its new points.
 
-GRID = f"runs/{PROFILE}/{{dataset}}/grid/{{method}}"
+RECORD = f"results/{PROFILE}/grid/records/{{dataset}}/{{method}}/decay{{decay}}-dropout{{dropout}}-seed{SETTINGS.seed}.json"
 TRAIN = f"OMP_NUM_THREADS=1 llamarec train {{wildcards.dataset}} {{wildcards.method}} --profile {PROFILE}"
-TIED = [name for name in ("beauty", "games") if name in SETTINGS.grid.get("lrurec", {})]
+TESTED = f"results/{PROFILE}/grid/ranks/{{dataset}}/{{method}}-seed{{seed}}.parquet"
+ORDERED = f"results/{PROFILE}/grid/ranks/{{dataset}}/ties/lrurec-{{order}}-tested-{{tested}}-seed{SETTINGS.seed}.parquet"
+AS_PUBLISHED = f"results/{PROFILE}/grid/ranks/{{dataset}}/lrurec-validated-as-published-seed{SETTINGS.seed}.parquet"
+WITH_ORDERS = [name for name in ("beauty", "games") if name in SETTINGS.grid.get("lrurec", {})]
 
 
-def points(wildcards):
+def points(wildcards, method=None):
     """The records of one grid's points."""
-    points = SETTINGS.grid[wildcards.method][wildcards.dataset].points()
-    names = [f"decay{point['weight_decay']:g}-dropout{point['dropout']:g}" for point in points]
-    return [f"{GRID.format(**wildcards)}/{name}-seed{SETTINGS.seed}/run.json" for name in names]
+    method = method or wildcards.method
+    return [
+        RECORD.format(dataset=wildcards.dataset, method=method, decay=f"{decay:g}", dropout=f"{dropout:g}")
+        for decay, dropout in (point.values() for point in SETTINGS.grid[method][wildcards.dataset].points())
+    ]
+
+
+def points_of_lrurec(wildcards):
+    """The records of LRURec's grid on a data set."""
+    return points(wildcards, "lrurec")
 
 
 rule grid:
     input:
         [
-            f"{GRID}/chosen-seed{SETTINGS.seed + seed}.done".format(dataset=dataset, method=method)
-            for method, grids in SETTINGS.grid.items()
-            for dataset, grid in grids.items()
-            for seed in range(grid.seeds)
+            TESTED.format(dataset=dataset, method=method, seed=SETTINGS.seed + place)
+            for method, by_dataset in SETTINGS.grid.items()
+            for dataset, settings in by_dataset.items()
+            for place in range(settings.seeds)
         ],
-        expand(f"{GRID}/chosen-{{variant}}.done", dataset=TIED, method="lrurec", variant=["order_run_a", "order_run_b"]),
-        expand(f"{GRID}/chosen-as-published.done", dataset=list(SETTINGS.grid.get("lrurec", {})), method="lrurec"),
+        expand(ORDERED, dataset=WITH_ORDERS, order=ORDERS, tested=ORDERS),
+        expand(AS_PUBLISHED, dataset=SETTINGS.grid.get("lrurec", {})),
 
 
 rule grid_point:
     message: "{wildcards.method} on {wildcards.dataset}: weight decay {wildcards.decay}, dropout {wildcards.dropout}"
     input:
-        dataset=f"{RUNS}/dataset/dataset.json",
+        dataset=ancient(f"{RUNS}/dataset/dataset.json"),
     output:
-        f"{GRID}/decay{{decay}}-dropout{{dropout}}-seed{SETTINGS.seed}/run.json",
+        RECORD,
     shell:
         TRAIN + " --weight-decay {wildcards.decay} --dropout {wildcards.dropout}"
 
 
-rule chosen_seed:
+rule grid_choice:
+    message: "{wildcards.method} on {wildcards.dataset} as chosen, seed {wildcards.seed}"
     input:
-        points,
+        ancient(points),
     output:
-        touch(f"{GRID}/chosen-seed{{seed}}.done"),
+        TESTED,
+    wildcard_constraints:
+        method="|".join(SETTINGS.grid) or "none",
     shell:
         TRAIN + " --seed {wildcards.seed}"
 
 
-rule chosen_order:
+rule grid_order:
+    message: "lrurec on {wildcards.dataset} as chosen, ties {wildcards.order}"
     input:
-        points,
+        ancient(points_of_lrurec),
     output:
-        touch(f"{GRID}/chosen-{{order,order_.*}}.done"),
+        expand(ORDERED, tested=ORDERS, allow_missing=True),
+    params:
+        method="lrurec",
     shell:
-        TRAIN + " --order {wildcards.order}"
+        TRAIN.replace("{wildcards.method}", "{params.method}") + " --order {wildcards.order}"
 
 
-rule chosen_validated_as_published:
+rule grid_validated_as_published:
+    message: "lrurec on {wildcards.dataset} as chosen, validated as published"
     input:
-        points,
+        ancient(points_of_lrurec),
     output:
-        touch(f"{GRID}/chosen-as-published.done"),
+        AS_PUBLISHED,
+    params:
+        method="lrurec",
     shell:
-        TRAIN + " --validated-as-published"
+        TRAIN.replace("{wildcards.method}", "{params.method}") + " --validated-as-published"
 
 
 rule data:

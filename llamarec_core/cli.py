@@ -40,24 +40,30 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay; else the grid's choice")] = None,
     dropout: Annotated[float | None, typer.Option(help="dropout probability; else the grid's choice")] = None,
     seed: Annotated[int | None, typer.Option(help="a whole number; else the profile's")] = None,
-    order: Annotated[str | None, typer.Option(help="another order of the events, e.g. order_run_a")] = None,
+    order: Annotated[str | None, typer.Option(help="by_item_id, order_run_a or order_run_b: compare ties")] = None,
     validated_as_published: Annotated[bool, typer.Option(help="let the history compete in validation")] = False,
 ) -> None:
-    """Train a retriever, or go on with one that was killed, and print its validation Recall@10."""
-    from llamarec_core.grid import Grid, read_record
+    """Train one point of a retriever's grid, or train and test the point that the grid chose."""
+    from llamarec_core.grid import BY_ITEM_ID, ORDERS, Grid
     from llamarec_core.settings import load_profile
     from llamarec_core.study import find_profile, find_root
 
     root = find_root()
     grid = Grid(load_profile(find_profile(profile, root=root)), dataset, method, root)
+    seed = grid.profile.seed if seed is None else seed
     if (weight_decay is None) != (dropout is None):
         raise InputError("Give --weight-decay and --dropout together, or neither, to take the grid's choice.")
+    if order not in (None, *ORDERS):
+        raise InputError(f"Unknown order {order!r}: choose from {', '.join(ORDERS)}.")
     given = {"weight_decay": weight_decay, "dropout": dropout}
     settings = grid.chosen() if dropout is None else grid.retriever(**given)
     if validated_as_published:
         settings = settings.model_copy(update={"validation_candidates": "as_published"})
-    folder = grid.train(settings, seed=grid.profile.seed if seed is None else seed, order=order)
-    typer.echo(f"{folder.relative_to(root)}: validation Recall@10 {read_record(folder)['recall@10']:.4f}")
+    record = grid.train(settings, seed=seed, order=order or BY_ITEM_ID)
+    typer.echo(f"{method} on {dataset}: validation Recall@10 {record['recall@10']:.4f}")
+    if dropout is None:
+        tested = grid.test_orders(settings, seed=seed, trained=order) if order else [grid.test(settings, seed=seed)]
+        typer.echo("\n".join(str(path.relative_to(root)) for path in tested))
 
 
 @app.command()

@@ -1,12 +1,15 @@
-"""The grid: which weight decay and dropout suit a retriever on a data set, and training the choice with more seeds.
+"""The grid: which weight decay and dropout suit a retriever on a data set, and what the choice retrieves.
 
 The paper tries weight decay {0, 0.01} and dropout {0.1 … 0.5} and does not say what won. Here every point of the grid
-is a run of its own, so that runs can go side by side, be killed and go on; the choice is made on validation
-Recall@10 alone, and no test item is looked at. A run's folder holds the best weights, the validation curve and
-``run.json``, which says what was trained, how long it took and on which machine.
+is a run of its own, so that runs can go side by side, be killed and go on. The choice is made on validation Recall@10
+alone; only what was chosen is tested.
+
+Weights and checkpoints lie in ``runs/<profile>/<data set>/grid/<method>/<run>``. What a reader cites lies in
+``results/<profile>/grid``: ``records/<data set>/<method>/<run>.json`` says what was trained, on which machine and
+how it went, ``<run>.csv`` beside it is the validation curve, and ``ranks`` holds ranks files as the study's.
 """
 
-import resource
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,17 @@ import pandas as pd
 import torch
 
 from llamarec_core.data import Dataset, load_dataset
-from llamarec_core.files import InputError, read_json, write_json
-from llamarec_core.provenance import commit_name, git_state, hardware
-from llamarec_core.retrieval import SequentialRecommender, fit_retriever, load_retriever
+from llamarec_core.files import InputError, read_json, replacing, write_json
+from llamarec_core.provenance import circumstances, commit_name
+from llamarec_core.retrieval import fit_retriever, load_retriever, target_ranks, write_ranks
 from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSettings
+from llamarec_core.study import keep_record
+
+BY_ITEM_ID = "by_item_id"
+"""This study's order of events that share a timestamp."""
+
+ORDERS = (BY_ITEM_ID, "order_run_a", "order_run_b")
+"""The orders of ties that are compared: ours, and what two runs of the authors' code left."""
 
 
 @dataclass(frozen=True)
@@ -47,45 +57,52 @@ class Grid:
         return self.profile.grid[self.method][self.dataset]
 
     @property
-    def folder(self) -> Path:
-        """Where this grid's runs lie."""
-        return self.root / "runs" / self.profile.name / self.dataset / "grid" / self.method
+    def results(self) -> Path:
+        """``results/<profile>/grid``, what a reader cites."""
+        return self.root / "results" / self.profile.name / "grid"
 
     def retriever(self, **changes: Any) -> RetrieverSettings:
         """Return the profile's retriever settings for this method and data set, with some changed."""
         base = self.profile.for_dataset(self.dataset).retriever
-        return base.model_copy(update={"method": self.method} | changes)
+        return RetrieverSettings(**base.model_dump() | {"method": self.method} | changes)
 
-    def load_dataset(self, *, order: str | None = None) -> Dataset:
-        """Load the data set that ``1_data`` wrote, or the same events in another order, from its source."""
-        if order is not None:
+    def load_dataset(self, order: str = BY_ITEM_ID) -> Dataset:
+        """Load the data set that ``1_data`` wrote, or the same events in another order, from their source.
+
+        Raises:
+            InputError: it is missing.
+        """
+        if order != BY_ITEM_ID:
             return load_dataset(self.dataset, order=order)
-        return Dataset.load(self.root / "runs" / self.profile.name / self.dataset / "dataset")
+        folder = self.root / "runs" / self.profile.name / self.dataset / "dataset"
+        if not folder.is_dir():
+            raise InputError(f"{folder} is missing: run notebooks/1_data.ipynb for {self.dataset!r} first.")
+        return Dataset.load(folder)
 
-    def run_folder(self, settings: RetrieverSettings, *, seed: int, order: str | None = None) -> Path:
-        """Folder of one run, named by what sets it apart."""
-        name = f"decay{settings.weight_decay:g}-dropout{settings.dropout:g}-seed{seed}"
-        if settings.validation_candidates == "as_published":
-            name += "-validated-as-published"
-        return self.folder / (f"{name}-{order}" if order else name)
+    def folder(self, run: str) -> Path:
+        """Where a run's weights and checkpoint lie."""
+        return self.root / "runs" / self.profile.name / self.dataset / "grid" / self.method / run
 
-    def train(self, settings: RetrieverSettings, *, seed: int, order: str | None = None) -> Path:
-        """Train one run, or go on with it, and record it; a finished run is left alone.
+    def record_file(self, run: str) -> Path:
+        """The record of a finished run."""
+        return self.results / "records" / self.dataset / self.method / f"{run}.json"
+
+    def train(self, settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID) -> dict[str, Any]:
+        """Train one run, or go on with it, and record it; a recorded run is left alone.
 
         Returns:
-            The run's folder.
+            The run's record.
 
         Raises:
             InputError: the data set or its order is missing, or training diverged.
         """
-        folder = self.run_folder(settings, seed=seed, order=order)
-        if (folder / "run.json").is_file():
-            return folder
-        dataset = self.load_dataset(order=order)
-        fit_retriever(dataset, settings, seed=seed, folder=folder)
-        curve = pd.read_csv(folder / "training.csv")
+        run = run_name(settings, seed=seed, order=order)
+        if self.record_file(run).is_file():
+            return read_json(self.record_file(run))
+        dataset = self.load_dataset(order)
+        model = fit_retriever(dataset, settings, seed=seed, folder=self.folder(run))
+        curve = pd.read_csv(self.folder(run) / "training.csv")
         best = curve.loc[curve["recall@10"].idxmax()]
-        commit, dirty = git_state(self.root)
         record = {
             "dataset": self.dataset,
             "method": self.method,
@@ -93,25 +110,21 @@ class Grid:
             "dropout": settings.dropout,
             "seed": seed,
             "order": order,
-            "validation_candidates": settings.validation_candidates,
             "recall@10": best["recall@10"],
             "ndcg@10": best["ndcg@10"],
             "best_epoch": best["epoch"],
             "epochs": curve["epoch"].iloc[-1],
             "seconds": curve["seconds"].iloc[-1],
             "threads": torch.get_num_threads(),
-            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            "parameters": sum(tensor.numel() for tensor in load_retriever(dataset, settings, folder).parameters()),
-            "commit": commit_name(commit, dirty=dirty),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "settings": settings.model_dump(),
             "data_sha256": dataset.content_hash,
-            "hardware": hardware(),
+            **circumstances(self.root),
         }
-        write_json(folder / "run.json", record)
-        return folder
-
-    def point_folders(self) -> list[Path]:
-        """Folders of the grid's points, trained with the profile's seed."""
-        return [self.run_folder(self.retriever(**point), seed=self.profile.seed) for point in self.settings.points()]
+        with replacing(self.record_file(run).with_suffix(".csv")) as temporary:
+            curve.to_csv(temporary, index=False)
+        write_json(self.record_file(run), record)
+        return record
 
     def chosen(self) -> RetrieverSettings:
         """Return the settings with the best validation Recall@10; the earliest of equals.
@@ -119,44 +132,85 @@ class Grid:
         Raises:
             InputError: some point of the grid has not been trained.
         """
-        recalls = [read_record(folder)["recall@10"] for folder in self.point_folders()]
+        recalls = []
+        for point in self.settings.points():
+            file = self.record_file(run_name(self.retriever(**point), seed=self.profile.seed))
+            if not file.is_file():
+                raise InputError(f"{file} is missing: train all points of the grid first (`make grid`).")
+            recalls.append(read_json(file)["recall@10"])
         return self.retriever(**self.settings.points()[recalls.index(max(recalls))])
 
-    def load(self, settings: RetrieverSettings, *, seed: int, order: str | None = None) -> SequentialRecommender:
-        """Load the best weights of a run, in evaluation mode."""
-        dataset = self.load_dataset(order=order)
-        return load_retriever(dataset, settings, self.run_folder(settings, seed=seed, order=order))
+    def test(self, settings: RetrieverSettings, *, seed: int) -> Path:
+        """Rank the test targets by a trained run and write the ranks file, by this study's order of ties."""
+        name = self.method if settings.validation_candidates == "as_tested" else f"{self.method}-validated-as-published"
+        path = self.results / "ranks" / self.dataset / f"{name}-seed{seed}.parquet"
+        self._test(settings, path, seed=seed, trained=BY_ITEM_ID, tested=BY_ITEM_ID)
+        return path
+
+    def test_orders(self, settings: RetrieverSettings, *, seed: int, trained: str) -> list[Path]:
+        """Rank the test targets that each order of ties leaves, by a run trained under the order ``trained``."""
+        folder = self.results / "ranks" / self.dataset / "ties"
+        paths = [folder / f"{self.method}-{trained}-tested-{tested}-seed{seed}.parquet" for tested in ORDERS]
+        for path, tested in zip(paths, ORDERS, strict=True):
+            self._test(settings, path, seed=seed, trained=trained, tested=tested)
+        return paths
+
+    def _test(self, settings: RetrieverSettings, path: Path, *, seed: int, trained: str, tested: str) -> None:
+        started = time.perf_counter()
+        dataset = self.load_dataset(trained)
+        run = run_name(settings, seed=seed, order=trained)
+        model = load_retriever(dataset, settings, self.folder(run))
+        if tested != trained:
+            dataset = self.load_dataset(tested)
+        ranks = target_ranks(model, dataset, "test", max_length=settings.max_length)
+        users = range(dataset.n_users)
+        write_ranks(pd.DataFrame({"user": users, "target": dataset.targets("test"), "rank": ranks}), path)
+        command = f"llamarec train {self.dataset} {self.method} --profile {self.profile.name} --seed {seed}"
+        if path.parent.name == "ties":
+            command += f" --order {trained}"
+        elif settings.validation_candidates == "as_published":
+            command += " --validated-as-published"
+        record = {
+            "command": command,
+            **circumstances(self.root),
+            "data_sha256": {dataset.name: dataset.content_hash},
+            "seed": seed,
+            "settings": {"retriever": settings.model_dump()},
+            "wall_seconds": round(time.perf_counter() - started, 1),
+        }
+        keep_record(self.root, [path], name=path.stem, record=record)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Read a run's record.
-
-    Raises:
-        InputError: the run is not finished.
-    """
-    if not (folder / "run.json").is_file():
-        raise InputError(f"{folder} holds no finished run: run `make grid` first.")
-    return read_json(folder / "run.json")
-
-
-def grids(profile: Profile, *, root: Path) -> list[Grid]:
-    """Return all grids of a profile."""
-    return [Grid(profile, dataset, method, root) for method, by in profile.grid.items() for dataset in by]
+def run_name(settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID) -> str:
+    """Name a run by what sets it apart from the others of its grid."""
+    name = f"decay{settings.weight_decay:g}-dropout{settings.dropout:g}-seed{seed}"
+    if settings.validation_candidates == "as_published":
+        name += "-validated-as-published"
+    return name if order == BY_ITEM_ID else f"{name}-{order}"
 
 
 def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
-    """Collect the points of all grids, one a row, those of unfinished runs left out.
+    """Collect all points of a profile's grids, one a row; a point not trained yet has no numbers.
 
     Returns:
-        The fields of ``run.json`` but the hardware, and ``chosen``: whether the point is the best of its grid.
+        ``dataset``, ``method``, ``weight_decay``, ``dropout``, ``seed``, ``recall@10`` and ``ndcg@10`` (validation),
+        ``best_epoch``, ``epochs``, ``seconds`` (wall time of training), ``threads``, ``peak_memory_mib``,
+        ``parameters``, ``commit`` and ``chosen``: whether the point has its grid's best Recall@10.
     """
+    columns = ["recall@10", "ndcg@10", "best_epoch", "epochs", "seconds", "threads", "peak_memory_mib", "parameters"]
     rows = []
-    for grid in grids(profile, root=root):
-        folders = [folder for folder in grid.point_folders() if (folder / "run.json").is_file()]
-        records = [read_record(folder) for folder in folders]
-        best = max((record["recall@10"] for record in records), default=None)
-        first = next((place for place, record in enumerate(records) if record["recall@10"] == best), None)
-        for place, record in enumerate(records):
-            kept = {name: value for name, value in record.items() if name not in ("hardware", "order")}
-            rows.append(kept | {"chosen": place == first})
+    for method, by_dataset in profile.grid.items():
+        for name, settings in by_dataset.items():
+            grid = Grid(profile, name, method, root)
+            found = []
+            for point in settings.points():
+                file = grid.record_file(run_name(grid.retriever(**point), seed=profile.seed))
+                record = read_json(file) if file.is_file() else {}
+                row = {"dataset": name, "method": method, **point, "seed": profile.seed}
+                row |= {column: record.get(column) for column in columns}
+                row["commit"] = commit_name(record["git_commit"], dirty=record["git_dirty"]) if record else None
+                found.append(row)
+            recalls = [row["recall@10"] or 0.0 for row in found]
+            best = recalls.index(max(recalls))
+            rows += [row | {"chosen": bool(recalls[best]) and place == best} for place, row in enumerate(found)]
     return pd.DataFrame(rows)

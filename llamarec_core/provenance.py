@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,18 @@ def hardware() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "accelerators": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def circumstances(root: Path) -> dict[str, Any]:
+    """Return what is the same for all that this process writes: commit, versions, hardware, and its peak memory."""
+    commit, dirty = git_state(root)
+    return {
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "packages": package_versions(),
+        "hardware": hardware(),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 
 

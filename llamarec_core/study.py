@@ -8,7 +8,6 @@ files (data sets, weights, checkpoints) go to ``runs/``, which git ignores; what
 
 import ast
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ import pandas as pd
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, read_json, sha256, write_json
-from llamarec_core.provenance import commit_name, git_state, hardware, notebook_hash, package_versions
+from llamarec_core.provenance import circumstances, commit_name, git_state, notebook_hash
 from llamarec_core.retrieval import read_ranks
 from llamarec_core.settings import Profile, load_profile
 
@@ -137,16 +136,8 @@ class Run:
         the same folder keep one record each.
         """
         record = self._record()
-        folders: dict[Path, dict[str, str]] = {self.executed_notebook.parent: {}}
-        for path in self._written:
-            folders.setdefault(path.parent, {})[path.name] = sha256(path)
         key = "-".join(filter(None, (self.notebook, self.dataset_name, f"seed{self.seed}")))
-        for folder, artefacts in folders.items():
-            file = folder / "provenance.json"
-            folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(self.root / "runs" / ".provenance.lock"):
-                records = read_json(file) if file.is_file() else {}
-                write_json(file, records | {key: record | {"artefacts": artefacts}})
+        keep_record(self.root, [*self._written], name=key, record=record, also=self.executed_notebook.parent)
         return record
 
     def _record(self) -> dict[str, Any]:
@@ -154,22 +145,41 @@ class Run:
         parameters = {"profile": self.profile.name, "dataset": self.dataset_name, "seed": self.seed}
         parameters = {name: value for name, value in parameters.items() if value is not None}
         flags = " ".join(f"-p {name} {value}" for name, value in parameters.items())
-        commit, dirty = git_state(self.root)
         return {
             "command": f"papermill notebooks/{self.notebook}.ipynb {output} {flags}",
-            "git_commit": commit,
-            "git_dirty": dirty,
+            **circumstances(self.root),
             "notebook_sha256": notebook_hash(self.root / "notebooks" / f"{self.notebook}.ipynb"),
             "profile_sha256": sha256(self.profile_file),
             "data_sha256": self._data_hashes,
             "parameters": parameters,
             "seed": self.seed,
             "settings": json.loads(self.profile.model_dump_json(exclude={"datasets", "name", "seed"})),
-            "packages": package_versions(),
-            "hardware": hardware(),
             "wall_seconds": round(time.perf_counter() - self._started, 1),
-            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
+
+
+def keep_record(
+    root: Path, artefacts: Iterable[Path], *, name: str, record: dict[str, Any], also: Path | None = None
+) -> None:
+    """Keep a record under ``name`` in the ``provenance.json`` beside each artefact, with the artefacts' hashes.
+
+    Args:
+        root: the study's folder.
+        artefacts: files that this record accounts for.
+        name: a later record of the same name replaces an earlier one; others in the file stay.
+        record: how the artefacts came about.
+        also: a folder that gets the record though none of the artefacts lies there.
+    """
+    folders: dict[Path, dict[str, str]] = {also: {}} if also else {}
+    for path in artefacts:
+        folders.setdefault(path.parent, {})[path.name] = sha256(path)
+    for folder, hashes in folders.items():
+        file = folder / "provenance.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        (root / "runs").mkdir(exist_ok=True)
+        with filelock.FileLock(root / "runs" / ".provenance.lock"):
+            records = read_json(file) if file.is_file() else {}
+            write_json(file, records | {name: record | {"artefacts": hashes}})
 
 
 def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int | None = None) -> Run:
