@@ -56,7 +56,6 @@ TRAIN = f"OMP_NUM_THREADS=1 llamarec train {{wildcards.dataset}} {{wildcards.met
 TESTED = f"results/{PROFILE}/grid/ranks/{{dataset}}/{{method}}-seed{{seed}}.parquet"
 ORDERED = f"results/{PROFILE}/grid/ranks/{{dataset}}/ties/lrurec-{{order}}-tested-{{tested}}-seed{SETTINGS.seed}.parquet"
 AS_PUBLISHED = f"results/{PROFILE}/grid/ranks/{{dataset}}/lrurec-validated-as-published-seed{SETTINGS.seed}.parquet"
-WITH_ORDERS = [name for name in ("beauty", "games") if name in SETTINGS.grid.get("lrurec", {})]
 
 
 def points(wildcards, method=None):
@@ -81,7 +80,11 @@ rule grid:
             for dataset, settings in by_dataset.items()
             for place in range(settings.seeds)
         ],
-        expand(ORDERED, dataset=WITH_ORDERS, order=ORDERS, tested=ORDERS),
+        [
+            path
+            for dataset in ORDERS.keys() & SETTINGS.grid.get("lrurec", {}).keys()
+            for path in expand(ORDERED, dataset=dataset, order=ORDERS[dataset], tested=ORDERS[dataset])
+        ],
         expand(AS_PUBLISHED, dataset=SETTINGS.grid.get("lrurec", {})),
 
 

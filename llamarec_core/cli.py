@@ -53,8 +53,9 @@ def train(
     seed = grid.profile.seed if seed is None else seed
     if (weight_decay is None) != (dropout is None):
         raise InputError("Give --weight-decay and --dropout together, or neither, to take the grid's choice.")
-    if order not in (None, *ORDERS):
-        raise InputError(f"Unknown order {order!r}: choose from {', '.join(ORDERS)}.")
+    orders = ORDERS.get(dataset, ())
+    if order is not None and order not in orders:
+        raise InputError(f"{dataset} has no order {order!r} of ties: choose from {', '.join(orders) or 'none'}.")
     given = {"weight_decay": weight_decay, "dropout": dropout}
     settings = grid.chosen() if dropout is None else grid.retriever(**given)
     if validated_as_published:

@@ -9,6 +9,7 @@ Weights and checkpoints lie in ``runs/<profile>/<data set>/grid/<method>/<run>``
 how it went, ``<run>.csv`` beside it is the validation curve, and ``ranks`` holds ranks files as the study's.
 """
 
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,21 @@ import torch
 from llamarec_core.data import Dataset, load_dataset
 from llamarec_core.files import InputError, read_json, replacing, write_json
 from llamarec_core.provenance import circumstances, commit_name
-from llamarec_core.retrieval import fit_retriever, load_retriever, target_ranks, write_ranks
+from llamarec_core.retrieval import fit_retriever, load_retriever, read_ranks, target_ranks, write_ranks
 from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSettings
 from llamarec_core.study import keep_record
 
 BY_ITEM_ID = "by_item_id"
 """This study's order of events that share a timestamp."""
 
-ORDERS = (BY_ITEM_ID, "order_run_a", "order_run_b")
-"""The orders of ties that are compared: ours, and what two runs of the authors' code left."""
+ORDERS = {
+    "beauty": (BY_ITEM_ID, "order_run_a", "order_run_b"),
+    "games": (BY_ITEM_ID, "order_run_b"),
+}
+"""The orders of ties that are compared, by data set: ours, and what two runs of the authors' code left.
+
+The source of Games has no times to tie: it is in the order of the first of these runs already.
+"""
 
 
 @dataclass(frozen=True)
@@ -150,8 +157,9 @@ class Grid:
     def test_orders(self, settings: RetrieverSettings, *, seed: int, trained: str) -> list[Path]:
         """Rank the test targets that each order of ties leaves, by a run trained under the order ``trained``."""
         folder = self.results / "ranks" / self.dataset / "ties"
-        paths = [folder / f"{self.method}-{trained}-tested-{tested}-seed{seed}.parquet" for tested in ORDERS]
-        for path, tested in zip(paths, ORDERS, strict=True):
+        orders = ORDERS[self.dataset]
+        paths = [folder / f"{self.method}-{trained}-tested-{tested}-seed{seed}.parquet" for tested in orders]
+        for path, tested in zip(paths, orders, strict=True):
             self._test(settings, path, seed=seed, trained=trained, tested=tested)
         return paths
 
@@ -187,6 +195,29 @@ def run_name(settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID)
     if settings.validation_candidates == "as_published":
         name += "-validated-as-published"
     return name if order == BY_ITEM_ID else f"{name}-{order}"
+
+
+def load_curves(profile: Profile, *, root: Path) -> dict[tuple[str, str], pd.DataFrame]:
+    """Return the validation curve of each grid's best point so far: (data set, method) → as in ``training.csv``."""
+    table = grid_table(profile, root=root)
+    curves = {}
+    for row in table[table["chosen"]].itertuples():
+        grid = Grid(profile, row.dataset, row.method, root)
+        run = run_name(grid.retriever(weight_decay=row.weight_decay, dropout=row.dropout), seed=row.seed)
+        curves[row.dataset, row.method] = pd.read_csv(grid.record_file(run).with_suffix(".csv"))
+    return curves
+
+
+def load_orders(profile: Profile, *, root: Path) -> dict[tuple[str, str, str], pd.DataFrame]:
+    """Return LRURec's ranks under each order of ties: (data set, order trained under, order tested under) → ranks."""
+    found = {}
+    for dataset, orders in ORDERS.items():
+        folder = root / "results" / profile.name / "grid" / "ranks" / dataset / "ties"
+        for trained, tested in itertools.product(orders, orders):
+            path = folder / f"lrurec-{trained}-tested-{tested}-seed{profile.seed}.parquet"
+            if path.is_file():
+                found[dataset, trained, tested] = read_ranks(path)
+    return found
 
 
 def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:

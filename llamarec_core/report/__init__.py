@@ -15,6 +15,15 @@ from llamarec_core.report.figures import (
 )
 from llamarec_core.report.layout import ShownTable, show_table, write_table
 from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES
+from llamarec_core.report.retrieval import (
+    noise_table,
+    pairs_table,
+    reached_table,
+    retrieval_table,
+    ties_table,
+    validation_table,
+)
+from llamarec_core.report.retrieval_figures import forest, grid_panels, noise_sizes, validation_curves
 from llamarec_core.report.status import machines, opening, run_times, show_record, versions
 from llamarec_core.report.tables import comparison_table, results_table, statistics_table
 
@@ -24,11 +33,18 @@ __all__ = [
     "ShownTable",
     "candidate_probabilities",
     "comparison_table",
+    "forest",
+    "grid_panels",
     "machines",
     "metric_bars",
+    "noise_sizes",
+    "noise_table",
     "opening",
+    "pairs_table",
     "rank_histogram",
+    "reached_table",
     "results_table",
+    "retrieval_table",
     "run_times",
     "save_figure",
     "sequence_lengths_and_popularity",
@@ -36,7 +52,10 @@ __all__ = [
     "show_record",
     "show_table",
     "statistics_table",
+    "ties_table",
     "training_curve",
+    "validation_curves",
+    "validation_table",
     "versions",
     "write_table",
 ]

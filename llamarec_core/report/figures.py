@@ -57,7 +57,7 @@ def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
     lengths = np.diff(dataset.offsets)  # (users,)
     occurrences = np.bincount(dataset.items, minlength=dataset.n_items + 1)[1:]
     occurrences = np.sort(occurrences[occurrences > 0])[::-1]
-    figure, (left, right) = _figure(columns=2, height=2.9)
+    figure, (left, right) = new_figure(columns=2, height=2.9)
     if lengths.min() == lengths.max():
         left.hist(lengths)
     else:
@@ -70,7 +70,7 @@ def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
     left.legend()
     right.loglog(np.arange(1, len(occurrences) + 1), occurrences, linewidth=2)
     right.set(xlabel="item's popularity rank (log)", ylabel="interactions (log)", title="Item popularity")
-    return _described(
+    return described(
         figure,
         f"Two panels for {dataset.name}. Left: histogram of the {len(lengths):,} users' sequence lengths, from "
         f"{lengths.min():,} to {lengths.max():,} interactions, median {median:g}. Right: interactions of each item "
@@ -96,7 +96,7 @@ def training_curve(frame: pd.DataFrame, *, x: str, loss: str = "training_loss", 
             raise InputError(f"The training curve lacks the column {column!r}: it has {', '.join(frame.columns)}.")
     losses, validations = (frame[[x, column]].dropna() for column in (loss, metric))
     name = metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("mrr", "MRR")
-    figure, (upper, lower) = _figure(rows=2, height=4.2, sharex=True)
+    figure, (upper, lower) = new_figure(rows=2, height=4.2, sharex=True)
     upper.plot(losses[x], losses[loss], color="C0")
     upper.set(ylabel="training loss (nats)")
     lower.plot(validations[x], validations[metric], color="C2", marker="o", markersize=4)
@@ -111,7 +111,7 @@ def training_curve(frame: pd.DataFrame, *, x: str, loss: str = "training_loss", 
         lower.plot(best[x], best[metric], color="C3", marker="*", markersize=13, linestyle="none", label="best, kept")
         lower.legend()
         text += f" The best validation is {best[metric]:.4f} at {x} {best[x]:g}."
-    return _described(figure, text)
+    return described(figure, text)
 
 
 def rank_histogram(ranks: Mapping[str, np.ndarray], *, candidates: int = 20) -> Figure:
@@ -127,13 +127,13 @@ def rank_histogram(ranks: Mapping[str, np.ndarray], *, candidates: int = 20) -> 
     methods = _methods(ranks)
     columns = min(3, len(methods))
     rows = -(-len(methods) // columns)
-    figure, axes = _figure(rows=rows, columns=columns, height=2.3 * rows + 0.6, sharex=True, sharey=True)
+    figure, axes = new_figure(rows=rows, columns=columns, height=2.3 * rows + 0.6, sharex=True, sharey=True)
     sentences = []
     for axis, method in zip(axes, methods, strict=False):
         values = np.asarray(ranks[method])
         shares = np.bincount(values[values <= candidates], minlength=candidates + 1)[1:] / len(values)
         beyond = (values > candidates).mean()
-        axis.bar(np.arange(1, candidates + 1), shares, width=0.85, color=_color(method), linewidth=0)
+        axis.bar(np.arange(1, candidates + 1), shares, width=0.85, color=color(method), linewidth=0)
         axis.set_title(f"{_broken(method)}\n({beyond:.0%} beyond {candidates})", fontsize=9.5)
         axis.grid(visible=False, axis="x")
         sentences.append(f"{display_name(method)}: {shares[0]:.1%} at rank 1, {beyond:.1%} beyond {candidates}.")
@@ -145,7 +145,7 @@ def rank_histogram(ranks: Mapping[str, np.ndarray], *, candidates: int = 20) -> 
     axes[0].set_xticks([tick for tick in (1, 5, 10, 15, 20) if tick <= candidates])
     figure.supxlabel("rank of the target", fontsize=10)
     figure.supylabel("share of users", fontsize=10)
-    return _described(figure, f"Distribution of the target's rank from 1 to {candidates}. " + " ".join(sentences))
+    return described(figure, f"Distribution of the target's rank from 1 to {candidates}. " + " ".join(sentences))
 
 
 def metric_bars(table: pd.DataFrame, *, metrics: Sequence[str] = METRICS, subset: str = "all") -> Figure:
@@ -163,7 +163,7 @@ def metric_bars(table: pd.DataFrame, *, metrics: Sequence[str] = METRICS, subset
     if table.empty:
         raise InputError(f"The results hold none of {', '.join(metrics)} for the subset {subset!r}: nothing to plot.")
     datasets, methods = list(table["dataset"].unique()), in_order(table["method"])
-    figure, axes = _figure(rows=len(datasets), height=2.6 * len(datasets) + 0.9, sharex=True)
+    figure, axes = new_figure(rows=len(datasets), height=2.6 * len(datasets) + 0.9, sharex=True)
     places = np.arange(len(metrics))
     width = 0.84 / len(methods)
     for axis, dataset in zip(axes, datasets, strict=True):
@@ -173,11 +173,11 @@ def metric_bars(table: pd.DataFrame, *, metrics: Sequence[str] = METRICS, subset
             x = places + (number - (len(methods) - 1) / 2) * width
             errors = [rows["measured"] - rows["ci_low"], rows["ci_high"] - rows["measured"]]
             axis.bar(
-                x, rows["measured"], width=width * 0.92, color=_color(method), label=display_name(method), linewidth=0
+                x, rows["measured"], width=width * 0.92, color=color(method), label=display_name(method), linewidth=0
             )
             axis.errorbar(x, rows["measured"], yerr=errors, fmt="none", ecolor="0.15", elinewidth=1, capsize=2)
             if rows["published"].notna().any():
-                axis.plot(x, rows["published"], **_PUBLISHED_MARK)
+                axis.plot(x, rows["published"], **PUBLISHED_MARK)
         axis.set(
             title=dataset,
             ylabel="metric (0 to 1)" if len(metrics) > 1 else metrics[0],
@@ -187,11 +187,11 @@ def metric_bars(table: pd.DataFrame, *, metrics: Sequence[str] = METRICS, subset
         axis.grid(visible=False, axis="x")
     handles, labels = axes[0].get_legend_handles_labels()
     if table["published"].notna().any():
-        handles.append(mpl.lines.Line2D([], [], **_PUBLISHED_MARK))
+        handles.append(mpl.lines.Line2D([], [], **PUBLISHED_MARK))
         labels.append("published")
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     best = table.loc[table.groupby(["dataset", "metric"], sort=False)["measured"].idxmax()]
-    return _described(
+    return described(
         figure,
         f"Bars of {', '.join(metrics)} with 95 % intervals over "
         f"{'all users' if subset == 'all' else 'the users whose target was retrieved'}, for "
@@ -223,10 +223,10 @@ def candidate_probabilities(
             f"{len(before)} and {len(after)} probabilities."
         )
     places = np.arange(len(titles))
-    figure, (axis,) = _figure(height=0.27 * len(titles) + 1.2)
+    figure, (axis,) = new_figure(height=0.27 * len(titles) + 1.2)
     handles = [
         axis.barh(places - 0.2, before, height=0.38, color="0.65", label="before tuning", linewidth=0),
-        axis.barh(places + 0.2, after, height=0.38, color=_color("llamarec"), label="after tuning", linewidth=0),
+        axis.barh(places + 0.2, after, height=0.38, color=color("llamarec"), label="after tuning", linewidth=0),
         axis.axvline(1 / len(titles), color="0.15", linestyle=":", label=f"uniform, 1/{len(titles)}"),
     ]
     axis.set(xlabel="P(candidate)", ylabel="candidates, in the retriever's order", ylim=(len(titles) - 0.4, -0.6))
@@ -241,7 +241,7 @@ def candidate_probabilities(
         axis.get_yticklabels()[target].set_fontweight("bold")
         text += f" The target, {titles[target]}, goes from {before[target]:.3f} to {after[target]:.3f}."
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    return _described(figure, text)
+    return described(figure, text)
 
 
 def save_figure(figure: Figure, path_without_suffix: Path) -> list[Path]:
@@ -259,18 +259,20 @@ def save_figure(figure: Figure, path_without_suffix: Path) -> list[Path]:
     return files
 
 
-_PUBLISHED_MARK = {
+PUBLISHED_MARK = {
     "marker": "D", "markersize": 5, "color": "white", "markeredgecolor": "black", "linestyle": "none", "zorder": 3,
 }  # fmt: skip
+"""How a published value looks in every figure."""
 
 
-def _figure(*, height: float, rows: int = 1, columns: int = 1, **sharing: bool) -> tuple[Figure, list[Axes]]:
+def new_figure(*, height: float, rows: int = 1, columns: int = 1, **sharing: bool) -> tuple[Figure, list[Axes]]:
     """Return a new figure of the book's width, and its axes row by row."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False, **sharing).flat)
 
 
-def _described(figure: Figure, alt_text: str) -> Figure:
+def described(figure: Figure, alt_text: str) -> Figure:
+    """Keep in words what a figure shows."""
     figure.alt_text = alt_text
     return figure
 
@@ -281,7 +283,7 @@ def _methods(ranks: Mapping[str, np.ndarray]) -> list[str]:
     return in_order(ranks)
 
 
-def _color(method: str) -> tuple[float, float, float]:
+def color(method: str) -> tuple[float, float, float]:
     """Return the method's colour, the same in every figure."""
     palette = sns.color_palette("colorblind")
     known = list(METHOD_NAMES)

@@ -5,6 +5,9 @@ from collections.abc import Iterable
 METHOD_NAMES = {
     "random-order": "Random order",
     "popularity-order": "Popularity order",
+    "narm": "NARM",
+    "bert4rec": "BERT4Rec",
+    "sasrec": "SASRec",
     "lrurec": "LRURec",
     "llamarec-zero-shot": "LlamaRec, not tuned",
     "llamarec": "LlamaRec",
@@ -12,7 +15,13 @@ METHOD_NAMES = {
 }
 """Name in files → name on the page. A method that is not listed is shown, last, by its name in files."""
 
-PUBLISHED_NAMES = {"lrurec": "LRURec", "llamarec": "LlamaRec"}
+PUBLISHED_NAMES = {
+    "narm": "NARM",
+    "bert4rec": "BERT4Rec",
+    "sasrec": "SASRec",
+    "lrurec": "LRURec",
+    "llamarec": "LlamaRec",
+}
 """Name in files → the paper's name, for the methods that the paper measures too."""
 
 
