@@ -22,6 +22,7 @@ try:
 except InputError as error:
     raise SystemExit(f"llamarec: {error}")
 DATASETS = list(SETTINGS.datasets)
+METHOD = SETTINGS.retriever.method
 RUNS = f"runs/{PROFILE}/{{dataset}}"
 WORK = f"{RUNS}/seed{SETTINGS.seed}"
 NOTEBOOKS = f"results/{PROFILE}/notebooks"
@@ -150,7 +151,7 @@ rule data:
 
 
 rule retriever:
-    message: "2_retriever on {wildcards.dataset}: train LRURec, retrieve the top-20 candidates"
+    message: "2_retriever on {wildcards.dataset}: train the retriever, take the top-20 candidates"
     input:
         notebook="notebooks/2_retriever.ipynb",
         profile=PROFILE_FILE,
@@ -159,7 +160,7 @@ rule retriever:
     output:
         notebook=f"{NOTEBOOKS}/{{dataset}}/2_retriever.ipynb",
         candidates=f"{WORK}/candidates.parquet",
-        ranks=expand(RANKS, method="lrurec", allow_missing=True),
+        ranks=expand(RANKS, method=METHOD, allow_missing=True),
     threads: workflow.cores
     params:
         "-p dataset {dataset}",
@@ -191,7 +192,7 @@ rule results:
         profile=PROFILE_FILE,
         library=library("evaluation", "report"),
         datasets=expand(f"{RUNS}/dataset/dataset.json", dataset=DATASETS),
-        ranks=expand(RANKS, method=["lrurec", *RANKED], dataset=DATASETS),
+        ranks=expand(RANKS, method=[METHOD, *RANKED], dataset=DATASETS),
     output:
         notebook=f"{NOTEBOOKS}/4_results.ipynb",
         table=f"results/{PROFILE}/tables/table1.csv",

@@ -175,7 +175,9 @@ class Profile(Settings):
 
     @model_validator(mode="after")
     def _overrides_are_valid(self) -> "Profile":
-        for dataset in self.datasets:
+        for dataset, overrides in self.datasets.items():
+            if "method" in overrides.retriever:
+                raise ValueError(f"datasets.{dataset}.retriever: one retriever serves all data sets: set method above")
             self.for_dataset(dataset)
         for method, grids in self.grid.items():
             for dataset in grids.keys() - self.datasets.keys():

@@ -69,6 +69,7 @@ def opening(
     *,
     published: pd.DataFrame,
     ranker: RankerSettings,
+    retriever: str = "lrurec",
     metric: str = "NDCG@10",
 ) -> str:
     """Return the opening page's summary as Markdown: what the paper claims, what we measured, at what scale.
@@ -78,6 +79,7 @@ def opening(
         comparison: what :func:`~llamarec_core.report.tables.comparison_table` returns.
         published: what :func:`llamarec_core.evaluation.published` loads.
         ranker: the settings of stage 2.
+        retriever: the method that retrieved the candidates.
         metric: the metric that the summary quotes.
     """
     printed = published[(published["metric"] == metric) & (published["subset"] == "all")]
@@ -89,7 +91,7 @@ def opening(
     weights = "4-bit NF4" if ranker.quantization == "nf4" else ranker.dtype
     results, comparison = (frame[frame["metric"] == metric] for frame in (results, comparison))
     measured = "\n\n".join(
-        _measured(dataset, rows, comparison[comparison["dataset"] == dataset], metric)
+        _measured(dataset, rows, comparison[comparison["dataset"] == dataset], metric, display_name(retriever))
         for dataset, rows in results.groupby("dataset", sort=False)
     )
     return f"""\
@@ -106,7 +108,7 @@ neither confirm nor refute the paper's.
 """
 
 
-def _measured(dataset: str, results: pd.DataFrame, comparison: pd.DataFrame, metric: str) -> str:
+def _measured(dataset: str, results: pd.DataFrame, comparison: pd.DataFrame, metric: str, retriever: str) -> str:
     """Return one data set's verdict in a sentence, and its table."""
     measured = results.set_index(["method", "subset"])["measured"]
     users = results.groupby("subset")["users"].first()
@@ -116,7 +118,7 @@ def _measured(dataset: str, results: pd.DataFrame, comparison: pd.DataFrame, met
             "method": display_name(method),
             f"all {users['all']:,} users": f"{measured[method, 'all']:.4f}",
             f"the {users['retrieved']:,} whose target was retrieved": f"{measured[method, 'retrieved']:.4f}",
-            "there, minus LRURec": _interval(against.loc[method]) if method in against.index else "",
+            f"there, minus {retriever}": _interval(against.loc[method]) if method in against.index else "",
         }
         for method in in_order(results["method"])
     ]
@@ -124,7 +126,7 @@ def _measured(dataset: str, results: pd.DataFrame, comparison: pd.DataFrame, met
     verdict = "no different from" if tuned["ci_low"] <= 0 <= tuned["ci_high"] else "worse than"
     verdict = "better than" if tuned["ci_low"] > 0 else verdict
     table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-    return f"On `{dataset}` the tuned ranker's order is {verdict} LRURec's own ({metric}):\n\n{table}"
+    return f"On `{dataset}` the tuned ranker's order is {verdict} {retriever}'s own ({metric}):\n\n{table}"
 
 
 def _interval(row: pd.Series) -> str:
