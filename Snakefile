@@ -55,7 +55,7 @@ rule all:
 RECORD = f"results/{PROFILE}/grid/records/{{dataset}}/{{method}}/decay{{decay}}-dropout{{dropout}}-seed{SETTINGS.seed}.json"
 TRAIN = f"OMP_NUM_THREADS=1 llamarec train {{wildcards.dataset}} {{wildcards.method}} --profile {PROFILE}"
 TESTED = f"results/{PROFILE}/grid/ranks/{{dataset}}/{{method}}-seed{{seed}}.parquet"
-ORDERED = f"results/{PROFILE}/grid/ranks/{{dataset}}/ties/lrurec-{{order}}-tested-{{tested}}-seed{SETTINGS.seed}.parquet"
+ORDERED = f"results/{PROFILE}/grid/ranks/{{dataset}}/ties/lrurec-{{order}}-tested-{{order}}-seed{SETTINGS.seed}.parquet"
 AS_PUBLISHED = f"results/{PROFILE}/grid/ranks/{{dataset}}/lrurec-validated-as-published-seed{SETTINGS.seed}.parquet"
 
 
@@ -82,9 +82,10 @@ rule grid:
             for place in range(settings.seeds)
         ],
         [
-            path
-            for dataset in ORDERS.keys() & SETTINGS.grid.get("lrurec", {}).keys()
-            for path in expand(ORDERED, dataset=dataset, order=ORDERS[dataset], tested=ORDERS[dataset])
+            ORDERED.format(dataset=dataset, order=order)
+            for dataset, orders in ORDERS.items()
+            if dataset in SETTINGS.grid.get("lrurec", {})
+            for order in orders
         ],
         expand(AS_PUBLISHED, dataset=SETTINGS.grid.get("lrurec", {})),
 
@@ -116,7 +117,7 @@ rule grid_order:
     input:
         ancient(points_of_lrurec),
     output:
-        expand(ORDERED, tested=ORDERS, allow_missing=True),
+        ORDERED,  # the same run is tested under each of the data set's orders: those files lie beside it
     params:
         method="lrurec",
     shell:
