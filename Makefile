@@ -12,7 +12,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study grid book lab test lint clean lock
+.PHONY: help study grid retrieval book lab test lint clean lock
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -36,6 +36,10 @@ study: $(SETUP)  ## Run the study (PROFILE=quick) and build the book
 
 grid: $(SETUP)  ## Try the retrievers' settings on validation and train the best (PROFILE=small: hours; resumable)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake grid --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
+		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+
+retrieval: $(SETUP)  ## Make the retrieval pages from the grid's records and ranks (PROFILE=small)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake retrieval --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
 		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
 
 book: $(SETUP)  ## Build the book from the committed results

@@ -73,6 +73,12 @@ def points_of_lrurec(wildcards):
     return points(wildcards, "lrurec")
 
 
+def dataset_unless_recorded(wildcards):
+    """The data set of a point that is still to be trained: a recorded point stands, also where `runs` was cleared."""
+    recorded = Path(RECORD.format(**wildcards)).is_file()
+    return [] if recorded else f"{RUNS}/dataset/dataset.json".format(**wildcards)
+
+
 rule grid:
     input:
         [
@@ -93,7 +99,7 @@ rule grid:
 rule grid_point:
     message: "{wildcards.method} on {wildcards.dataset}: weight decay {wildcards.decay}, dropout {wildcards.dropout}"
     input:
-        dataset=ancient(f"{RUNS}/dataset/dataset.json"),
+        ancient(dataset_unless_recorded),
     output:
         RECORD,
     shell:
@@ -134,6 +140,29 @@ rule grid_validated_as_published:
         method="lrurec",
     shell:
         TRAIN.replace("{wildcards.method}", "{params.method}") + " --validated-as-published"
+
+
+# `make retrieval` makes the retrieval pages of the book from what the grid left.
+
+rule retrieval:
+    input:
+        expand(f"{NOTEBOOKS}/{{page}}.ipynb", page=["2_grid", "2_retrieval", "2_noise"]),
+
+
+rule retrieval_page:
+    message: "{wildcards.page}: tables and figures from the grid's records and ranks"
+    input:
+        notebook="notebooks/{page}.ipynb",
+        profile=PROFILE_FILE,
+        library=library("evaluation", "report"),
+        datasets=expand(f"{RUNS}/dataset/dataset.json", dataset=DATASETS),
+        grid=rules.grid.input,
+    output:
+        notebook=f"{NOTEBOOKS}/{{page}}.ipynb",
+    wildcard_constraints:
+        page="2_grid|2_retrieval|2_noise",
+    shell:
+        PAPERMILL
 
 
 rule data:

@@ -21,7 +21,7 @@ import torch
 from llamarec_core.data import Dataset, load_dataset
 from llamarec_core.files import InputError, read_json, replacing, write_json
 from llamarec_core.provenance import circumstances, commit_name
-from llamarec_core.retrieval import fit_retriever, load_retriever, read_ranks, target_ranks, write_ranks
+from llamarec_core.retrieval import fit_retriever, read_ranks, target_ranks, write_ranks
 from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSettings
 from llamarec_core.study import keep_record
 
@@ -167,7 +167,7 @@ class Grid:
         started = time.perf_counter()
         dataset = self.load_dataset(trained)
         run = run_name(settings, seed=seed, order=trained)
-        model = load_retriever(dataset, settings, self.folder(run))
+        model = fit_retriever(dataset, settings, seed=seed, folder=self.folder(run))  # its weights may be cleared
         if tested != trained:
             dataset = self.load_dataset(tested)
         ranks = target_ranks(model, dataset, "test", max_length=settings.max_length)

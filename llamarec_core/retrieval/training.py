@@ -173,7 +173,8 @@ def training_sequences(dataset: Dataset, *, max_length: int) -> list[Tensor]:
 def make_optimizer(model: SequentialRecommender, settings: RetrieverSettings) -> torch.optim.AdamW:
     """Return AdamW whose decay spares vectors: biases and norms as published, and ν and θ.
 
-    The published code decays ν and θ, but zero is no neutral value for them: it means a modulus of 1/e and an angle of 1.
+    The published code decays ν and θ, but zero is no neutral value for them: it means a modulus of 1/e and an angle
+    of 1.
     """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
