@@ -231,10 +231,10 @@ def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
     columns = ["recall@10", "ndcg@10", "best_epoch", "epochs", "seconds", "threads", "peak_memory_mib", "parameters"]
     rows = []
     for method, by_dataset in profile.grid.items():
-        for name, settings in by_dataset.items():
+        for name in (name for name in profile.datasets if name in by_dataset):
             grid = Grid(profile, name, method, root)
             found = []
-            for point in settings.points():
+            for point in grid.settings.points():
                 file = grid.record_file(run_name(grid.retriever(**point), seed=profile.seed))
                 record = read_json(file) if file.is_file() else {}
                 row = {"dataset": name, "method": method, **point, "seed": profile.seed}

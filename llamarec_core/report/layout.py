@@ -115,15 +115,15 @@ class _Cell(NamedTuple):
 
 def _wide(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the wide form of a table as a frame of cells, with text as index and columns."""
-    for column, layout in _LAYOUTS.items():
-        if column in frame.columns:
+    for columns, layout in _LAYOUTS.items():
+        if columns <= set(frame.columns):
             return layout(frame)
     plain = frame.set_index(frame.columns[0]).map(_plain_cell)
     return plain.rename(columns=lambda name: str(name).replace("_", " "))
 
 
 def _is_wide(frame: pd.DataFrame) -> bool:
-    return any(column in frame.columns for column in _LAYOUTS)
+    return any(columns <= set(frame.columns) for columns in _LAYOUTS)
 
 
 def _plain_cell(value: object) -> _Cell:
@@ -254,5 +254,5 @@ def _to_latex(frame: pd.DataFrame, *, caption: str | None, label: str) -> str:
     return "% needs \\usepackage{booktabs}\n" + table.replace("\\begin{tabular}", compact, 1)
 
 
-_LAYOUTS = {"ci_low": _wide_metrics, "quantity": _wide_statistics}
-"""A column that tells a table → its wide layout; other tables are shown as they are."""
+_LAYOUTS = {frozenset({"method", "subset", "ci_low"}): _wide_metrics, frozenset({"quantity"}): _wide_statistics}
+"""Columns that tell a table → its wide layout; other tables are shown as they are."""
