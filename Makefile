@@ -12,11 +12,11 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study grid retrieval book lab test lint clean lock
+.PHONY: help study grid retrieval bench-retriever book lab test lint clean lock
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 $(SETUP): requirements.lock requirements-carriers.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
@@ -41,6 +41,10 @@ grid: $(SETUP)  ## Try the retrievers' settings on validation and train the best
 retrieval: $(SETUP)  ## Make the retrieval pages from the grid's records and ranks (PROFILE=small)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake retrieval --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
 		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+
+bench-retriever: $(SETUP)  ## Time the retriever against its references, on a machine that does nothing else
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake speed --forcerun speed --cores $(CORES) --nolock --rerun-incomplete \
+		--quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
 
 book: $(SETUP)  ## Build the book from the committed results
 	@$(BIN)/jupyter-book build . -W -n --keep-going --quiet

@@ -59,12 +59,12 @@ ORDERED = f"results/{PROFILE}/grid/ranks/{{dataset}}/ties/lrurec-{{order}}-teste
 AS_PUBLISHED = f"results/{PROFILE}/grid/ranks/{{dataset}}/lrurec-validated-as-published-seed{SETTINGS.seed}.parquet"
 
 
-def points(wildcards, method=None):
+def points(wildcards, method=None, dataset=None):
     """The records of one grid's points."""
-    method = method or wildcards.method
+    method, dataset = method or wildcards.method, dataset or wildcards.dataset
     return [
-        RECORD.format(dataset=wildcards.dataset, method=method, decay=f"{decay:g}", dropout=f"{dropout:g}")
-        for decay, dropout in (point.values() for point in SETTINGS.grid[method][wildcards.dataset].points())
+        RECORD.format(dataset=dataset, method=method, decay=f"{decay:g}", dropout=f"{dropout:g}")
+        for decay, dropout in (point.values() for point in SETTINGS.grid[method][dataset].points())
     ]
 
 
@@ -161,6 +161,24 @@ rule retrieval_page:
         notebook=f"{NOTEBOOKS}/{{page}}.ipynb",
     wildcard_constraints:
         page="2_grid|2_retrieval|2_noise",
+    shell:
+        PAPERMILL
+
+
+# `make bench-retriever` wants a machine that does nothing else.
+
+rule speed:
+    message: "2_speed: a training step, serving and retrieval against their references"
+    input:
+        notebook="notebooks/2_speed.ipynb",
+        profile=PROFILE_FILE,
+        library=library("retrieval"),
+        reference="tests/retrieval/reference_lru.py",
+        datasets=expand(f"{RUNS}/dataset/dataset.json", dataset=DATASETS),
+        grid=ancient(lambda wildcards: points(wildcards, method="lrurec", dataset="beauty")),
+    output:
+        notebook=f"{NOTEBOOKS}/2_speed.ipynb",
+    threads: workflow.cores
     shell:
         PAPERMILL
 

@@ -21,7 +21,7 @@ import torch
 from llamarec_core.data import Dataset, load_dataset
 from llamarec_core.files import InputError, read_json, replacing, write_json
 from llamarec_core.provenance import circumstances, commit_name
-from llamarec_core.retrieval import fit_retriever, read_ranks, target_ranks, write_ranks
+from llamarec_core.retrieval import SequentialRecommender, fit_retriever, read_ranks, target_ranks, write_ranks
 from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSettings
 from llamarec_core.study import keep_record
 
@@ -94,6 +94,15 @@ class Grid:
         """The record of a finished run."""
         return self.results / "records" / self.dataset / self.method / f"{run}.json"
 
+    def model(self, settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID) -> SequentialRecommender:
+        """Return the trained model of a run; it is trained again where ``runs`` was cleared.
+
+        Raises:
+            InputError: as :meth:`train`.
+        """
+        run = run_name(settings, seed=seed, order=order)
+        return fit_retriever(self.load_dataset(order), settings, seed=seed, folder=self.folder(run))
+
     def train(self, settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID) -> dict[str, Any]:
         """Train one run, or go on with it, and record it; a recorded run is left alone.
 
@@ -106,8 +115,7 @@ class Grid:
         run = run_name(settings, seed=seed, order=order)
         if self.record_file(run).is_file():
             return read_json(self.record_file(run))
-        dataset = self.load_dataset(order)
-        model = fit_retriever(dataset, settings, seed=seed, folder=self.folder(run))
+        model, dataset = self.model(settings, seed=seed, order=order), self.load_dataset(order)
         curve = pd.read_csv(self.folder(run) / "training.csv")
         best = curve.loc[curve["recall@10"].idxmax()]
         record = {
@@ -165,11 +173,7 @@ class Grid:
 
     def _test(self, settings: RetrieverSettings, path: Path, *, seed: int, trained: str, tested: str) -> None:
         started = time.perf_counter()
-        dataset = self.load_dataset(trained)
-        run = run_name(settings, seed=seed, order=trained)
-        model = fit_retriever(dataset, settings, seed=seed, folder=self.folder(run))  # its weights may be cleared
-        if tested != trained:
-            dataset = self.load_dataset(tested)
+        model, dataset = self.model(settings, seed=seed, order=trained), self.load_dataset(tested)
         ranks = target_ranks(model, dataset, "test", max_length=settings.max_length)
         users = range(dataset.n_users)
         write_ranks(pd.DataFrame({"user": users, "target": dataset.targets("test"), "rank": ranks}), path)

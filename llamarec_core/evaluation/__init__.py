@@ -2,9 +2,11 @@
 
 A ranks file holds one 1-based rank a user; nothing else enters a number of the study. ``metrics``
 turns ranks into one value a user and their mean, ``significance`` says how sure that mean is and
-whether two methods differ, ``paper`` loads what the paper printed, to stand beside it.
+whether two methods differ, ``paper`` loads what the paper printed, to stand beside it. ``latency`` times what
+the benches compare.
 """
 
+from llamarec_core.evaluation.latency import compare
 from llamarec_core.evaluation.metrics import METRICS, mean, per_user
 from llamarec_core.evaluation.paper import (
     published,
@@ -18,6 +20,7 @@ __all__ = [
     "METRICS",
     "Difference",
     "bootstrap_interval",
+    "compare",
     "holm",
     "mean",
     "paired_difference",

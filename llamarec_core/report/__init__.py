@@ -23,7 +23,14 @@ from llamarec_core.report.retrieval import (
     ties_table,
     validation_table,
 )
-from llamarec_core.report.retrieval_figures import forest, grid_panels, noise_sizes, validation_curves
+from llamarec_core.report.retrieval_figures import (
+    forest,
+    grid_panels,
+    index_curves,
+    noise_sizes,
+    serving_lines,
+    validation_curves,
+)
 from llamarec_core.report.status import machines, opening, run_times, show_record, versions
 from llamarec_core.report.tables import comparison_table, results_table, statistics_table
 
@@ -35,6 +42,7 @@ __all__ = [
     "comparison_table",
     "forest",
     "grid_panels",
+    "index_curves",
     "machines",
     "metric_bars",
     "noise_sizes",
@@ -48,6 +56,7 @@ __all__ = [
     "run_times",
     "save_figure",
     "sequence_lengths_and_popularity",
+    "serving_lines",
     "set_theme",
     "show_record",
     "show_table",

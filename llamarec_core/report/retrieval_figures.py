@@ -132,3 +132,55 @@ def noise_sizes(noise: pd.DataFrame, *, metric: str = "Recall@10") -> Figure:
     return described(
         figure, f"Size of each source of noise in LRURec's {metric}, and published gaps: {'; '.join(parts)}."
     )
+
+
+def serving_lines(bench: pd.DataFrame) -> Figure:
+    """Plot the time that one new interaction takes against the length of the history before it.
+
+    Args:
+        bench: from :func:`llamarec_core.evaluation.compare`, with a column ``history`` (interactions).
+    """
+    figure, (axis,) = new_figure(height=3.0)
+    for variant, rows in bench.groupby("variant", sort=False):
+        milliseconds = 1000 * rows["median_seconds"]
+        axis.errorbar(rows["history"], milliseconds, yerr=500 * rows["iqr_seconds"], marker="o", label=variant)
+    axis.set(
+        xscale="log", yscale="log", xlabel="interactions before (log)", ylabel="milliseconds (log)", ylim=(0.1, None)
+    )
+    axis.legend()
+    parts = [f"{row.variant}, {row.history:,}: {1000 * row.median_seconds:.2f} ms" for row in bench.itertuples()]
+    return described(figure, f"Time of one new interaction against the length of the history. {'; '.join(parts)}.")
+
+
+def index_curves(curve: pd.DataFrame, *, recall: float = 0.95) -> Figure:
+    """Plot recall@20 against queries per second for each catalogue, and time against catalogue size.
+
+    Args:
+        curve: ``catalogue``, ``items``, ``index``, ``probes``, ``recall@20`` (against exact search), ``median_seconds``
+            of one query.
+        recall: the right panel takes the fastest setting with at least this recall@20.
+    """
+    figure, (left, right) = new_figure(columns=2, height=3.2)
+    for number, (catalogue, rows) in enumerate(curve.groupby("catalogue", sort=False)):
+        for (index, line), style in zip(rows.groupby("index", sort=False), ("none", "-", "--"), strict=False):
+            rate = 1 / line["median_seconds"]
+            left.plot(rate, line["recall@20"], marker="o", markersize=4, linestyle=style, color=f"C{number}")
+            left.plot([], [], marker="o", linestyle=style, color=f"C{number}", label=f"{catalogue}, {index}")
+    left.set(xscale="log", xlabel="queries per second (log)", ylabel="recall@20", ylim=(0.2, 1.03))
+    left.legend(fontsize=6.5, loc="lower left")
+    enough = curve[curve["recall@20"] >= recall]
+    fastest = enough.loc[enough.groupby(["items", "index"])["median_seconds"].idxmin()]
+    for index, line in fastest.groupby("index", sort=False):
+        right.plot(line["items"], 1000 * line["median_seconds"], marker="o", label=index)
+    right.set(xscale="log", yscale="log", xlabel="items (log)", ylabel="milliseconds a query (log)")
+    right.set_title(f"at recall@20 ≥ {recall:g}")
+    right.legend()
+    parts = [
+        f"{row.index_name} at {row.items:,} items {1000 * row.median_seconds:.2f} ms"
+        for row in fastest.rename(columns={"index": "index_name"}).itertuples()
+    ]
+    return described(
+        figure,
+        f"Left: recall@20 against queries per second. Right: time of a query at recall@20 of at least {recall:g}: "
+        f"{'; '.join(parts)}.",
+    )

@@ -228,7 +228,7 @@ def _train(
     for iteration in range(start, stop):
         epoch, place = divmod(iteration, _batches_per_epoch(sequences, settings))
         if place == 0 or not batches:
-            batches = _batches(sequences, settings, seed=seed, epoch=epoch)
+            batches = draw_batches(sequences, settings, seed=seed, epoch=epoch)
         torch.manual_seed(int(np.random.SeedSequence((seed, iteration)).generate_state(1)[0]))
         batch = [sequences[number].to(device) for number in batches[place]]
         loss, positions = training_step(model, optimizer, batch, mean_positions=mean_positions)
@@ -259,7 +259,7 @@ def _batches_per_epoch(sequences: list[Tensor], settings: RetrieverSettings) -> 
     return -(-len(sequences) // settings.batch_size)
 
 
-def _batches(sequences: list[Tensor], settings: RetrieverSettings, *, seed: int, epoch: int) -> list[np.ndarray]:
+def draw_batches(sequences: list[Tensor], settings: RetrieverSettings, *, seed: int, epoch: int) -> list[np.ndarray]:
     """Draw the batches of an epoch, as numbers of sequences: random pools, each sorted by length and cut, shuffled."""
     rng = np.random.default_rng((seed, epoch))
     lengths = np.array([len(sequence) for sequence in sequences])
