@@ -5,10 +5,11 @@ sequence is replaced by a mask, and the loss is the cross-entropy over the catal
 (equation 8). To predict the next item a mask is put behind the history, and its state scores the catalogue
 (equation 7)::
 
-    s(h) = GELU(h W + b) E^⊤ + b_items.
+    s(h) = LayerNorm(GELU(h W + b)) E^⊤ + b_items.
 
-Published with LayerNorms behind each residual connection; here they stand before each layer, as in SASRec, which
-trains a small model more steadily.
+The paper's equation has no LayerNorm there; the authors' code has, and learns badly without. Published with
+LayerNorms behind each residual connection; here they stand before each layer, as in SASRec, which trains a small
+model more steadily.
 """
 
 import torch
@@ -42,6 +43,7 @@ class BERT4Rec(SequentialRecommender):
         )
         self.encoder = nn.TransformerEncoder(layer, settings.blocks, nn.LayerNorm(dim), enable_nested_tensor=False)
         self.out_projection = nn.Linear(dim, dim)
+        self.out_norm = nn.LayerNorm(dim)
         self._initialise()
 
     def forward(self, sequences: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ class BERT4Rec(SequentialRecommender):
         age = (~padding).sum(1, keepdim=True) - 1 - torch.arange(sequences.shape[1], device=sequences.device)
         x = self.embedding(sequences) + self.positions(age.clamp(min=0))  # positions count back from the newest
         x = self.encoder(self.dropout(self.embedding_norm(x)), src_key_padding_mask=padding)
-        return F.gelu(self.out_projection(x))
+        return self.out_norm(F.gelu(self.out_projection(x)))
 
     def last_states(self, histories: list[Tensor]) -> Tensor:
         """Read histories into the states that predict what comes next, (batch, dim), at a mask behind each history."""

@@ -99,7 +99,7 @@ def test_the_loss_is_the_mean_cross_entropy_over_real_positions(cycle):
 
 def test_an_epoch_holds_every_sequence_once_in_an_order_of_its_own(cycle):
     sequences = training.training_sequences(cycle, max_length=8)
-    epochs = [training._batches(sequences, SETTINGS, seed=0, epoch=epoch) for epoch in (0, 1)]
+    epochs = [training.draw_batches(sequences, SETTINGS, seed=0, epoch=epoch) for epoch in (0, 1)]
     for batches in epochs:
         assert sorted(np.concatenate(batches)) == list(range(len(sequences)))
     assert list(np.concatenate(epochs[0])) != list(np.concatenate(epochs[1]))
@@ -125,7 +125,7 @@ def test_every_position_has_the_same_weight_whatever_its_batch(cycle, batch_size
 
 def test_batches_hold_sequences_of_similar_length():
     sequences = [torch.zeros(length, dtype=torch.int64) for length in np.random.default_rng(0).integers(2, 200, 512)]
-    batches = training._batches(sequences, SETTINGS, seed=0, epoch=0)
+    batches = training.draw_batches(sequences, SETTINGS, seed=0, epoch=0)
     spreads = [np.ptp([len(sequences[number]) for number in batch]) for batch in batches]
     assert max(spreads) < 60  # of 198
 

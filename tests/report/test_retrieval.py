@@ -1,0 +1,139 @@
+"""The tables of the retrieval pages, from ranks that a reader can count."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llamarec_core import report
+from llamarec_core.evaluation import METRICS, mean, published
+from llamarec_core.files import InputError
+
+PUBLISHED = published(Path(__file__).parents[2] / "results" / "published")
+SAMPLING = {"samples": 200, "seed": 0}
+
+
+def frame(ranks, targets=None):
+    users = np.arange(len(ranks))
+    return pd.DataFrame({"user": users, "target": users + 1 if targets is None else targets, "rank": ranks})
+
+
+@pytest.fixture
+def ranks():
+    rng = np.random.default_rng(0)
+    draw = {"lrurec": 15, "sasrec": 40, "narm": 400}
+    return {
+        ("beauty", method, seed): frame(rng.integers(1, worst, 300))
+        for method, worst in draw.items()
+        for seed in range(1 if method == "narm" else 3)
+    }
+
+
+def test_the_mean_over_seeds_stands_beside_the_published_value(ranks):
+    table = report.retrieval_table(ranks, published=PUBLISHED, commit="abc", **SAMPLING)
+    assert len(table) == 3 * 6
+    row = table[(table["method"] == "lrurec") & (table["metric"] == "Recall@10")].iloc[0]
+    runs = [mean(ranks["beauty", "lrurec", seed]["rank"], "Recall@10") for seed in range(3)]
+    assert row["measured"] == pytest.approx(np.mean(runs))
+    assert row["seed_sd"] == pytest.approx(np.std(runs, ddof=1))
+    assert row["published"] == 0.0916
+    assert row["difference"] == pytest.approx(np.mean(runs) - 0.0916)
+    assert row["at_or_above"]
+    assert not row["published_in_interval"]
+    assert table.loc[table["method"] == "narm", "seed_sd"].isna().all()
+
+
+def test_a_cell_is_reached_from_above_or_within_the_interval(ranks):
+    table = report.retrieval_table(ranks, published=PUBLISHED, commit="abc", **SAMPLING)
+    reached = report.reached_table(table).set_index("method")
+    for method, name in {"narm": "NARM", "lrurec": "LRURec"}.items():
+        cells = table[table["method"] == method]
+        within = cells["published"].between(cells["ci_low"], cells["ci_high"])
+        either = (cells["measured"] >= cells["published"]) | within
+        assert reached.loc[name, "cells"] == 6
+        assert reached.loc[name, "either"] == either.sum()
+
+
+def test_every_two_retrievers_are_compared_on_the_same_users(ranks):
+    table = report.pairs_table(ranks, commit="abc", **SAMPLING)
+    assert len(table) == 3 * 6
+    assert set(zip(table["method"], table["reference"], strict=True)) == {
+        ("sasrec", "narm"), ("lrurec", "narm"), ("lrurec", "sasrec"),
+    }  # fmt: skip
+    better = table[(table["method"] == "lrurec") & (table["reference"] == "narm")]
+    assert (better["difference"] > 0).all()
+    assert (better["p_holm"] >= better["p_value"]).all()
+    assert (better["p_holm"] < 0.1).all()
+    with pytest.raises(InputError, match="no two retrievers"):
+        report.pairs_table({("beauty", "lrurec", 0): frame([1, 2])}, commit="abc", **SAMPLING)
+
+
+def test_the_order_of_ties_is_compared_with_the_share_of_equal_targets():
+    orders = {
+        ("beauty", "ours", "ours"): frame([1, 2, 30, 4], [1, 2, 3, 4]),
+        ("beauty", "ours", "theirs"): frame([1, 50, 30, 4], [1, 9, 3, 4]),
+    }
+    table = report.ties_table(orders, **SAMPLING).set_index(["tested", "metric"])
+    assert table.loc[("ours", "Recall@10"), "measured"] == pytest.approx(3 / 4)
+    assert table.loc[("theirs", "Recall@10"), "measured"] == pytest.approx(2 / 4)
+    assert table.loc[("theirs", "Recall@10"), "same_target"] == pytest.approx(3 / 4)
+
+
+def test_noise_has_the_size_of_its_sources(ranks):
+    table = report.retrieval_table(ranks, published=PUBLISHED, commit="abc", **SAMPLING)
+    orders = {
+        ("beauty", trained, tested): frame(np.full(100, 1 + 20 * (trained != tested)))
+        for trained in ("a", "b")
+        for tested in ("a", "b")
+    }
+    ties = report.ties_table(orders, **SAMPLING)
+    noise = report.noise_table(table, ties, published=PUBLISHED).set_index(["metric", "source"])["size"]
+    row = table[(table["method"] == "lrurec") & (table["metric"] == "Recall@10")].iloc[0]
+    assert noise["Recall@10", "users"] == pytest.approx((row["ci_high"] - row["ci_low"]) / 2)
+    assert noise["Recall@10", "seeds"] == pytest.approx(1.96 * row["seed_sd"])
+    assert noise["Recall@10", "ties, tested"] == pytest.approx(0.5)  # 1 under its own order, 0 under the other
+    assert noise["Recall@10", "ties, trained and tested"] == 0
+    assert noise["Recall@10", "published: LRURec − SASRec"] == pytest.approx(0.0916 - 0.0844)
+
+
+def test_validation_as_published_is_compared_with_the_same_seed(ranks):
+    given = {**ranks, ("beauty", "lrurec-validated-as-published", 0): ranks["beauty", "lrurec", 0]}
+    table = report.validation_table(given, commit="abc", **SAMPLING)
+    assert list(table["metric"]) == list(METRICS)
+    assert (table["difference"] == 0).all()
+    assert report.validation_table(ranks, commit="abc", **SAMPLING).empty
+
+
+def test_the_figures_name_axes_and_say_their_numbers_in_words(ranks):
+    table = report.retrieval_table(ranks, published=PUBLISHED, commit="abc", **SAMPLING)
+    ties = report.ties_table({}, **SAMPLING)
+    point = {"dataset": "beauty", "method": "lrurec", "weight_decay": 0.01}
+    grid = pd.DataFrame(
+        [
+            {**point, "dropout": 0.1, "recall@10": 0.10, "chosen": False},
+            {**point, "dropout": 0.3, "recall@10": 0.12, "chosen": True},
+            {**point, "dropout": 0.5, "recall@10": None, "chosen": False},
+        ]
+    ).astype({"recall@10": float})
+    curve = pd.DataFrame({"epoch": [1, 2, 3], "recall@10": [0.1, 0.3, 0.2]})
+    served = pd.DataFrame(
+        {"variant": ["a", "a"], "history": [50, 200], "median_seconds": [0.001, 0.002], "iqr_seconds": [0.0, 0.0]}
+    )
+    lookups = pd.DataFrame(
+        {
+            "catalogue": "Beauty", "items": 100, "index": ["exact", "inverted file"], "probes": [None, 4],
+            "recall@20": [1.0, 0.97], "median_seconds": [0.002, 0.001],
+        }
+    )  # fmt: skip
+    figures = {
+        "0.1200 at dropout 0.3": report.grid_panels(grid),
+        "for each of beauty": report.validation_curves({("beauty", "lrurec"): curve}),
+        "published 0.0916": report.forest(table),
+        "beauty users": report.noise_sizes(report.noise_table(table, ties, published=PUBLISHED)),
+        "a, 200: 2.00 ms": report.serving_lines(served),
+        "inverted file at 100 items 1.00 ms": report.index_curves(lookups),
+    }
+    for words, figure in figures.items():
+        assert words in figure.alt_text
+        assert all(axis.get_xlabel() or axis.get_subplotspec().rowspan.stop < 3 for axis in figure.axes)
