@@ -27,6 +27,11 @@ def test_data_prints_the_row_of_table_2():
         (["data", "ml-1m"], "ml-1m"),
         (["recommend", "--profile", "quik", "Toy Story (1995)"], "Unknown profile 'quik'"),
         (["recommend", "--dataset", "no-such-data", "Toy Story (1995)"], "is missing: run notebooks/1_data.ipynb"),
+        (["train", "beauty", "gru4rec"], "has no grid of gru4rec on 'beauty'"),
+        (["train", "beauty", "lrurec", "--profile", "quick"], "Profile 'quick' has no grid of lrurec on 'beauty'"),
+        (["train", "beauty", "lrurec", "--dropout", "0.1"], "Give --weight-decay and --dropout together"),
+        (["train", "ml-100k", "lrurec", "--order", "order_run_a"], "no order 'order_run_a' of ties: choose from none"),
+        (["train", "games", "lrurec", "--order", "order_run_a"], "choose from by_item_id, order_run_b"),
     ],
 )
 def test_bad_input_is_answered_by_one_sentence_and_a_non_zero_exit(arguments, message):

@@ -10,8 +10,9 @@ import yaml
 
 from llamarec_core.evaluation import published
 from llamarec_core.files import sha256
+from llamarec_core.grid import Grid, grid_table, run_name
 from llamarec_core.provenance import notebook_hash
-from llamarec_core.report import results_table
+from llamarec_core.report import results_table, retrieval_table
 from llamarec_core.settings import load_profile
 from llamarec_core.study import load_ranks
 
@@ -20,8 +21,11 @@ SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXECUTED = sorted((ROOT / "results").glob("*/notebooks/**/*.ipynb"))
 
 
-def test_the_quick_results_are_committed():
-    assert sorted(path.name for path in EXECUTED if "quick" in path.parts) == [path.name for path in SOURCES]
+def test_every_notebook_is_committed_as_it_ran():
+    retrieval = ["2_grid", "2_noise", "2_retrieval", "2_speed"]
+    study = [path.stem for path in SOURCES if path.stem not in retrieval]
+    assert sorted(path.stem for path in EXECUTED if "quick" in path.parts) == study
+    assert sorted(path.stem for path in EXECUTED if "small" in path.parts) == ["1_data"] * 3 + retrieval
 
 
 @pytest.mark.parametrize("path", EXECUTED, ids=lambda path: str(path.relative_to(ROOT / "results")))
@@ -65,6 +69,48 @@ def test_the_committed_tables_follow_from_the_committed_ranks():
         again = table[table["subset"] == subset].reset_index(drop=True)
         # files hold six significant digits
         pd.testing.assert_frame_equal(committed, again, rtol=1e-5, check_dtype=False)
+
+
+def test_the_retrieval_table_follows_from_the_committed_ranks():
+    results = ROOT / "results" / "small"
+    profile = load_profile(ROOT / "notebooks" / "profiles" / "small.yaml")
+    ranks, commit = load_ranks(results / "grid", datasets=profile.datasets)
+    again = retrieval_table(
+        {key: frame for key, frame in ranks.items() if "validated" not in key[1]},
+        published=published(ROOT / "results" / "published"),
+        samples=profile.evaluation.bootstrap_samples,
+        seed=profile.seed,
+        commit=commit,
+    )
+    committed = pd.read_csv(results / "tables" / "table1_retrieval.csv")
+    pd.testing.assert_frame_equal(committed, again, rtol=1e-5, check_dtype=False)
+
+
+def test_table_2_has_the_papers_counts():
+    table = pd.read_csv(ROOT / "results" / "small" / "tables" / "table2.csv").set_index(["dataset", "quantity"])[
+        "measured"
+    ]
+    counts = {name: tuple(table[name][["users", "items"]]) for name in ("ml-100k", "beauty", "games")}
+    assert counts == {"ml-100k": (610, 3650), "beauty": (22332, 12086), "games": (15264, 7676)}
+
+
+def test_the_grids_records_are_of_the_settings_that_the_profile_names():
+    profile = load_profile(ROOT / "notebooks" / "profiles" / "small.yaml")
+    table = grid_table(profile, root=ROOT)
+    assert table["recall@10"].notna().all()
+    for row in table.itertuples():
+        grid = Grid(profile, row.dataset, row.method, ROOT)
+        settings = grid.retriever(weight_decay=row.weight_decay, dropout=row.dropout)
+        record = json.loads(grid.record_file(run_name(settings, seed=row.seed)).read_text())
+        assert record["settings"] == settings.model_dump()
+        assert record["git_dirty"] is False
+
+
+@pytest.mark.parametrize(("dataset", "factor"), [("ml-100k", 3), ("beauty", 6)])
+def test_a_training_step_is_as_much_faster_than_the_published_form_as_required(dataset, factor):
+    bench = pd.read_csv(ROOT / "results" / "bench" / "retriever.csv")
+    ours = bench[bench["case"].str.startswith(f"training step, {dataset},") & (bench["variant"] == "ours")]
+    assert ours["ratio_to_reference"].item() >= factor
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from llamarec_core.files import InputError
-from llamarec_core.settings import load_profile
+from llamarec_core.settings import GridSettings, load_profile
 
 PROFILES = sorted((Path(__file__).parents[1] / "notebooks" / "profiles").glob("*.yaml"))
 MINIMAL = "datasets: {ml-100k-1998: {}}\n"
@@ -42,6 +42,13 @@ def test_a_data_sets_overrides_apply_to_it_alone(tmp_path):
     assert profile.for_dataset("b").retriever.max_length == 50
 
 
+def test_the_papers_grid_has_ten_points():
+    points = GridSettings().points()
+    assert len(points) == 10
+    assert points[0] == {"weight_decay": 0.0, "dropout": 0.1}
+    assert points[-1] == {"weight_decay": 0.01, "dropout": 0.5}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -53,6 +60,12 @@ def test_a_data_sets_overrides_apply_to_it_alone(tmp_path):
         (MINIMAL + "ranker: {template: chat}", "ranker.template: Input should be 'ranking' or 'alpaca'"),
         (MINIMAL + "ranker: {candidates: 21}", "21 is more than the 20 labels"),
         (MINIMAL + "ranker: {learning_rate: .nan}", "ranker.learning_rate: Input should be a finite number"),
+        (MINIMAL + "retriever: {heads: 3}", "3 does not divide dim = 64"),
+        (MINIMAL + "retriever: {validation_candidates: both}", "Input should be 'as_tested' or 'as_published'"),
+        (MINIMAL + "grid: {gru: {}}", "grid.gru"),
+        (MINIMAL + "grid: {lrurec: {b: {}}}", "'b'"),
+        (MINIMAL + "grid: {lrurec: {a: {dropout: []}}}", "dropout: Tuple should have at least 1 item"),
+        ("datasets: {a: {retriever: {method: narm}}}", "one retriever serves all data sets"),
         ("datasets: {a: {retriever: {width: 3}}}", "width: Extra inputs are not permitted"),
         ("datasets: {a: {rnker: {}}}", "datasets.a.rnker: Extra inputs are not permitted"),
         ("a: [", "is not valid YAML"),

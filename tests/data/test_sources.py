@@ -121,6 +121,27 @@ def test_the_source_files_are_recorded_without_the_machines_path(tidy, tmp_path)
     assert str(tmp_path) not in str(source)
 
 
+def test_the_same_events_are_read_in_another_order(tidy, events, write, tmp_path):
+    tidy(tmp_path / "mine")
+    rows = [f"{user},{item},{position}\n" for position, (user, item, _) in enumerate(reversed(events))]
+    write(tmp_path / "mine" / "backwards.csv", "user_id,item_id,position\n" + "".join(rows))
+    forwards, backwards = (
+        load_dataset("mine", folder=tmp_path),
+        load_dataset("mine", folder=tmp_path, order="backwards"),
+    )
+    for user, name in enumerate(forwards.user_ids):
+        items = [forwards.item_ids[item] for item in forwards.sequence(user)]
+        other = backwards.sequence(backwards.user_ids.index(name))
+        assert sorted(items) == sorted(backwards.item_ids[item] for item in other)
+    assert forwards.content_hash != backwards.content_hash
+
+
+def test_a_missing_order_is_named(tidy, tmp_path):
+    tidy(tmp_path / "mine")
+    with pytest.raises(InputError, match=r"There is no mine/order_run_a.csv \(or .gz\): name the folder"):
+        load_dataset("mine", folder=tmp_path, order="order_run_a")
+
+
 def test_an_unknown_name_is_answered_with_the_known_ones():
     with pytest.raises(
         InputError, match=r"'beuty' \(did you mean 'beauty'\?\): choose from ml-100k-1998, ml-100k, beau"

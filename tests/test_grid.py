@@ -1,0 +1,120 @@
+"""The grid: one recorded run a point, chosen on validation, tested once, under each order of ties."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from llamarec_core import grid as grids
+from llamarec_core.data import load_dataset
+from llamarec_core.files import InputError
+from llamarec_core.grid import BY_ITEM_ID, Grid, grid_table, load_curves, load_orders, run_name
+from llamarec_core.retrieval import read_ranks
+from llamarec_core.settings import Profile, RetrieverSettings
+
+GRID = {"lrurec": {"mine": {"weight_decay": [0.0, 0.01], "dropout": [0.1], "seeds": 2}}}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """The grid of a profile on a data set of one's own that has another order of ties."""
+    events = [(f"u{user}", f"i{(user + step) % 9}", step // 2) for user in range(12) for step in range(7)]
+    folder = tmp_path / "data" / "mine"
+    folder.mkdir(parents=True)
+    frame = pd.DataFrame(events, columns=["user_id", "item_id", "timestamp"])
+    frame.to_csv(folder / "interactions.csv", index=False)
+    pd.DataFrame({"item_id": [f"i{i}" for i in range(9)], "title": "T"}).to_csv(folder / "items.csv", index=False)
+    reversed_ties = frame.sort_values(["user_id", "timestamp", "item_id"], ascending=[True, True, False])
+    reversed_ties["position"] = range(len(reversed_ties))
+    reversed_ties.drop(columns="timestamp").to_csv(folder / "theirs.csv", index=False)
+    monkeypatch.setenv("LLAMAREC_DATA", str(tmp_path / "data"))
+    monkeypatch.setitem(grids.ORDERS, "mine", (BY_ITEM_ID, "theirs"))
+    retriever = {"dim": 8, "max_length": 6, "batch_size": 4, "epochs": 2, "validate_every": 3, "patience": 2}
+    profile = Profile(name="tiny", seed=5, datasets={"mine": {}}, retriever=retriever, grid=GRID)
+    load_dataset("mine").save(tmp_path / "runs" / "tiny" / "mine" / "dataset")
+    return Grid(profile, "mine", "lrurec", tmp_path)
+
+
+def train_all(grid):
+    return [grid.train(grid.retriever(**point), seed=5) for point in grid.settings.points()]
+
+
+def test_every_point_leaves_a_record_and_its_curve_and_is_left_alone_afterwards(tiny):
+    records = train_all(tiny)
+    run = run_name(tiny.retriever(weight_decay=0.0, dropout=0.1), seed=5)
+    assert run == "decay0-dropout0.1-seed5"
+    curve = pd.read_csv(tiny.record_file(run).with_suffix(".csv"))
+    assert records[0]["recall@10"] == pytest.approx(curve["recall@10"].max())
+    assert records[0]["method"] == "lrurec"
+    assert records[0]["order"] == BY_ITEM_ID
+    before = tiny.record_file(run).stat().st_mtime_ns
+    assert tiny.train(tiny.retriever(weight_decay=0.0, dropout=0.1), seed=5) == records[0]
+    assert tiny.record_file(run).stat().st_mtime_ns == before
+
+
+def test_the_choice_is_made_on_validation_recall_alone(tiny):
+    with pytest.raises(InputError, match="is missing: train all points of the grid first"):
+        tiny.chosen()
+    train_all(tiny)
+    for place, recall in enumerate((0.3, 0.4)):
+        file = tiny.record_file(run_name(tiny.retriever(**tiny.settings.points()[place]), seed=5))
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"recall@10": recall, "ndcg@10": 1 - recall}))
+    assert tiny.chosen().weight_decay == 0.01
+    table = grid_table(tiny.profile, root=tiny.root)
+    assert table["chosen"].tolist() == [False, True]
+    assert list(load_curves(tiny.profile, root=tiny.root)) == [("mine", "lrurec")]
+
+
+def test_points_that_were_not_trained_have_no_numbers(tiny):
+    tiny.train(tiny.retriever(weight_decay=0.01, dropout=0.1), seed=5)
+    table = grid_table(tiny.profile, root=tiny.root)
+    assert table["recall@10"].isna().tolist() == [True, False]
+    assert table["chosen"].tolist() == [False, True]
+
+
+def test_the_test_leaves_ranks_with_their_provenance_also_where_the_weights_were_cleared(tiny):
+    train_all(tiny)
+    path = tiny.test(tiny.chosen(), seed=5)
+    before = path.read_bytes()
+    assert path.relative_to(tiny.root).as_posix() == "results/tiny/grid/ranks/mine/lrurec-seed5.parquet"
+    assert (read_ranks(path)["target"] == load_dataset("mine").targets("test")).all()
+    record = json.loads((path.parent / "provenance.json").read_text())["lrurec-seed5"]
+    assert record["command"] == "llamarec train mine lrurec --profile tiny --seed 5"
+    (tiny.folder(run_name(tiny.chosen(), seed=5)) / "retriever.safetensors").unlink()
+    assert tiny.test(tiny.chosen(), seed=5).read_bytes() == before
+
+
+def test_a_run_is_tested_under_each_order_of_ties_on_that_orders_targets(tiny):
+    train_all(tiny)
+    for trained in grids.ORDERS["mine"]:
+        tiny.train(tiny.chosen(), seed=5, order=trained)
+        tiny.test_orders(tiny.chosen(), seed=5, trained=trained)
+    ranks = {key[1:]: frame for key, frame in load_orders(tiny.profile, root=tiny.root).items() if key[0] == "mine"}
+    assert len(ranks) == 4
+    theirs = load_dataset("mine", order="theirs")
+    for (_, tested), frame in ranks.items():
+        dataset = theirs if tested == "theirs" else load_dataset("mine")
+        assert (frame["target"] == dataset.targets("test")).all()
+    assert sorted(theirs.items) == sorted(load_dataset("mine").items)
+    assert (theirs.items != load_dataset("mine").items).any()
+
+
+def test_validation_as_published_has_a_name_of_its_own(tiny):
+    settings = RetrieverSettings(**tiny.retriever().model_dump() | {"validation_candidates": "as_published"})
+    assert run_name(settings, seed=5).endswith("-seed5-validated-as-published")
+    tiny.train(settings, seed=5)
+    assert tiny.test(settings, seed=5).name == "lrurec-validated-as-published-seed5.parquet"
+
+
+def test_a_grid_that_the_profile_lacks_is_answered_by_its_remedy(tiny):
+    with pytest.raises(InputError, match="Profile 'tiny' has no grid of narm on 'mine': add it under `grid`"):
+        Grid(tiny.profile, "mine", "narm", tiny.root)
+
+
+def test_a_missing_data_set_is_answered_by_its_remedy(tiny):
+    for file in (tiny.root / "runs").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    (tiny.root / "runs" / "tiny" / "mine" / "dataset").rmdir()
+    with pytest.raises(InputError, match=r"run notebooks/1_data.ipynb for 'mine' first"):
+        tiny.train(tiny.retriever(), seed=5)
