@@ -111,6 +111,14 @@ class RankerSettings(Settings):
     """Dropout on the adapter's input."""
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear layers that get an adapter, the paper's W_Q and W_V."""
+    warmup: Literal["none", "label_binding"] = "none"
+    """``label_binding`` first teaches which label a title stands under; the paper has no such phase."""
+    binding_examples: PositiveInt = 480
+    """Sequences of the label-binding phase."""
+    binding_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    """AdamW's step size in the label-binding phase."""
+    repeated_targets: Annotated[int, Field(ge=0)] = 0
+    """The first so many examples ask for a title that their history repeats; the paper has none such."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
     """AdamW's step size after warm-up; it then falls linearly to zero."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0

@@ -6,7 +6,7 @@ whether two methods differ, ``paper`` loads what the paper printed, to stand bes
 the benches compare.
 """
 
-from llamarec_core.evaluation.latency import compare
+from llamarec_core.evaluation.latency import MATRIX_OPERATIONS, compare, matrix_product
 from llamarec_core.evaluation.metrics import METRICS, mean, per_user
 from llamarec_core.evaluation.paper import (
     published,
@@ -17,11 +17,13 @@ from llamarec_core.evaluation.paper import (
 from llamarec_core.evaluation.significance import Difference, bootstrap_interval, holm, paired_difference
 
 __all__ = [
+    "MATRIX_OPERATIONS",
     "METRICS",
     "Difference",
     "bootstrap_interval",
     "compare",
     "holm",
+    "matrix_product",
     "mean",
     "paired_difference",
     "per_user",

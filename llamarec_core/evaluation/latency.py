@@ -11,6 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+
+MATRIX = 2048
+"""Rows and columns of the matrices by which a machine's rate is measured: larger than its caches."""
+
+MATRIX_OPERATIONS = 2 * MATRIX**3
+"""Floating-point operations of :func:`matrix_product`."""
 
 PROCESS = Path("/proc/self")
 
@@ -63,6 +70,15 @@ def peak_memory(call: Callable[[], object]) -> float:
     before = _status("VmRSS")
     call()
     return (_status("VmHWM") - before) / 1024
+
+
+def matrix_product(dtype: torch.dtype) -> Callable[[], torch.Tensor]:
+    """Return a variant for :func:`compare` that shows the machine's rate: a matrix product.
+
+    It takes :data:`MATRIX_OPERATIONS` floating-point operations.
+    """
+    left, right = (torch.from_numpy(np.random.default_rng(0).standard_normal((MATRIX, MATRIX))).to(dtype) for _ in "ab")
+    return lambda: left @ right
 
 
 def _status(field: str) -> int:

@@ -11,27 +11,35 @@ from llamarec_core.ranking.backbone import default_device, load_backbone
 from llamarec_core.ranking.examples import draw_examples
 from llamarec_core.ranking.prompt import LABELS, TEMPLATES, PromptBuilder
 from llamarec_core.ranking.qlora import fit_ranker, load_ranker, validation_rows
-from llamarec_core.ranking.verbalizer import (
-    VerbalizerRanker,
+from llamarec_core.ranking.rerank import (
+    candidate_probabilities,
+    fit_retriever_weight,
     rerank,
     rerank_at_random,
     rerank_by_item_scores,
     rerank_by_scores,
+    split_rows,
+    with_retriever,
 )
+from llamarec_core.ranking.verbalizer import VerbalizerRanker
 
 __all__ = [
     "LABELS",
     "TEMPLATES",
     "PromptBuilder",
     "VerbalizerRanker",
+    "candidate_probabilities",
     "default_device",
     "draw_examples",
     "fit_ranker",
+    "fit_retriever_weight",
     "load_backbone",
     "load_ranker",
     "rerank",
     "rerank_at_random",
     "rerank_by_item_scores",
     "rerank_by_scores",
+    "split_rows",
     "validation_rows",
+    "with_retriever",
 ]

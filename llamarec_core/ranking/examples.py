@@ -6,6 +6,10 @@ The published code also draws items that come later in that sequence; they are l
 because it makes no sense to teach that what the user chose next is wrong. Held-out items are drawn
 like any others: nothing about them is given away.
 
+A small backbone may be asked for something easier first (``repeated_targets``, this study's addition): the target of an
+early example is one of the titles that its own history lists, so that the one thing to learn is to look from the
+candidates back to the history.
+
 The tuning loop in :mod:`~llamarec_core.ranking.qlora` reads the examples.
 """
 
@@ -40,7 +44,8 @@ def draw_examples(dataset: Dataset, settings: RankerSettings, *, seed: int, epoc
 
     Args:
         dataset: its training split is read.
-        settings: ``training_examples`` (of all prefixes, without repetition) and ``candidates`` are read.
+        settings: ``training_examples`` (of all prefixes, without repetition), ``candidates``, ``repeated_targets`` and
+            ``history_length`` are read.
         seed: of the run.
         epoch: counts from 0; each draws other prefixes, negatives and orders.
 
@@ -61,7 +66,10 @@ def draw_examples(dataset: Dataset, settings: RankerSettings, *, seed: int, epoc
     for row, user in enumerate(users):
         sequence = dataset.train(int(user))
         negatives = _negatives(dataset, sequence, settings.candidates - 1, generator)
-        candidates[row] = np.insert(negatives, answers[row], sequence[positions[row]])
+        target = sequence[positions[row]]
+        if epoch == 0 and row < settings.repeated_targets:
+            target = generator.choice(sequence[: positions[row]][-settings.history_length :])
+        candidates[row] = np.insert(negatives, answers[row], target)
     return TrainingExamples(users, positions, candidates, answers)
 
 

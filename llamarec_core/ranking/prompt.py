@@ -98,6 +98,7 @@ class PromptBuilder:
         if tokenizer.bos_token_id is not None and tokenizer(template.opening).input_ids[0] == tokenizer.bos_token_id:
             self._opening = [tokenizer.bos_token_id, *self._opening]
         self._bridge, self._closing = self._tokenize([template.bridge, template.closing])
+        self._question, self._line_break = self._tokenize(["\n-", "\n"])
         self.target_ids = self._labels_in_prompt()
         self.label_ids = self.target_ids if settings.label_tokens == "in_prompt" else self._labels_alone()
 
@@ -119,6 +120,25 @@ class PromptBuilder:
         for mark, item in zip(self._candidate_mark_tokens, candidates, strict=False):
             tokens += mark + self._title_tokens[item]
         return tokens + self._closing
+
+    def build_binding(self, pool: Sequence[int], places: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the token ids of a sequence that binds labels to titles, and where its labels are predicted.
+
+        Args:
+            pool: item ids in the order of their labels.
+            places: which of the pool are asked for, in this order.
+
+        Returns:
+            The token ids, and for each place asked for the length of the sequence's beginning before its label.
+        """
+        tokens, before = list(self._opening), []
+        for mark, item in zip(self._candidate_mark_tokens, pool, strict=False):
+            tokens += mark + self._title_tokens[item]
+        for place in places:
+            tokens += self._question + self._title_tokens[pool[place]] + self._line_break
+            before.append(len(tokens))
+            tokens.append(self.target_ids[place])
+        return tokens, before
 
     def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
         """Return the prompt of :meth:`build` as text, for people to read."""

@@ -24,9 +24,11 @@ from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing, write_json
 from llamarec_core.ranking.adapter import add_adapter, load_adapter, save_adapter, set_adapter_tensors
 from llamarec_core.ranking.backbone import backbone_name, load_backbone
+from llamarec_core.ranking.binding import bind_labels
 from llamarec_core.ranking.prompt import PromptBuilder
+from llamarec_core.ranking.rerank import candidate_items, split_rows
 from llamarec_core.ranking.tuning import Tuning, best_row, make_accelerator
-from llamarec_core.ranking.verbalizer import VerbalizerRanker, candidate_items, split_rows
+from llamarec_core.ranking.verbalizer import VerbalizerRanker
 from llamarec_core.settings import RankerSettings
 
 
@@ -75,6 +77,18 @@ def fit_ranker(
     prompts = PromptBuilder(tokenizer, dataset.titles, settings)
     model = add_adapter(model, settings, seed=seed)
     ranker = VerbalizerRanker(model, prompts, batch_size=settings.evaluation_batch_size)
+    if settings.warmup == "label_binding" and not reached:
+        main = accelerator.is_main_process
+        bind_labels(
+            ranker,
+            dataset,
+            settings,
+            seed=seed,
+            folder=folder,
+            identity=identity,
+            writes=main,
+            progress=progress and main,
+        )
     tuning = Tuning(ranker, dataset, validation, settings, seed=seed, accelerator=accelerator)
     if reached:
         tuning.restore(tensors, reached["curve"])

@@ -30,7 +30,8 @@ from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
 from llamarec_core.ranking.examples import draw_examples
-from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad, rerank
+from llamarec_core.ranking.rerank import ndcg_at_10, rerank
+from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
 from llamarec_core.settings import RankerSettings
 
 MAX_GRADIENT_NORM = 1.0
@@ -124,7 +125,7 @@ class Tuning:
                 "examples": self.step * self._step_size,
                 "seconds": round(self._earlier_seconds + time.perf_counter() - self._started, 1),
                 "training_loss": float(losses.mean()) if len(losses) else None,
-                "ndcg@10": float(np.mean(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0))),
+                "ndcg@10": ndcg_at_10(ranks),
             }
         )
         self._losses = []

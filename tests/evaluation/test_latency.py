@@ -4,8 +4,9 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
-from llamarec_core.evaluation import compare
+from llamarec_core.evaluation import MATRIX_OPERATIONS, compare, matrix_product
 from llamarec_core.evaluation.latency import PROCESS, peak_memory
 
 
@@ -36,3 +37,8 @@ def test_the_peak_is_what_a_call_takes_at_its_highest():
         return
     assert peak_memory(lambda: np.ones(50 * 2**17).sum()) == pytest.approx(50, abs=5)  # 50 MiB, given back at once
     assert peak_memory(lambda: None) < 5
+
+
+def test_the_machines_rate_is_that_of_a_processor():
+    seconds = compare("rate", {"product": matrix_product(torch.float32)}, repetitions=2)["median_seconds"].item()
+    assert 1e9 < MATRIX_OPERATIONS / seconds < 1e15

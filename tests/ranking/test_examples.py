@@ -58,6 +58,18 @@ def small(length, n_items):
     return Dataset("small", items, [0, length], ["", *names], ["u"], ["", *names])
 
 
+def test_early_examples_may_ask_for_a_title_that_their_history_repeats(dataset):
+    settings = SETTINGS.model_copy(update={"repeated_targets": 5, "history_length": 2})
+    examples = draw_examples(dataset, settings, seed=0, epoch=0)
+    targets = examples.candidates[np.arange(len(examples)), examples.answers]
+    for row, (user, position, target) in enumerate(zip(examples.users, examples.positions, targets, strict=True)):
+        sequence = dataset.train(int(user))
+        assert target in (sequence[max(0, position - 2) : position] if row < 5 else sequence[position : position + 1])
+    later = draw_examples(dataset, settings, seed=0, epoch=1)
+    first = int(later.users[0]), int(later.positions[0])
+    assert later.candidates[0, later.answers[0]] == dataset.train(first[0])[first[1]]
+
+
 def test_histories_too_short_to_learn_from_are_refused():
     with pytest.raises(InputError, match="small has no user with two items to train on"):
         draw_examples(small(3, 9), SETTINGS, seed=0, epoch=0)

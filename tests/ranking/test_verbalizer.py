@@ -7,11 +7,15 @@ from llamarec_core.files import InputError
 from llamarec_core.ranking import (
     PromptBuilder,
     VerbalizerRanker,
+    fit_retriever_weight,
     load_backbone,
     rerank,
     rerank_at_random,
     rerank_by_item_scores,
     rerank_by_scores,
+    split_rows,
+    verbalizer,
+    with_retriever,
 )
 from llamarec_core.ranking.adapter import add_adapter
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
@@ -97,7 +101,7 @@ class Liking:
         return scores if self.label is None else np.eye(scores.shape[1], dtype=np.float32)[[self.label] * len(scores)]
 
 
-@pytest.mark.parametrize("order", ["descending", "shuffled"])
+@pytest.mark.parametrize("order", ["descending", "reversed", "shuffled"])
 def test_labels_are_mapped_back_to_candidates(tiny, dataset, candidates, order):
     ranks = rerank(Liking(tiny.settings), dataset, candidates, "test", order=order, seed=3)
     rows = candidates[candidates["split"] == "test"]
@@ -154,7 +158,37 @@ def test_popularity_order():
 
 
 def test_unknown_orders_and_splits_are_refused(tiny, dataset, candidates):
-    with pytest.raises(InputError, match="Unknown order 'best': choose from descending, shuffled"):
+    with pytest.raises(InputError, match="Unknown order 'best': choose from descending, reversed, shuffled"):
         rerank(Liking(tiny.settings), dataset, candidates, "test", order="best")
     with pytest.raises(InputError, match="hold no split 'train' .they hold test, validation"):
         rerank(Liking(tiny.settings), dataset, candidates, "train")
+
+
+def test_batches_hold_prompts_of_similar_length_within_the_budget(ranker, monkeypatch):
+    prompts = [[1] * length for length in (50, 10, 30, 9, 29, 8, 10, 10)]
+    order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")
+    monkeypatch.setattr(verbalizer, "TOKEN_BUDGET", 62)
+    batches = [rows.tolist() for rows in ranker._batches(order, prompts)]
+    assert batches == [[0], [2, 4], [1, 6, 7], [3], [5]]  # at most three prompts and 62 tokens, none below 90 %
+
+
+def test_a_sum_with_the_retrievers_log_probability_goes_from_the_one_order_to_the_other(tiny, dataset, candidates):
+    rows = split_rows(candidates, "validation")
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(4), size=len(rows)).astype(np.float32)
+    alone = rerank_by_scores(rows, probabilities)
+    assert rerank_by_scores(rows, with_retriever(rows, probabilities, 0.0)).equals(alone)
+    heavy = rerank_by_scores(rows, with_retriever(rows, probabilities, 1e6))
+    assert (heavy["rank"] == rows["rank"].to_numpy()).all()
+    scores = with_retriever(rows, probabilities, 2.0)[0]
+    retriever = torch.tensor([4.0, 3.0, 2.0, 1.0]).double().log_softmax(0).numpy()
+    np.testing.assert_allclose(scores, np.log(probabilities[0]) + 2 * retriever, rtol=1e-5)
+
+
+def test_the_weight_is_the_best_of_those_tried(candidates):
+    rows = split_rows(candidates, "validation")
+    hits = (np.stack(rows["items"]) == rows["target"].to_numpy()[:, None]).astype(np.float32)
+    assert fit_retriever_weight(rows, 0.05 + 0.8 * hits) == 0.0  # a ranker that knows needs no retriever
+    assert fit_retriever_weight(rows, np.full((len(rows), 4), 0.25, dtype=np.float32)[:, ::-1]) == 0.0
+    early = rows[rows["rank"] <= 2]  # where the retriever is right, and the ranker's order is the reverse
+    assert fit_retriever_weight(early, np.tile([0.1, 0.2, 0.3, 0.4], (len(early), 1))) > 0.5

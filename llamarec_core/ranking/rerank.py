@@ -1,0 +1,196 @@
+"""From probabilities to ranks: the candidates in the ranker's order, in the retriever's, in both, at random.
+
+Only the target's rank among its candidates can change; a target that was not retrieved keeps the rank that the
+retriever gave it. The ranks frames made here are the input of the evaluation.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.special import log_softmax
+
+from llamarec_core.data import Dataset
+from llamarec_core.files import InputError
+from llamarec_core.ranking.verbalizer import VerbalizerRanker
+
+ORDERS = ("descending", "reversed", "shuffled")
+"""The orders in which a prompt may list the candidates."""
+
+WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+"""Weights of the retriever's log-probability that are tried on validation."""
+
+
+def rerank(
+    ranker: VerbalizerRanker,
+    dataset: Dataset,
+    candidates: pd.DataFrame,
+    split: str,
+    *,
+    order: str = "descending",
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Re-rank each user's candidates with the language model and return the targets' ranks.
+
+    Args:
+        ranker: the language model with its prompts.
+        dataset: the users' histories.
+        candidates: the retriever's candidates (user, split, target, rank, items, scores).
+        split: ``validation`` or ``test``.
+        order: as for :func:`candidate_probabilities`.
+        seed: as for :func:`candidate_probabilities`.
+        progress: show a progress bar.
+
+    Returns:
+        A ranks frame (user, target, rank), in the order of ``candidates``.
+
+    Raises:
+        InputError: the order or the split is unknown, or there are more candidates than labels.
+    """
+    rows = split_rows(candidates, split)
+    return rerank_by_scores(
+        rows, candidate_probabilities(ranker, dataset, rows, split, order=order, seed=seed, progress=progress)
+    )
+
+
+def candidate_probabilities(
+    ranker: VerbalizerRanker,
+    dataset: Dataset,
+    rows: pd.DataFrame,
+    split: str,
+    *,
+    order: str = "descending",
+    seed: int = 0,
+    progress: bool = False,
+) -> np.ndarray:
+    """Return P(candidate) of every user's candidates, in the retriever's order whatever order the prompt shows.
+
+    A prompt is read only for users whose target is among their candidates: nothing that the ranker
+    does can change the rank of another user's target.
+
+    Args:
+        ranker: the language model with its prompts.
+        dataset: the users' histories.
+        rows: candidates of one split, from :func:`split_rows`.
+        split: ``validation`` or ``test``: where the histories end.
+        order: the order in which a prompt lists the candidates: ``descending`` in the retriever's score, as published;
+            ``reversed`` or ``shuffled``, which expose a preference for early labels.
+        seed: of the shuffled order, which is drawn per user.
+        progress: show a progress bar.
+
+    Returns:
+        float32 ``(n, n_candidates)``; zeros for users whose target is not among the candidates.
+
+    Raises:
+        InputError: the order is unknown, or there are more candidates than labels.
+    """
+    if order not in ORDERS:
+        raise InputError(f"Unknown order {order!r}: choose from {', '.join(ORDERS)}.")
+    items = candidate_items(rows)[:, : ranker.prompts.settings.candidates]  # (n, n_candidates)
+    retrieved = np.flatnonzero((items == rows["target"].to_numpy()[:, None]).any(axis=1))
+    users = rows["user"].to_numpy()[retrieved]
+    shown = np.tile(np.arange(items.shape[1]), (len(users), 1))  # the candidate under each label
+    if order == "reversed":
+        shown = shown[:, ::-1]
+    elif order == "shuffled":
+        shown = np.array(
+            [_generator(seed, user).permutation(labels) for user, labels in zip(users, shown, strict=True)]
+        )
+    listed = np.take_along_axis(items[retrieved], shown.reshape(len(users), -1), axis=1)
+    histories = [dataset.history(int(user), split) for user in users]
+    probabilities = ranker.probabilities(histories, listed, progress=progress)
+    scores = np.zeros(items.shape, dtype=np.float32)
+    scores[retrieved[:, None], shown.reshape(len(users), -1)] = probabilities.reshape(len(users), -1)
+    return scores
+
+
+def rerank_by_scores(rows: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
+    """Return the targets' ranks after each user's candidates were put in the order of new scores.
+
+    A target outside the candidates keeps the rank that the retriever gave it; candidates of equal
+    score keep the retriever's order.
+
+    Args:
+        rows: candidates of one split.
+        scores: a score for each of the first ``n_candidates`` candidates, ``(n, n_candidates)``.
+
+    Returns:
+        A ranks frame (user, target, rank), in the order of ``rows``.
+    """
+    targets = rows["target"].to_numpy()
+    hits = candidate_items(rows)[:, : scores.shape[1]] == targets[:, None]  # (n, n_candidates)
+    place = hits.argmax(axis=1)[:, None]
+    score = np.take_along_axis(scores, place, axis=1)
+    before = (scores > score) | ((scores == score) & (np.arange(scores.shape[1]) < place))
+    ranks = np.where(hits.any(axis=1), before.sum(axis=1) + 1, rows["rank"].to_numpy())
+    columns = {"user": rows["user"].to_numpy(), "target": targets, "rank": ranks}
+    return pd.DataFrame({name: values.astype(np.int32) for name, values in columns.items()})
+
+
+def with_retriever(rows: pd.DataFrame, probabilities: np.ndarray, weight: float) -> np.ndarray:
+    """Add the retriever's log-probability of each candidate to the ranker's.
+
+    Args:
+        rows: candidates of one split; their ``scores`` are the retriever's.
+        probabilities: from :func:`candidate_probabilities`, ``(n, n_candidates)``.
+        weight: w in ``log P_ranker + w · log P_retriever``, where P_retriever is a softmax over the candidates.
+
+    Returns:
+        Scores for :func:`rerank_by_scores`, ``(n, n_candidates)``.
+    """
+    scores = np.stack([np.asarray(scores) for scores in rows["scores"]])[:, : probabilities.shape[1]].astype(np.float64)
+    tiny = np.finfo(np.float32).tiny  # users that were not read have zeros, and keep the retriever's order
+    return np.log(np.maximum(probabilities, tiny)) + weight * log_softmax(scores, axis=1)
+
+
+def fit_retriever_weight(rows: pd.DataFrame, probabilities: np.ndarray) -> float:
+    """Return the weight of :data:`WEIGHTS` whose scores give the best NDCG@10; to be fitted on validation.
+
+    Args:
+        rows: candidates of the validation users.
+        probabilities: from :func:`candidate_probabilities`, for the same rows.
+    """
+
+    def ndcg(weight: float) -> float:
+        return ndcg_at_10(rerank_by_scores(rows, with_retriever(rows, probabilities, weight))["rank"].to_numpy())
+
+    return max(WEIGHTS, key=ndcg)
+
+
+def ndcg_at_10(ranks: np.ndarray) -> float:
+    """Return the mean NDCG@10 of targets' ranks: what is chosen by on validation."""
+    return float(np.mean(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)))
+
+
+def rerank_at_random(candidates: pd.DataFrame, split: str, *, seed: int) -> pd.DataFrame:
+    """Return the targets' ranks after each user's candidates were put in random order: the floor of any ranker."""
+    rows = split_rows(candidates, split)
+    n_candidates = candidate_items(rows).shape[1]
+    return rerank_by_scores(rows, np.array([_generator(seed, user).random(n_candidates) for user in rows["user"]]))
+
+
+def rerank_by_item_scores(candidates: pd.DataFrame, split: str, item_scores: np.ndarray) -> pd.DataFrame:
+    """Return the targets' ranks when an item scores the same for all users: its popularity, ``(n_items + 1,)``."""
+    rows = split_rows(candidates, split)
+    return rerank_by_scores(rows, np.asarray(item_scores)[candidate_items(rows)])
+
+
+def split_rows(candidates: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Return the candidates of one split.
+
+    Raises:
+        InputError: there are none.
+    """
+    rows = candidates[candidates["split"] == split]
+    if rows.empty:
+        known = ", ".join(sorted(set(candidates["split"]))) or "none"
+        raise InputError(f"The candidates hold no split {split!r} (they hold {known}): run the retriever for it first.")
+    return rows
+
+
+def candidate_items(rows: pd.DataFrame) -> np.ndarray:
+    """Return the candidates' item ids, best first, ``(n, n_candidates)``."""
+    return np.stack([np.asarray(items) for items in rows["items"]])
+
+
+def _generator(seed: int, user: int) -> np.random.Generator:
+    return np.random.default_rng([seed, int(user)])
