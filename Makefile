@@ -12,7 +12,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study grid retrieval bench-retriever book lab test lint clean lock
+.PHONY: help study grid retrieval bench-retriever bench-ranker book lab test lint clean lock
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -45,6 +45,10 @@ retrieval: $(SETUP)  ## Make the retrieval pages from the grid's records and ran
 bench-retriever: $(SETUP)  ## Time the retriever against its references, on a machine that does nothing else
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake speed --forcerun speed --cores $(CORES) --nolock --rerun-incomplete \
 		--quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+
+bench-ranker: $(SETUP)  ## Time the ranker against the plain way and generation, on a machine that does nothing else
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake ranker_speed --forcerun ranker_speed --cores $(CORES) --nolock \
+		--rerun-incomplete --quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
 
 book: $(SETUP)  ## Build the book from the committed results
 	@$(BIN)/jupyter-book build . -W -n --keep-going --quiet

@@ -183,6 +183,22 @@ rule speed:
         PAPERMILL
 
 
+# `make bench-ranker` likewise.
+
+rule ranker_speed:
+    message: "3_speed: ranking by the verbalizer against the plain way and against generating the list"
+    input:
+        notebook="notebooks/3_speed.ipynb",
+        profile=PROFILE_FILE,
+        library=library("ranking"),
+        dataset=f"runs/{PROFILE}/ml-100k/dataset/dataset.json",
+    output:
+        notebook=f"{NOTEBOOKS}/3_speed.ipynb",
+    threads: workflow.cores
+    shell:
+        PAPERMILL
+
+
 rule data:
     message: "1_data on {wildcards.dataset}: read, clean, 5-core, split"
     input:

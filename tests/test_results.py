@@ -22,10 +22,10 @@ EXECUTED = sorted((ROOT / "results").glob("*/notebooks/**/*.ipynb"))
 
 
 def test_every_notebook_is_committed_as_it_ran():
-    retrieval = ["2_grid", "2_noise", "2_retrieval", "2_speed"]
-    study = [path.stem for path in SOURCES if path.stem not in retrieval]
+    small = ["2_grid", "2_noise", "2_retrieval", "2_speed", "3_speed"]
+    study = [path.stem for path in SOURCES if path.stem not in small]
     assert sorted(path.stem for path in EXECUTED if "quick" in path.parts) == study
-    assert sorted(path.stem for path in EXECUTED if "small" in path.parts) == ["1_data"] * 3 + retrieval
+    assert sorted(path.stem for path in EXECUTED if "small" in path.parts) == ["1_data"] * 3 + small
 
 
 @pytest.mark.parametrize("path", EXECUTED, ids=lambda path: str(path.relative_to(ROOT / "results")))
