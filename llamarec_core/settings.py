@@ -93,7 +93,7 @@ class RankerSettings(Settings):
     """``nf4``, 4-bit NormalFloat, doubly quantised as published, or ``none``, which leaves weights in ``dtype``."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the backbone's arithmetic; the adapter's weights are always float32."""
-    template: Literal["ranking", "alpaca"] = "ranking"
+    template: Literal["ranking", "alpaca", "candidates_first"] = "ranking"
     """The prompt's wording."""
     label_tokens: Literal["in_prompt", "as_published"] = "in_prompt"
     """Which token stands for a label, the one the tokenizer makes inside the prompt or that of the letter alone."""
@@ -117,8 +117,12 @@ class RankerSettings(Settings):
     """Sequences of the label-binding phase."""
     binding_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     """AdamW's step size in the label-binding phase."""
-    repeated_targets: Annotated[int, Field(ge=0)] = 0
-    """The first so many examples ask for a title that their history repeats; the paper has none such."""
+    negatives: Literal["random", "retrieved"] = "random"
+    """Training candidates beside the targets, from the whole catalogue or from what the retriever recommends."""
+    users_per_prompt: PositiveInt = 1
+    """Users who share one list of training candidates, each with the history to itself; the paper has one."""
+    targets_per_user: PositiveInt = 1
+    """Titles of a training history after each of which the next one is asked for; the paper asks once, at the end."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
     """AdamW's step size after warm-up; it then falls linearly to zero."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -146,6 +150,22 @@ class RankerSettings(Settings):
             raise ValueError(
                 f"candidates: {self.candidates} is more than the {MAX_CANDIDATES} labels A…T: "
                 f"choose at most {MAX_CANDIDATES}"
+            )
+        targets = self.users_per_prompt * self.targets_per_user
+        if targets > self.candidates:
+            raise ValueError(
+                f"users_per_prompt · targets_per_user: {targets} targets are more than the {self.candidates} candidates: "
+                "choose fewer of either"
+            )
+        if targets > 1 and self.template != "candidates_first":
+            raise ValueError(
+                f"template: {self.template} has one question a prompt: with several users_per_prompt or "
+                "targets_per_user choose candidates_first"
+            )
+        if self.targets_per_user > self.history_length:
+            raise ValueError(
+                f"targets_per_user: {self.targets_per_user} is more than the history's {self.history_length} titles: "
+                "choose fewer"
             )
         return self
 
@@ -178,6 +198,8 @@ class Profile(Settings):
     retriever: RetrieverSettings = RetrieverSettings()
     ranker: RankerSettings = RankerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    variants: dict[str, dict[str, Any]] = {}
+    """Other tunings of the ranker that `3_ablations` compares, by name: the fields in which they differ."""
     grid: dict[Method, dict[str, GridSettings]] = {}
     """What `make grid` tries, by retriever and data set."""
 
@@ -186,7 +208,9 @@ class Profile(Settings):
         for dataset, overrides in self.datasets.items():
             if "method" in overrides.retriever:
                 raise ValueError(f"datasets.{dataset}.retriever: one retriever serves all data sets: set method above")
-            self.for_dataset(dataset)
+            adapted = self.for_dataset(dataset)
+            for variant in self.variants:
+                adapted.variant(variant)
         for method, grids in self.grid.items():
             for dataset in grids.keys() - self.datasets.keys():
                 raise ValueError(f"grid.{method}: {dataset!r} is not among the profile's datasets")
@@ -204,6 +228,17 @@ class Profile(Settings):
                 "ranker": RankerSettings(**self.ranker.model_dump() | overrides.ranker),
             }
         )
+
+    def variant(self, name: str) -> "Profile":
+        """Return the profile with the ranker of one of its variants.
+
+        Raises:
+            InputError: the profile has no such variant.
+        """
+        if name not in self.variants:
+            known = ", ".join(self.variants) or "none"
+            raise InputError(f"Profile {self.name!r} has no variant {name!r} of the ranker: choose from {known}.")
+        return self.model_copy(update={"ranker": RankerSettings(**self.ranker.model_dump() | self.variants[name])})
 
 
 def load_profile(path: Path) -> Profile:

@@ -85,6 +85,16 @@ class Run:
         """The retriever's top-20 candidates of every user and split, written by ``2_retriever``."""
         return self.work / "candidates.parquet"
 
+    @property
+    def negatives_file(self) -> Path:
+        """What the retriever recommends after every training sequence, written by ``2_retriever``."""
+        return self.work / "negatives.parquet"
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the trained weights that a reader gets with the results: a copy of the retriever and the adapter."""
+        return self.results / "weights" / f"{self.dataset_name}-seed{self.seed}"
+
     def ranks_file(self, method: str) -> Path:
         """The test ranks of one method under this run's data set and seed."""
         return self.results / "ranks" / str(self.dataset_name) / f"{method}-seed{self.seed}.parquet"

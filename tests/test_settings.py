@@ -57,7 +57,10 @@ def test_the_papers_grid_has_ten_points():
         (MINIMAL + "name: other", "sets `name`"),
         (MINIMAL + "retriever: {dropout: 1.5}", "retriever.dropout: Input should be less than 1"),
         (MINIMAL + "retriever: {method: gru}", "retriever.method: Input should be 'lrurec'"),
-        (MINIMAL + "ranker: {template: chat}", "ranker.template: Input should be 'ranking' or 'alpaca'"),
+        (
+            MINIMAL + "ranker: {template: chat}",
+            "ranker.template: Input should be 'ranking', 'alpaca' or 'candidates_first'",
+        ),
         (MINIMAL + "ranker: {candidates: 21}", "21 is more than the 20 labels"),
         (MINIMAL + "ranker: {learning_rate: .nan}", "ranker.learning_rate: Input should be a finite number"),
         (MINIMAL + "retriever: {heads: 3}", "3 does not divide dim = 64"),

@@ -11,6 +11,7 @@ into the word before it, so the pieces' tokens are those of the whole text.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from string import ascii_uppercase
 
 from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,8 @@ class Template:
     """Before a candidate's title; ``{label}`` is its letter."""
     closing: str
     separator: str = ""
+    candidates_first: bool = False
+    """The candidates stand before the history: opening, candidates, bridge, history, closing."""
 
 
 TEMPLATES = {
@@ -60,8 +63,34 @@ TEMPLATES = {
         closing="\n\n### Response:\n",
         separator=" \n",
     ),
+    # what closes it also opens every title but the first: a history's beginning is the beginning of the prompt
+    "candidates_first": Template(
+        opening="[Instruction] Here are the candidate items:",
+        history_mark="\n-",
+        bridge="\n\nFor each purchase of a user, name the candidate most suitable to recommend next:",
+        candidate_mark="\n{label}.",
+        closing="\n",
+        candidates_first=True,
+    ),
 }
-"""The prompts' wordings by name; ``alpaca`` is the paper's."""
+"""The prompts' wordings by name; ``alpaca`` is the paper's, ``candidates_first`` this study's for small backbones."""
+
+
+@dataclass(frozen=True)
+class SharedPrompt:
+    """Several users' histories after one list of candidates: what training reads where a list serves many questions.
+
+    A history's tokens see the list and the history's own beginning, and their positions go on from the list's, so that
+    each title's end is the end of the prompt of that beginning, to the last bit of attention.
+    """
+
+    tokens: list[int]
+    readers: list[int]
+    """Whose history a token belongs to, from 1; 0 for the list, which all of them see."""
+    positions: list[int]
+    """A token's position in the prompt of its own history."""
+    ends: list[list[int]]
+    """For each history and title: after how many of ``tokens`` the prompt that ends with this title is complete."""
 
 
 class PromptBuilder:
@@ -113,13 +142,38 @@ class PromptBuilder:
             InputError: there are more candidates than labels.
         """
         history = self._checked(history, candidates)
-        tokens = list(self._opening)
-        for mark, item in zip(self._history_mark_tokens, history, strict=False):
-            tokens += mark + self._title_tokens[item]
-        tokens += self._bridge
-        for mark, item in zip(self._candidate_mark_tokens, candidates, strict=False):
-            tokens += mark + self._title_tokens[item]
-        return tokens + self._closing
+        past = self._entries(self._history_mark_tokens, history)
+        listed = self._entries(self._candidate_mark_tokens, candidates)
+        first, second = (listed, past) if self._template.candidates_first else (past, listed)
+        return [*self._opening, *chain(*first), *self._bridge, *chain(*second), *self._closing]
+
+    def build_shared(self, histories: Sequence[Sequence[int]], candidates: Sequence[int]) -> SharedPrompt:
+        """Return a sequence in which several histories follow one list of candidates; see :class:`SharedPrompt`.
+
+        Args:
+            histories: item ids in the order of time, one sequence a user; the last ``history_length`` are listed.
+            candidates: item ids in the order of their labels.
+
+        Raises:
+            InputError: there are more candidates than labels, or the template puts the history first.
+        """
+        if not self._template.candidates_first:
+            raise InputError(
+                f"Template {self.settings.template!r} puts the history first, so that several cannot share a list of "
+                "candidates: choose template: candidates_first."
+            )
+        tokens = [*self._opening, *chain(*self._entries(self._candidate_mark_tokens, candidates)), *self._bridge]
+        shared, readers, positions, ends = len(tokens), [0] * len(tokens), list(range(len(tokens))), []
+        for reader, history in enumerate(histories, 1):
+            begun = len(tokens)
+            ends.append([])
+            for entry in self._entries(self._history_mark_tokens, self._checked(history, candidates)):
+                tokens += entry
+                ends[-1].append(len(tokens) + len(self._closing))
+            tokens += self._closing
+            readers += [reader] * (len(tokens) - begun)
+            positions += range(shared, shared + len(tokens) - begun)
+        return SharedPrompt(tokens, readers, positions, ends)
 
     def build_binding(self, pool: Sequence[int], places: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the token ids of a sequence that binds labels to titles, and where its labels are predicted.
@@ -131,25 +185,24 @@ class PromptBuilder:
         Returns:
             The token ids, and for each place asked for the length of the sequence's beginning before its label.
         """
-        tokens, before = list(self._opening), []
-        for mark, item in zip(self._candidate_mark_tokens, pool, strict=False):
-            tokens += mark + self._title_tokens[item]
+        tokens, before = [*self._opening, *chain(*self._entries(self._candidate_mark_tokens, pool))], []
         for place in places:
             tokens += self._question + self._title_tokens[pool[place]] + self._line_break
             before.append(len(tokens))
             tokens.append(self.target_ids[place])
         return tokens, before
 
+    def _entries(self, marks: Sequence[list[int]], items: Sequence[int]) -> list[list[int]]:
+        """Return the tokens of each title of an enumeration with its mark."""
+        return [mark + self._title_tokens[item] for mark, item in zip(marks, items, strict=False)]
+
     def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
         """Return the prompt of :meth:`build` as text, for people to read."""
         history = self._checked(history, candidates)
-        parts = [self._template.opening]
-        for mark, item in zip(self._history_marks, history, strict=False):
-            parts += mark, self._cut_title(item)
-        parts.append(self._template.bridge)
-        for mark, item in zip(self._candidate_marks, candidates, strict=False):
-            parts += mark, self._cut_title(item)
-        return "".join([*parts, self._template.closing])
+        past = [mark + self._cut_title(item) for mark, item in zip(self._history_marks, history, strict=False)]
+        listed = [mark + self._cut_title(item) for mark, item in zip(self._candidate_marks, candidates, strict=False)]
+        first, second = (listed, past) if self._template.candidates_first else (past, listed)
+        return "".join([self._template.opening, *first, self._template.bridge, *second, self._template.closing])
 
     def _checked(self, history: Sequence[int], candidates: Sequence[int]) -> Sequence[int]:
         """Return the part of the history that the prompt lists."""

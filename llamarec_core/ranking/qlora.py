@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
@@ -39,6 +40,7 @@ def fit_ranker(
     *,
     seed: int,
     folder: Path,
+    retrieved: pd.DataFrame | None = None,
     progress: bool = True,
 ) -> VerbalizerRanker:
     """Tune a ranker, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
@@ -51,6 +53,8 @@ def fit_ranker(
         settings: backbone, prompt, adapter and tuning.
         seed: of the adapter's initial weights, the examples, dropout and the choice of validation users.
         folder: where checkpoint, curve and adapter are written.
+        retrieved: what the retriever recommends after each training sequence (``user``, ``items``), for settings that
+            draw negatives from it.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -63,6 +67,8 @@ def fit_ranker(
     folder = Path(folder)
     validation = validation_rows(candidates, settings, seed=seed)
     identity = _identity(dataset, settings) | {"seed": seed, "validation": _rows_hash(validation)}
+    if settings.negatives == "retrieved" and retrieved is not None:
+        identity["retrieved"] = _rows_hash(retrieved)
     checkpoint, finished = folder / "checkpoint.safetensors", folder / "adapter"
     if finished.is_dir():
         load_adapter(finished, settings=identity)  # refuses the adapter of another run
@@ -89,7 +95,7 @@ def fit_ranker(
             writes=main,
             progress=progress and main,
         )
-    tuning = Tuning(ranker, dataset, validation, settings, seed=seed, accelerator=accelerator)
+    tuning = Tuning(ranker, dataset, validation, settings, retrieved=retrieved, seed=seed, accelerator=accelerator)
     if reached:
         tuning.restore(tensors, reached["curve"])
     bar = tqdm(
@@ -109,7 +115,9 @@ def fit_ranker(
             if accelerator.is_main_process:
                 reached = {"curve": tuning.curve}
                 save_checkpoint(checkpoint, tensors=tuning.tensors(), progress=reached, settings=identity)
-    set_adapter_tensors(model, tuning.best)
+    # rounded before it is used, so that what ranks here is what is kept, in half the space
+    best = {name: tensor.to(torch.bfloat16) for name, tensor in tuning.best.items()}
+    set_adapter_tensors(model, best)
     model.eval()
     if accelerator.is_main_process:
         with replacing(folder / "training.csv") as temporary:
@@ -117,7 +125,7 @@ def fit_ranker(
         # the clock stays out of these files, so that the same weights are the same bytes
         outcome = {"best": {name: value for name, value in best_row(tuning.curve).items() if name != "seconds"}}
         write_json(folder / "ranker.json", identity | outcome)
-        save_adapter(finished, model, tuning.best, progress=outcome, settings=identity)
+        save_adapter(finished, model, best, progress=outcome, settings=identity)
         checkpoint.unlink()
     accelerator.wait_for_everyone()
     return ranker

@@ -2,10 +2,10 @@
 
 The loss::
 
-    L = − mean over examples of log softmax(logits after the prompt)[token of the target's label]
+    L = − mean over questions of log softmax(logits after the prompt)[token of the target's label]
 
-is a softmax over the whole vocabulary at one position. AdamW, a linear warm-up, then a linear
-decay. A step's micro-batches are shared out to the processes that ``accelerate launch`` or
+is a softmax over the whole vocabulary at one position, without the labels of other items that the user chose. AdamW, a
+linear warm-up, then a linear decay. A step's micro-batches are shared out to the processes that ``accelerate launch`` or
 ``torchrun`` started; one process is the special case.
 
 Randomness never depends on the past: examples follow from (seed, epoch), dropout from
@@ -14,6 +14,7 @@ several processes see the dropout masks that one would. :mod:`~llamarec_core.ran
 """
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,37 @@ from llamarec_core.checkpoint import optimizer_tensors, restore_optimizer
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
-from llamarec_core.ranking.examples import draw_examples
+from llamarec_core.ranking.examples import NO_ANSWER, draw_examples
+from llamarec_core.ranking.prompt import SharedPrompt
 from llamarec_core.ranking.rerank import ndcg_at_10, rerank
 from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
 from llamarec_core.settings import RankerSettings
 
 MAX_GRADIENT_NORM = 1.0
 """A gradient of a larger norm is scaled down to this one."""
+
+IGNORED = -100
+"""Stands for the answer of a question that a short history does not have."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What one forward pass of the tuning reads: prompts, each with one or several questions."""
+
+    tokens: torch.Tensor
+    """Padded on the right, ``(batch, length)``."""
+    lengths: torch.Tensor
+    """Where each question stands, ``(batch, questions)``."""
+    targets: torch.Tensor
+    """The token of each answer's label, or :data:`IGNORED`, ``(batch, questions)``."""
+    others: torch.Tensor
+    """Labels of what else the user chose, bool, ``(batch, questions, n_candidates)``."""
+    readers: torch.Tensor | None
+    """As of a :class:`~llamarec_core.ranking.prompt.SharedPrompt`, where users share a list, ``(batch, length)``."""
+    positions: torch.Tensor | None
+    """As ``readers``."""
+    n_tokens: int
+    """Without padding."""
 
 
 class Tuning:
@@ -44,8 +69,8 @@ class Tuning:
     Attributes:
         step: optimiser steps taken.
         total: optimiser steps of the whole run.
-        curve: one row a validation: ``step``, ``examples``, ``seconds``, ``training_loss`` (mean since the
-            validation before) and ``ndcg@10``.
+        curve: one row a validation: ``step``, ``examples`` (prompts read), ``answers`` (labels learnt), ``tokens``
+            (read, without padding), ``seconds``, ``training_loss`` (mean since the validation before) and ``ndcg@10``.
         best: the adapter of :func:`best_row`.
 
     Args:
@@ -53,6 +78,7 @@ class Tuning:
         dataset: its training split is learnt.
         validation: the retriever's candidates of the validation users.
         settings: of the tuning.
+        retrieved: as for :func:`~llamarec_core.ranking.examples.draw_examples`.
         seed: of the run.
         accelerator: as :func:`make_accelerator` returns it.
     """
@@ -64,12 +90,13 @@ class Tuning:
         validation: pd.DataFrame,
         settings: RankerSettings,
         *,
+        retrieved: pd.DataFrame | None,
         seed: int,
         accelerator: Accelerator,
     ):
         self.ranker, self.dataset, self.validation, self.settings = ranker, dataset, validation, settings
-        self.seed, self.accelerator = seed, accelerator
-        self._examples, self._epoch = draw_examples(dataset, settings, seed=seed, epoch=0), 0
+        self.seed, self.accelerator, self._retrieved = seed, accelerator, retrieved
+        self._start_epoch(0)
         self._step_size = settings.batch_size * settings.gradient_accumulation  # examples
         self._steps_per_epoch = -(-len(self._examples) // self._step_size)
         self.total = settings.epochs * self._steps_per_epoch
@@ -79,8 +106,10 @@ class Tuning:
         )
         self._schedule = self._schedule_from(0)
         self._network, self._optimizer = accelerator.prepare(NextTokenLogits(ranker.model), self._plain_optimizer)
-        self._target_ids = torch.tensor(ranker.prompts.target_ids)
+        self._target_ids = torch.tensor(ranker.prompts.target_ids[: settings.candidates], device=accelerator.device)
         self._losses: list[float] = []
+        self._read = np.zeros(2, dtype=np.int64)  # labels learnt and tokens read by this process
+        self._earlier_read = np.zeros(2, dtype=np.int64)
         self._earlier_seconds, self._started = 0.0, time.perf_counter()
         self.step = 0
         self.curve: list[dict[str, Any]] = []
@@ -97,15 +126,19 @@ class Tuning:
         for step in range(self.step, min(self.step + steps, self.total)):
             for place in range(self.accelerator.process_index, accumulation, self.accelerator.num_processes):
                 _seed_dropout(self.seed, step * accumulation + place)
-                tokens, lengths, targets = self._micro_batch(step, place)
+                batch = self._micro_batch(step, place)
                 with self.accelerator.accumulate(self._network):
-                    loss = F.cross_entropy(self._network(tokens, lengths), targets)
+                    logits = self._network(
+                        batch.tokens, batch.lengths, readers=batch.readers, positions=batch.positions
+                    )
+                    loss = self._loss(logits, batch)
                     self.accelerator.backward(loss)
                     if self.accelerator.sync_gradients:
                         self.accelerator.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT_NORM)
                     self._optimizer.step()
                     self._optimizer.zero_grad()
                 self._losses.append(loss.item())
+                self._read += np.array([(batch.targets >= 0).sum().item(), batch.n_tokens])
             if not np.isfinite(self._losses[-1]):
                 raise InputError(f"The loss is no longer a number at step {step + 1}: choose a smaller learning_rate.")
             self._schedule.step()
@@ -119,10 +152,13 @@ class Tuning:
         own = rerank(self.ranker, self.dataset, share, "validation")["rank"].tolist() if len(share) else []
         # sorted, so that the means do not depend on the number of processes
         ranks, losses = np.sort(gather_object(own)), np.sort(gather_object(self._losses))
+        answers, tokens = (self._earlier_read + np.sum(gather_object([self._read]), axis=0)).tolist()
         self.curve.append(
             {
                 "step": self.step,
                 "examples": self.step * self._step_size,
+                "answers": answers,
+                "tokens": tokens,
                 "seconds": round(self._earlier_seconds + time.perf_counter() - self._started, 1),
                 "training_loss": float(losses.mean()) if len(losses) else None,
                 "ndcg@10": ndcg_at_10(ranks),
@@ -151,23 +187,65 @@ class Tuning:
         self.best = _under("best.", tensors)
         restore_optimizer(self._plain_optimizer, tensors)
         self.curve, self.step, self._earlier_seconds = curve, curve[-1]["step"], curve[-1]["seconds"]
+        self._earlier_read = np.array([curve[-1]["answers"], curve[-1]["tokens"]])
         self._schedule = self._schedule_from(self.step)
 
-    def _micro_batch(self, step: int, place: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the prompts, their lengths and the target tokens of one of a step's micro-batches."""
+    def _start_epoch(self, epoch: int) -> None:
+        self._examples = draw_examples(
+            self.dataset, self.settings, seed=self.seed, epoch=epoch, retrieved=self._retrieved
+        )
+        self._epoch = epoch
+
+    def _micro_batch(self, step: int, place: int) -> "_Batch":
+        """Return one of a step's micro-batches."""
         epoch, step_of_epoch = divmod(step, self._steps_per_epoch)
         if epoch != self._epoch:
-            self._examples, self._epoch = draw_examples(self.dataset, self.settings, seed=self.seed, epoch=epoch), epoch
+            self._start_epoch(epoch)
         start = step_of_epoch * self._step_size + place * self.settings.batch_size
         # every step is full: an epoch's last is filled up from its beginning
         rows = np.arange(start, start + self.settings.batch_size) % len(self._examples)
-        histories = [
-            self.dataset.train(int(user))[:position]
-            for user, position in zip(self._examples.users[rows], self._examples.positions[rows], strict=True)
-        ]
-        prompts = map(self.ranker.prompts.build, histories, self._examples.candidates[rows])
-        tokens, lengths = pad(list(prompts), device=self.accelerator.device)
-        return tokens, lengths, self._target_ids[self._examples.answers[rows]].to(tokens.device)
+        prompts = [self._prompt(row) for row in rows]
+        answers = self._examples.answers[rows]  # (batch, users, targets)
+        ends = np.ones_like(answers)
+        for row, prompt in enumerate(prompts):
+            for column, of_titles in enumerate(prompt.ends):
+                asked = of_titles[-answers.shape[2] :]
+                ends[row, column, answers.shape[2] - len(asked) :] = asked
+        device, labels = self.accelerator.device, np.arange(self.settings.candidates)
+        chosen = np.stack([self._chosen(row) for row in rows])  # (batch, users, n_candidates)
+        others = chosen[:, :, None] & (labels != answers[..., None])  # (batch, users, targets, n_candidates)
+        targets = torch.from_numpy(answers).to(device)
+        together = self.settings.users_per_prompt > 1
+        return _Batch(
+            tokens=pad([prompt.tokens for prompt in prompts], device=device)[0],
+            lengths=torch.from_numpy(ends).flatten(1).to(device),
+            targets=torch.where(targets == NO_ANSWER, IGNORED, self._target_ids[targets]).flatten(1),
+            others=torch.from_numpy(others).flatten(1, 2).to(device),
+            readers=pad([prompt.readers for prompt in prompts], device=device)[0] if together else None,
+            positions=pad([prompt.positions for prompt in prompts], device=device)[0] if together else None,
+            n_tokens=sum(len(prompt.tokens) for prompt in prompts),
+        )
+
+    def _prompt(self, row: int) -> SharedPrompt:
+        """Return an example's prompt; with a single question it may be of any template."""
+        users, positions, candidates = (part[row] for part in self._examples.parts())
+        histories = [self.dataset.train(int(user))[:end] for user, end in zip(users, positions, strict=True)]
+        if self._examples.answers[row].size > 1:
+            return self.ranker.prompts.build_shared(histories, candidates)
+        tokens = self.ranker.prompts.build(histories[0], candidates)
+        return SharedPrompt(tokens, readers=[], positions=[], ends=[[len(tokens)]])
+
+    def _chosen(self, row: int) -> np.ndarray:
+        """Tell which of an example's candidates each of its users has chosen in training, ``(users, n_candidates)``."""
+        candidates = self._examples.candidates[row]
+        return np.stack([np.isin(candidates, self.dataset.train(int(user))) for user in self._examples.users[row]])
+
+    def _loss(self, logits: torch.Tensor, batch: "_Batch") -> torch.Tensor:
+        """Return the mean cross-entropy of the answers, given logits ``(batch, questions, vocabulary)``."""
+        # what else the user chose, before or after, is neither the answer nor wrong
+        labels = logits[..., self._target_ids].masked_fill(batch.others, -torch.inf)
+        logits = logits.index_copy(2, self._target_ids, labels)
+        return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
 
     def _schedule_from(self, step: int) -> torch.optim.lr_scheduler.LambdaLR:
         """Return the step size's course from a step on; it depends on nothing else."""

@@ -43,7 +43,13 @@ class NextTokenLogits(nn.Module):
         self.model = model
 
     def forward(
-        self, tokens: torch.Tensor, lengths: torch.Tensor, token_ids: torch.Tensor | None = None
+        self,
+        tokens: torch.Tensor,
+        lengths: torch.Tensor,
+        token_ids: torch.Tensor | None = None,
+        *,
+        readers: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the logits of the token after each prompt.
 
@@ -51,12 +57,20 @@ class NextTokenLogits(nn.Module):
             tokens: prompts padded on the right, ``(batch, length)``.
             lengths: the prompts' lengths, ``(batch,)``, or lengths of several beginnings of each, ``(batch, k)``.
             token_ids: tokens whose logits are computed, ``(n,)``; without it those of the whole vocabulary.
+            readers: where several prompts share a beginning, as in a
+                :class:`~llamarec_core.ranking.prompt.SharedPrompt`: whose each token is, ``(batch, length)``.
+            positions: of the tokens in their own prompts, ``(batch, length)``, where ``readers`` are given.
 
         Returns:
             float32 logits, ``(batch, n)`` or ``(batch, k, n)``.
         """
         language_model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        hidden = language_model.model(input_ids=tokens, use_cache=False).last_hidden_state  # (batch, length, dim)
+        hidden = language_model.model(
+            input_ids=tokens,
+            attention_mask=None if readers is None else _readers_mask(readers),
+            position_ids=positions,
+            use_cache=False,
+        ).last_hidden_state  # (batch, length, dim)
         rows = torch.arange(len(tokens), device=hidden.device)
         last = hidden[rows.view(-1, *[1] * (lengths.ndim - 1)), lengths - 1]  # (batch, dim) or (batch, k, dim)
         head = language_model.lm_head.weight  # (vocabulary, dim)
@@ -137,6 +151,12 @@ def pad(prompts: Sequence[Sequence[int]], *, device: torch.device | str) -> tupl
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = torch.tensor(prompt)
     return tokens.to(device), lengths.to(device)
+
+
+def _readers_mask(readers: torch.Tensor) -> torch.Tensor:
+    """Let each token see what is shared, and of its own reader's, what comes before: bool, (batch, 1, length, length)."""
+    seen = (readers[:, None] == 0) | (readers[:, :, None] == readers[:, None])
+    return seen.tril()[:, None]
 
 
 def _bar(total: int, *, shown: bool) -> tqdm:

@@ -88,10 +88,10 @@ def test_killed_and_started_again_the_adapter_is_the_same(
     fit_ranker(dataset, candidates, settings, seed=0, folder=tmp_path / "undisturbed", progress=False)
     whole, left = NextTokenLogits.forward, iter(range(forward_passes))
 
-    def killed(*arguments):
+    def killed(*arguments, **options):
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return whole(*arguments)
+        return whole(*arguments, **options)
 
     monkeypatch.setattr(NextTokenLogits, "forward", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -61,6 +62,37 @@ def test_the_alpaca_template_reads_as_published(tokenizer):
         "User history: (1) Toy Story (1995) \n (2) Z ; \n "
         "Candidate pool: (A) Shall We Dance? (1996) \n (B) Z\n\n### Response:\n"
     )
+
+
+def test_the_candidates_first_template_reads_as_designed(tokenizer):
+    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(template="candidates_first"))
+    assert builder.text([1, 2], [3, 6]) == (
+        "[Instruction] Here are the candidate items:\n"
+        "A. Shall We Dance? (1996)\n"
+        "B. Z\n\n"
+        "For each purchase of a user, name the candidate most suitable to recommend next:\n"
+        "- Toy Story (1995)\n"
+        "- ...And Justice for All (1979)\n"
+    )
+
+
+def test_a_shared_prompt_holds_the_prompts_of_every_beginning_of_its_histories(tokenizer):
+    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(template="candidates_first", history_length=3))
+    histories, candidates = [[1, 2, 3, 4], [6, 7]], [5, 8, 9]
+    shared = builder.build_shared(histories, candidates)
+    tokens, readers, positions = map(np.array, (shared.tokens, shared.readers, shared.positions))
+    assert [len(ends) for ends in shared.ends] == [3, 2]  # the last three titles, and both
+    for reader, (history, ends) in enumerate(zip([[2, 3, 4], [6, 7]], shared.ends, strict=True), 1):
+        for count, end in enumerate(ends, 1):
+            seen = (readers[:end] == 0) | (readers[:end] == reader)
+            assert tokens[:end][seen].tolist() == builder.build(history[:count], candidates)
+            assert positions[:end][seen].tolist() == list(range(seen.sum()))
+
+
+def test_a_template_with_the_history_first_shares_no_list(tokenizer):
+    builder = PromptBuilder(tokenizer, TITLES, RankerSettings())
+    with pytest.raises(InputError, match="'ranking' puts the history first"):
+        builder.build_shared([[1], [2]], [3, 4])
 
 
 def test_only_the_last_titles_of_a_history_are_listed(tokenizer):

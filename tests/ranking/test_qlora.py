@@ -11,9 +11,19 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from llamarec_core.files import InputError
-from llamarec_core.ranking import fit_ranker, load_backbone, load_ranker, rerank, tuning, validation_rows
+from llamarec_core.ranking import (
+    PromptBuilder,
+    fit_ranker,
+    load_backbone,
+    load_ranker,
+    rerank,
+    tuning,
+    validation_rows,
+)
 from llamarec_core.ranking.adapter import add_adapter
+from llamarec_core.ranking.tuning import Tuning, make_accelerator
 from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
+from llamarec_core.settings import RankerSettings
 
 
 @pytest.fixture(autouse=True)
@@ -34,16 +44,16 @@ def tuned(tiny, dataset, candidates, tmp_path_factory):
 def weights(folder):
     """The adapter's exact bits by name."""
     tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    return {name: tensor.view(torch.uint8).numpy().tobytes() for name, tensor in tensors.items()}
 
 
 def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny):
     folder = tuned[1]
     assert sorted(path.name for path in folder.iterdir()) == ["adapter", "ranker.json", "training.csv"]
     curve = pd.read_csv(folder / "training.csv")
-    assert list(curve.columns) == ["step", "examples", "seconds", "training_loss", "ndcg@10"]
+    assert list(curve.columns) == ["step", "examples", "answers", "tokens", "seconds", "training_loss", "ndcg@10"]
     assert curve["step"].tolist() == [0, 2, 4]  # 14 examples, 2 x 2 a step
-    assert curve["examples"].tolist() == [0, 8, 16]
+    assert curve["examples"].tolist() == curve["answers"].tolist() == [0, 8, 16]
     assert curve["training_loss"].isna().tolist() == [True, False, False]
     outcome = json.loads((folder / "ranker.json").read_text())
     assert outcome["best"]["ndcg@10"] == curve["ndcg@10"][1:].max()
@@ -60,9 +70,9 @@ def test_tuning_learns_what_is_always_the_same(tiny, dataset, candidates, tmp_pa
     def first_is_right(*arguments, **options):
         examples = drawn(*arguments, **options)
         rows = np.arange(len(examples))
-        listed = examples.candidates
-        listed[rows, examples.answers], listed[:, 0] = listed[:, 0].copy(), listed[rows, examples.answers]
-        examples.answers[:] = 0
+        listed, answers = examples.candidates, examples.answers[:, 0, 0]
+        listed[rows, answers], listed[:, 0] = listed[:, 0].copy(), listed[rows, answers]
+        answers[:] = 0
         return examples
 
     monkeypatch.setattr(tuning, "draw_examples", first_is_right)
@@ -106,10 +116,9 @@ def test_peft_loads_the_adapter_by_itself(tuned, tiny, recwarn):
     np.testing.assert_array_equal(by_peft, ranker.probabilities(*requests))
 
 
-def test_the_adapter_is_float32_on_any_backbone(tuned, tiny):
-    assert {tensor.dtype for tensor in load_file(tuned[1] / "adapter" / "adapter_model.safetensors").values()} == {
-        torch.float32
-    }
+def test_the_adapter_is_float32_on_any_backbone_and_bfloat16_in_its_file(tuned, tiny):
+    kept = load_file(tuned[1] / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in kept.values()} == {torch.bfloat16}
     settings = tiny.settings.model_copy(update={"dtype": "bfloat16"})
     model = add_adapter(load_backbone(settings, device="cpu")[0], settings, seed=0)
     dtypes = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
@@ -130,10 +139,10 @@ def test_killed_and_started_again_the_adapter_is_the_same(
 ):
     whole, left = NextTokenLogits.forward, iter(range(forward_passes))
 
-    def killed(*arguments):
+    def killed(*arguments, **options):
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return whole(*arguments)
+        return whole(*arguments, **options)
 
     monkeypatch.setattr(NextTokenLogits, "forward", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -222,11 +231,59 @@ def test_unknown_target_modules_are_refused(tiny, dataset, candidates, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_shared_lists_are_read_as_each_users_own_prompt(tiny, dataset):
+    settings = RankerSettings(
+        **tiny.settings.model_dump()
+        | {"template": "candidates_first", "users_per_prompt": 2, "targets_per_user": 2, "lora_dropout": 0.0}
+    )
+    model, tokenizer = load_backbone(settings, device="cpu")
+    prompts = PromptBuilder(tokenizer, dataset.titles, settings)
+    histories, listed = [[1, 2, 3], [4, 5]], [6, 7, 8, 9]
+    shared = prompts.build_shared(histories, listed)
+    network = NextTokenLogits(model)
+    ends = torch.tensor([[*shared.ends[0], *shared.ends[1]]])
+    readers, positions = torch.tensor([shared.readers]), torch.tensor([shared.positions])
+    together = network(torch.tensor([shared.tokens]), ends, readers=readers, positions=positions)[0]
+    beginnings = [[1], [1, 2], [1, 2, 3], [4], [4, 5]]
+    for row, history in enumerate(beginnings):
+        alone = prompts.build(history, listed)
+        logits = network(torch.tensor([alone]), torch.tensor([len(alone)]))[0]
+        torch.testing.assert_close(together[row], logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_over_shared_lists_leaves_out_what_else_the_user_chose(tiny, dataset, candidates):
+    change = {"template": "candidates_first", "users_per_prompt": 2, "targets_per_user": 2, "lora_dropout": 0.0}
+    settings = RankerSettings(**tiny.settings.model_dump() | change)
+    model, tokenizer = load_backbone(settings, device="cpu")
+    ranker = VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings), batch_size=2)
+    model.requires_grad_(True)
+    loop = Tuning(ranker, dataset, candidates, settings, retrieved=None, seed=0, accelerator=make_accelerator(settings))
+    batch = loop._micro_batch(0, 0)
+    logits = NextTokenLogits(model)(batch.tokens, batch.lengths, readers=batch.readers, positions=batch.positions)
+    losses, examples = [], loop._examples
+    labels = torch.tensor(ranker.prompts.target_ids[:4])
+    for row in range(settings.batch_size):
+        for column, user in enumerate(examples.users[row]):
+            sequence = dataset.train(int(user))
+            for back in range(2):
+                position = examples.positions[row, column] - back
+                if position < 1:
+                    continue
+                listed = examples.candidates[row]
+                prompt = ranker.prompts.build(sequence[:position][-settings.history_length :], listed)
+                alone = NextTokenLogits(model)(torch.tensor([prompt]), torch.tensor([len(prompt)]))[0]
+                answer = int(np.flatnonzero(listed == sequence[position])[0])
+                others = [label for label in range(4) if listed[label] in sequence and label != answer]
+                alone[labels[others]] = -torch.inf
+                losses.append(-alone.log_softmax(0)[labels[answer]].item())
+    assert loop._loss(logits, batch).item() == pytest.approx(np.mean(losses), rel=1e-4)
+
+
 def test_a_loss_that_is_no_number_stops_the_tuning(tiny, dataset, candidates, tmp_path, monkeypatch):
     whole = NextTokenLogits.forward
 
-    def broken(self, *arguments):
-        return whole(self, *arguments) * (float("nan") if self.training else 1.0)
+    def broken(self, *arguments, **options):
+        return whole(self, *arguments, **options) * (float("nan") if self.training else 1.0)
 
     monkeypatch.setattr(NextTokenLogits, "forward", broken)
     with pytest.raises(InputError, match="no longer a number at step 1: choose a smaller learning_rate"):
