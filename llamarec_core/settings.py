@@ -141,6 +141,8 @@ class RankerSettings(Settings):
     """Optimiser steps between two validations; a checkpoint is written at each."""
     validation_users: PositiveInt | None = None
     """Users of the retrieved validation subset to validate on, drawn once; empty takes all of them."""
+    weight_users: PositiveInt | None = None
+    """Users of the retrieved validation subset on whom the retriever's weight is fitted; empty takes all of them."""
     evaluation_batch_size: PositiveInt = 16
     """Prompts ranked in one forward pass."""
 
@@ -154,8 +156,8 @@ class RankerSettings(Settings):
         targets = self.users_per_prompt * self.targets_per_user
         if targets > self.candidates:
             raise ValueError(
-                f"users_per_prompt · targets_per_user: {targets} targets are more than the {self.candidates} candidates: "
-                "choose fewer of either"
+                f"users_per_prompt · targets_per_user: {targets} targets are more than the {self.candidates} "
+                "candidates: choose fewer of either"
             )
         if targets > 1 and self.template != "candidates_first":
             raise ValueError(

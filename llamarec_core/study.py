@@ -8,6 +8,7 @@ files (data sets, weights, checkpoints) go to ``runs/``, which git ignores; what
 
 import ast
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ import nbformat
 import pandas as pd
 
 from llamarec_core.data import Dataset
-from llamarec_core.files import InputError, read_json, sha256, write_json
+from llamarec_core.files import InputError, read_json, replacing, sha256, write_json
 from llamarec_core.provenance import circumstances, commit_name, git_state, notebook_hash
 from llamarec_core.retrieval import read_ranks
 from llamarec_core.settings import Profile, load_profile
@@ -92,7 +93,7 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """Folder of the trained weights that a reader gets with the results: a copy of the retriever and the adapter."""
+        """Folder of the trained weights that come with the results: a copy of the retriever and of the adapter."""
         return self.results / "weights" / f"{self.dataset_name}-seed{self.seed}"
 
     def ranks_file(self, method: str) -> Path:
@@ -138,6 +139,13 @@ class Run:
     def wrote(self, *paths: Path) -> None:
         """Note artefacts for the provenance."""
         self._written.extend(paths)
+
+    def keep_weights(self, source: Path) -> None:
+        """Copy a file or folder of trained weights to :attr:`weights`, where the results hold them."""
+        target = self.weights / source.name
+        with replacing(target) as temporary:
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, temporary)
+        self.wrote(*(sorted(target.iterdir()) if target.is_dir() else [target]))
 
     def finish(self) -> dict[str, Any]:
         """Write ``provenance.json`` beside every artefact of this run and return the record.

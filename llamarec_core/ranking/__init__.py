@@ -10,15 +10,18 @@ of simpler orders of the same candidates.
 from llamarec_core.ranking.backbone import default_device, load_backbone
 from llamarec_core.ranking.examples import draw_examples
 from llamarec_core.ranking.prompt import LABELS, TEMPLATES, PromptBuilder
-from llamarec_core.ranking.qlora import fit_ranker, load_ranker, validation_rows
+from llamarec_core.ranking.qlora import fit_ranker, load_ranker
 from llamarec_core.ranking.rerank import (
     candidate_probabilities,
     fit_retriever_weight,
+    log_probabilities,
     rerank,
     rerank_at_random,
     rerank_by_item_scores,
     rerank_by_scores,
+    retrieved_rows,
     split_rows,
+    title_overlap,
     with_retriever,
 )
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
@@ -35,11 +38,13 @@ __all__ = [
     "fit_retriever_weight",
     "load_backbone",
     "load_ranker",
+    "log_probabilities",
     "rerank",
     "rerank_at_random",
     "rerank_by_item_scores",
     "rerank_by_scores",
+    "retrieved_rows",
     "split_rows",
-    "validation_rows",
+    "title_overlap",
     "with_retriever",
 ]

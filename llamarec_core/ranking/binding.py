@@ -3,7 +3,7 @@
 Llama-2-7B answers with the letter of a title at once. A model of a hundred million parameters does not: tuned by the
 paper's recipe alone it stays at chance, because one loss a prompt is a slow teacher of two things at a time. So this
 phase teaches the first thing alone, densely. One sequence lists a pool of candidates as the prompt does, then asks for
-some of its titles, each followed by its label::
+its titles in random order, each followed by its label::
 
     A. Alien
     B. Brazil …
@@ -12,8 +12,9 @@ some of its titles, each followed by its label::
     - Alien
     A …
 
-with the cross-entropy over the label tokens at each of those places. Titles are drawn from the whole catalogue; no
-user and no preference enters. It is this study's addition; the paper has no such phase.
+with the cross-entropy over the label tokens at each of those places. Half of the titles are asked for by half of their
+tokens, because a history never names a candidate, only what resembles one. Titles are drawn from the whole catalogue;
+no user and no preference enters. It is this study's addition; the paper has no such phase.
 
 The tuning loop (:mod:`~llamarec_core.ranking.qlora`) runs it before the first prompt where the settings say so.
 """
@@ -33,11 +34,15 @@ from llamarec_core.checkpoint import load_checkpoint, optimizer_tensors, restore
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
+from llamarec_core.ranking.backbone import backbone_name
 from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
 from llamarec_core.settings import RankerSettings
 
-ASKED = 12
-"""Titles of the pool that a sequence asks for."""
+SHAPING = {
+    "quantization", "dtype", "template", "candidates", "title_tokens", "lora_rank", "lora_alpha", "lora_dropout",
+    "target_modules", "binding_examples", "binding_learning_rate", "batch_size", "gradient_accumulation",
+}  # fmt: skip
+"""The settings that shape this phase; tunings that agree on them can share it."""
 
 INTERVAL = 10
 """Optimiser steps between two rows of the curve, at each of which a checkpoint is written."""
@@ -55,7 +60,6 @@ def bind_labels(
     *,
     seed: int,
     folder: Path,
-    identity: dict[str, Any],
     writes: bool = True,
     progress: bool = True,
 ) -> None:
@@ -66,17 +70,16 @@ def bind_labels(
     Args:
         ranker: the backbone with its fresh adapter.
         dataset: its titles are read.
-        settings: ``binding_examples``, ``binding_learning_rate``, ``candidates`` and the batch are read.
+        settings: those of :data:`SHAPING` are read.
         seed: of the pools and of dropout.
         folder: gets ``binding.csv`` (the curve) and ``binding.safetensors`` (the adapter, or a checkpoint of it).
-        identity: what a checkpoint must share with this run.
         writes: whether this process writes the files.
         progress: show a progress bar on stderr.
 
     Raises:
         InputError: the folder holds a run of other settings, or the loss is no longer a number.
     """
-    file = folder / "binding.safetensors"
+    file, identity = folder / "binding.safetensors", _identity(dataset, settings) | {"seed": seed}
     size = settings.batch_size * settings.gradient_accumulation
     total = -(-settings.binding_examples // size)
     parameters = [parameter for parameter in ranker.model.parameters() if parameter.requires_grad]
@@ -121,6 +124,12 @@ def bind_labels(
             pd.DataFrame(curve).to_csv(temporary, index=False)
 
 
+def _identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
+    """Return what the phase's result belongs to."""
+    shaping = settings.model_dump(mode="json", include=SHAPING)
+    return shaping | {"backbone": backbone_name(settings), "dataset": dataset.name, "data": dataset.content_hash}
+
+
 def _step(
     network: NextTokenLogits,
     optimizer: torch.optim.Optimizer,
@@ -135,20 +144,19 @@ def _step(
     generator = np.random.default_rng([*generator_of, 1])  # 1: apart from the draws of the ranking phase
     torch.manual_seed(int(generator.integers(2**31)))
     label_ids = torch.tensor(ranker.prompts.target_ids[: settings.candidates], device=ranker.model.device)
-    asked = min(ASKED, settings.candidates)
     losses, rights = [], []
     for _ in range(settings.gradient_accumulation):
         sequences, ends, answers = [], [], []
         for _ in range(settings.batch_size):
             pool = generator.choice(dataset.n_items, size=settings.candidates, replace=False) + 1
-            places = generator.permutation(settings.candidates)[:asked]
-            tokens, before = ranker.prompts.build_binding(pool.tolist(), places.tolist())
+            places = generator.permutation(settings.candidates)
+            tokens, before = ranker.prompts.build_binding(pool.tolist(), places.tolist(), generator)
             sequences.append(tokens)
             ends.append(before)
             answers.append(places)
         tokens, _ = pad(sequences, device=ranker.model.device)
         logits = network(tokens, torch.tensor(ends, device=tokens.device), label_ids).flatten(0, 1)
-        targets = torch.from_numpy(np.concatenate(answers)).to(tokens.device)  # (batch · asked,)
+        targets = torch.from_numpy(np.concatenate(answers)).to(tokens.device)  # (batch · n_candidates,)
         loss = F.cross_entropy(logits, targets)
         (loss / settings.gradient_accumulation).backward()
         losses.append(loss.item())

@@ -1,14 +1,16 @@
 """Training examples: prefixes of the training sequences and what to rank after them (LlamaRec, section 3.2.2).
 
-The paper's recipe: for a prefix (i_1, …, i_t) of a user's training sequence the history is i_1 … i_{t−1}; the candidates
-are the target i_t and uniformly random items outside the user's training sequence, in random order. The published code
-also draws items that come later in that sequence; they are left out here, because it makes no sense to teach that what
-the user chose next is wrong. Held-out items are drawn like any others: nothing about them is given away.
+The paper's recipe: for a prefix (i_1, …, i_t) of a user's training sequence the history is i_1 … i_{t−1}; the
+candidates are the target i_t and uniformly random items outside the user's training sequence, in random order. The
+published code also draws items that come later in that sequence; they are left out here, because it makes no sense to
+teach that what the user chose next is wrong. Held-out items are drawn like any others: nothing about them is given
+away.
 
-One label a prompt is a slow teacher for a small backbone, so an example may ask more of one list of candidates, which is
-this study's addition: ``users_per_prompt`` users share the list, each reading it by itself, and each is asked after each
-of the last ``targets_per_user`` titles of a history. The negatives of one user are then mostly the targets of the others.
-And ``negatives: retrieved`` draws them from what the retriever recommends to the users instead of from the catalogue.
+One label a prompt is a slow teacher for a small backbone, so an example may ask more of one list of candidates, which
+is this study's addition: ``users_per_prompt`` users share the list, each reading it by itself, and each is asked after
+each of the last ``targets_per_user`` titles of a history. The negatives of one user are then mostly the targets of the
+others. And ``negatives: retrieved`` draws the rest from what the retriever recommends to the users instead of from the
+catalogue.
 
 The tuning loop in :mod:`~llamarec_core.ranking.tuning` reads the examples.
 """

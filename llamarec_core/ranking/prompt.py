@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from string import ascii_uppercase
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llamarec_core.files import InputError
@@ -175,19 +176,26 @@ class PromptBuilder:
             positions += range(shared, shared + len(tokens) - begun)
         return SharedPrompt(tokens, readers, positions, ends)
 
-    def build_binding(self, pool: Sequence[int], places: Sequence[int]) -> tuple[list[int], list[int]]:
+    def build_binding(
+        self, pool: Sequence[int], places: Sequence[int], generator: np.random.Generator | None = None
+    ) -> tuple[list[int], list[int]]:
         """Return the token ids of a sequence that binds labels to titles, and where its labels are predicted.
 
         Args:
             pool: item ids in the order of their labels.
             places: which of the pool are asked for, in this order.
+            generator: draws which titles are asked for by half of their tokens only; without it, all are whole.
 
         Returns:
             The token ids, and for each place asked for the length of the sequence's beginning before its label.
         """
         tokens, before = [*self._opening, *chain(*self._entries(self._candidate_mark_tokens, pool))], []
         for place in places:
-            tokens += self._question + self._title_tokens[pool[place]] + self._line_break
+            title = self._title_tokens[pool[place]]
+            if generator is not None and generator.random() < 0.5:
+                start = generator.integers(len(title) // 2 + 1)
+                title = title[start : start + (len(title) + 1) // 2]
+            tokens += self._question + title + self._line_break
             before.append(len(tokens))
             tokens.append(self.target_ids[place])
         return tokens, before

@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
-from llamarec_core.files import InputError, replacing, write_json
+from llamarec_core.files import replacing, write_json
 from llamarec_core.ranking.adapter import add_adapter, load_adapter, save_adapter, set_adapter_tensors
 from llamarec_core.ranking.backbone import backbone_name, load_backbone
 from llamarec_core.ranking.binding import bind_labels
 from llamarec_core.ranking.prompt import PromptBuilder
-from llamarec_core.ranking.rerank import candidate_items, split_rows
+from llamarec_core.ranking.rerank import candidate_items, retrieved_rows
 from llamarec_core.ranking.tuning import Tuning, best_row, make_accelerator
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
 from llamarec_core.settings import RankerSettings
@@ -40,6 +40,7 @@ def fit_ranker(
     *,
     seed: int,
     folder: Path,
+    binding_folder: Path | None = None,
     retrieved: pd.DataFrame | None = None,
     progress: bool = True,
 ) -> VerbalizerRanker:
@@ -53,6 +54,7 @@ def fit_ranker(
         settings: backbone, prompt, adapter and tuning.
         seed: of the adapter's initial weights, the examples, dropout and the choice of validation users.
         folder: where checkpoint, curve and adapter are written.
+        binding_folder: where the label-binding phase is kept, if not in ``folder``: several tunings may share it.
         retrieved: what the retriever recommends after each training sequence (``user``, ``items``), for settings that
             draw negatives from it.
         progress: show a progress bar on stderr.
@@ -65,7 +67,8 @@ def fit_ranker(
             among the candidates; the loss is no longer a number; or backbone, prompts or adapter are refused.
     """
     folder = Path(folder)
-    validation = validation_rows(candidates, settings, seed=seed)
+    chosen = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
+    validation = retrieved_rows(candidates, "validation", **chosen)
     identity = _identity(dataset, settings) | {"seed": seed, "validation": _rows_hash(validation)}
     if settings.negatives == "retrieved" and retrieved is not None:
         identity["retrieved"] = _rows_hash(retrieved)
@@ -90,8 +93,7 @@ def fit_ranker(
             dataset,
             settings,
             seed=seed,
-            folder=folder,
-            identity=identity,
+            folder=binding_folder or folder,
             writes=main,
             progress=progress and main,
         )
@@ -153,34 +155,9 @@ def load_ranker(dataset: Dataset, settings: RankerSettings, folder: Path, *, tun
     return VerbalizerRanker(model, prompts, batch_size=settings.evaluation_batch_size)
 
 
-def validation_rows(candidates: pd.DataFrame, settings: RankerSettings, *, seed: int) -> pd.DataFrame:
-    """Return the candidates of the users to validate on: some or all of those whose target was retrieved.
-
-    Args:
-        candidates: the retriever's candidates.
-        settings: ``validation_users`` and ``candidates`` are read.
-        seed: of the draw.
-
-    Raises:
-        InputError: no user's validation target is among the candidates.
-    """
-    rows = split_rows(candidates, "validation")
-    items = candidate_items(rows)[:, : settings.candidates]
-    rows = rows[(items == rows["target"].to_numpy()[:, None]).any(axis=1)]
-    if rows.empty:
-        raise InputError(
-            "No user's validation target is among the candidates, so no adapter could be chosen: train the retriever "
-            "longer, or retrieve more candidates."
-        )
-    if settings.validation_users and settings.validation_users < len(rows):
-        chosen = np.random.default_rng(seed).choice(len(rows), size=settings.validation_users, replace=False)
-        rows = rows.iloc[np.sort(chosen)]
-    return rows
-
-
 def _identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
     """Return what an adapter belongs to: the data and all settings that shaped it."""
-    shaping = settings.model_dump(mode="json", exclude={"evaluation_batch_size"})
+    shaping = settings.model_dump(mode="json", exclude={"evaluation_batch_size", "weight_users"})
     return shaping | {"backbone": backbone_name(settings), "dataset": dataset.name, "data": dataset.content_hash}
 
 

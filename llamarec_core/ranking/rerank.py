@@ -7,6 +7,7 @@ retriever gave it. The ranks frames made here are the input of the evaluation.
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
@@ -126,32 +127,37 @@ def rerank_by_scores(rows: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({name: values.astype(np.int32) for name, values in columns.items()})
 
 
-def with_retriever(rows: pd.DataFrame, probabilities: np.ndarray, weight: float) -> np.ndarray:
-    """Add the retriever's log-probability of each candidate to the ranker's.
+def with_retriever(rows: pd.DataFrame, scores: np.ndarray, weight: float) -> np.ndarray:
+    """Add the retriever's log-probability of each candidate to a ranker's scores.
 
     Args:
         rows: candidates of one split; their ``scores`` are the retriever's.
-        probabilities: from :func:`candidate_probabilities`, ``(n, n_candidates)``.
-        weight: w in ``log P_ranker + w · log P_retriever``, where P_retriever is a softmax over the candidates.
+        scores: a score for each of the first ``n_candidates`` candidates, ``(n, n_candidates)``; of the language model
+            the logarithm of :func:`candidate_probabilities`.
+        weight: w in ``score + w · log P_retriever``, where P_retriever is a softmax over the candidates.
 
     Returns:
         Scores for :func:`rerank_by_scores`, ``(n, n_candidates)``.
     """
-    scores = np.stack([np.asarray(scores) for scores in rows["scores"]])[:, : probabilities.shape[1]].astype(np.float64)
-    tiny = np.finfo(np.float32).tiny  # users that were not read have zeros, and keep the retriever's order
-    return np.log(np.maximum(probabilities, tiny)) + weight * log_softmax(scores, axis=1)
+    retrieved = np.stack([np.asarray(of_user) for of_user in rows["scores"]])[:, : scores.shape[1]]
+    return scores + weight * log_softmax(retrieved.astype(np.float64), axis=1)
 
 
-def fit_retriever_weight(rows: pd.DataFrame, probabilities: np.ndarray) -> float:
-    """Return the weight of :data:`WEIGHTS` whose scores give the best NDCG@10; to be fitted on validation.
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Return finite logarithms; the zeros of users that were not read become equal to one another."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+
+
+def fit_retriever_weight(rows: pd.DataFrame, scores: np.ndarray) -> float:
+    """Return the weight of :data:`WEIGHTS` whose sums give the best NDCG@10; to be fitted on validation.
 
     Args:
         rows: candidates of the validation users.
-        probabilities: from :func:`candidate_probabilities`, for the same rows.
+        scores: as for :func:`with_retriever`, for the same rows.
     """
 
     def ndcg(weight: float) -> float:
-        return ndcg_at_10(rerank_by_scores(rows, with_retriever(rows, probabilities, weight))["rank"].to_numpy())
+        return ndcg_at_10(rerank_by_scores(rows, with_retriever(rows, scores, weight))["rank"].to_numpy())
 
     return max(WEIGHTS, key=ndcg)
 
@@ -174,6 +180,29 @@ def rerank_by_item_scores(candidates: pd.DataFrame, split: str, item_scores: np.
     return rerank_by_scores(rows, np.asarray(item_scores)[candidate_items(rows)])
 
 
+def title_overlap(dataset: Dataset, rows: pd.DataFrame, split: str, *, history_length: int) -> np.ndarray:
+    """Score each candidate by the words that its title shares with the history's: what needs no language model.
+
+    The score is the largest cosine between the candidate's TF-IDF vector and those of the history's titles.
+
+    Args:
+        dataset: its titles make the vectors.
+        rows: candidates of one split.
+        split: where the histories end.
+        history_length: most recent titles that are compared.
+
+    Returns:
+        Scores for :func:`rerank_by_scores`, between 0 and 1, ``(n, n_candidates)``.
+    """
+    vectors = TfidfVectorizer().fit_transform(dataset.titles)  # (n_items + 1, words), rows of length 1
+    items = candidate_items(rows)
+    scores = np.empty(items.shape)
+    for row, user in enumerate(rows["user"]):
+        history = dataset.history(int(user), split)[-history_length:]
+        scores[row] = (vectors[items[row]] @ vectors[history].T).toarray().max(axis=1)
+    return scores
+
+
 def split_rows(candidates: pd.DataFrame, split: str) -> pd.DataFrame:
     """Return the candidates of one split.
 
@@ -184,6 +213,34 @@ def split_rows(candidates: pd.DataFrame, split: str) -> pd.DataFrame:
     if rows.empty:
         known = ", ".join(sorted(set(candidates["split"]))) or "none"
         raise InputError(f"The candidates hold no split {split!r} (they hold {known}): run the retriever for it first.")
+    return rows
+
+
+def retrieved_rows(
+    candidates: pd.DataFrame, split: str, *, size: int, users: int | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Return the candidates of users whose target is among them: the users whom a ranker can help.
+
+    Args:
+        candidates: the retriever's candidates.
+        split: ``validation`` or ``test``.
+        size: candidates that are shown to the ranker.
+        users: so many of them are drawn, in their own order; ``None`` takes all.
+        seed: of the draw.
+
+    Raises:
+        InputError: no user's target is among the candidates.
+    """
+    rows = split_rows(candidates, split)
+    rows = rows[(candidate_items(rows)[:, :size] == rows["target"].to_numpy()[:, None]).any(axis=1)]
+    if rows.empty:
+        raise InputError(
+            f"No user's {split} target is among the candidates, so there is nothing to rank: train the retriever "
+            "longer, or retrieve more candidates."
+        )
+    if users and users < len(rows):
+        chosen = np.random.default_rng(seed).choice(len(rows), size=users, replace=False)
+        rows = rows.iloc[np.sort(chosen)]
     return rows
 
 

@@ -154,7 +154,7 @@ def pad(prompts: Sequence[Sequence[int]], *, device: torch.device | str) -> tupl
 
 
 def _readers_mask(readers: torch.Tensor) -> torch.Tensor:
-    """Let each token see what is shared, and of its own reader's, what comes before: bool, (batch, 1, length, length)."""
+    """Let a token see what is shared and what is its own reader's, up to itself: bool, (batch, 1, length, length)."""
     seen = (readers[:, None] == 0) | (readers[:, :, None] == readers[:, None])
     return seen.tril()[:, None]
 

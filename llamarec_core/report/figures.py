@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -265,10 +266,10 @@ PUBLISHED_MARK = {
 """How a published value looks in every figure."""
 
 
-def new_figure(*, height: float, rows: int = 1, columns: int = 1, **sharing: bool) -> tuple[Figure, list[Axes]]:
+def new_figure(*, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     """Return a new figure of the book's width, and its axes row by row."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False, **sharing).flat)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
 def described(figure: Figure, alt_text: str) -> Figure:

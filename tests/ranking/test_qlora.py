@@ -17,8 +17,8 @@ from llamarec_core.ranking import (
     load_backbone,
     load_ranker,
     rerank,
+    retrieved_rows,
     tuning,
-    validation_rows,
 )
 from llamarec_core.ranking.adapter import add_adapter
 from llamarec_core.ranking.tuning import Tuning, make_accelerator
@@ -101,7 +101,7 @@ def test_the_loaded_ranker_is_the_tuned_one(tuned, tiny, dataset, candidates):
     zero_shot = load_ranker(dataset, tiny.settings, folder, tuned=False)
     assert np.abs(zero_shot.probabilities(*requests) - ranker.probabilities(*requests)).max() > 1e-3
     best = json.loads((folder / "ranker.json").read_text())["best"]["ndcg@10"]
-    ranks = rerank(loaded, dataset, validation_rows(candidates, tiny.settings, seed=0), "validation")["rank"]
+    ranks = rerank(loaded, dataset, retrieved_rows(candidates, "validation", size=4), "validation")["rank"]
     assert np.mean(1 / np.log2(ranks + 1)) == pytest.approx(best)
 
 
@@ -210,18 +210,20 @@ def test_a_ranker_that_was_not_tuned_cannot_be_loaded(tiny, dataset, tmp_path):
         load_ranker(dataset, tiny.settings, tmp_path)
 
 
-def test_validation_users_are_those_whose_target_was_retrieved(tiny, candidates):
-    rows = validation_rows(candidates, tiny.settings, seed=0)
+def test_users_to_rank_are_those_whose_target_was_retrieved(candidates):
+    rows = retrieved_rows(candidates, "validation", size=4)
     assert rows["user"].tolist() == [user for user in range(12) if user % 6 < 4]
-    drawn = validation_rows(candidates, tiny.settings.model_copy(update={"validation_users": 3}), seed=0)
+    assert retrieved_rows(candidates, "validation", size=2)["user"].tolist() == [0, 1, 6, 7]
+    drawn = retrieved_rows(candidates, "validation", size=4, users=3, seed=1)
     assert len(drawn) == 3
+    assert drawn["user"].is_monotonic_increasing
     assert set(drawn["user"]) <= set(rows["user"])
 
 
-def test_no_retrieved_target_is_refused(tiny, candidates):
+def test_no_retrieved_target_is_refused(candidates):
     missed = candidates[candidates["user"] % 6 >= 4]
     with pytest.raises(InputError, match="No user's validation target is among the candidates"):
-        validation_rows(missed, tiny.settings, seed=0)
+        retrieved_rows(missed, "validation", size=4)
 
 
 def test_unknown_target_modules_are_refused(tiny, dataset, candidates, tmp_path):
@@ -264,15 +266,13 @@ def test_the_loss_over_shared_lists_leaves_out_what_else_the_user_chose(tiny, da
     labels = torch.tensor(ranker.prompts.target_ids[:4])
     for row in range(settings.batch_size):
         for column, user in enumerate(examples.users[row]):
-            sequence = dataset.train(int(user))
-            for back in range(2):
-                position = examples.positions[row, column] - back
-                if position < 1:
-                    continue
-                listed = examples.candidates[row]
-                prompt = ranker.prompts.build(sequence[:position][-settings.history_length :], listed)
+            sequence, position = dataset.train(int(user)), examples.positions[row, column]
+            listed = examples.candidates[row]
+            shown = sequence[:position][-settings.history_length :]
+            for back in range(min(2, len(shown))):
+                prompt = ranker.prompts.build(shown[: len(shown) - back], listed)
                 alone = NextTokenLogits(model)(torch.tensor([prompt]), torch.tensor([len(prompt)]))[0]
-                answer = int(np.flatnonzero(listed == sequence[position])[0])
+                answer = int(np.flatnonzero(listed == sequence[position - back])[0])
                 others = [label for label in range(4) if listed[label] in sequence and label != answer]
                 alone[labels[others]] = -torch.inf
                 losses.append(-alone.log_softmax(0)[labels[answer]].item())

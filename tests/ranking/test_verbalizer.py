@@ -3,17 +3,20 @@ import pandas as pd
 import pytest
 import torch
 
+from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.ranking import (
     PromptBuilder,
     VerbalizerRanker,
     fit_retriever_weight,
     load_backbone,
+    log_probabilities,
     rerank,
     rerank_at_random,
     rerank_by_item_scores,
     rerank_by_scores,
     split_rows,
+    title_overlap,
     verbalizer,
     with_retriever,
 )
@@ -177,12 +180,32 @@ def test_a_sum_with_the_retrievers_log_probability_goes_from_the_one_order_to_th
     generator = np.random.default_rng(0)
     probabilities = generator.dirichlet(np.ones(4), size=len(rows)).astype(np.float32)
     alone = rerank_by_scores(rows, probabilities)
-    assert rerank_by_scores(rows, with_retriever(rows, probabilities, 0.0)).equals(alone)
-    heavy = rerank_by_scores(rows, with_retriever(rows, probabilities, 1e6))
+    logarithms = log_probabilities(probabilities)
+    assert rerank_by_scores(rows, with_retriever(rows, logarithms, 0.0)).equals(alone)
+    heavy = rerank_by_scores(rows, with_retriever(rows, logarithms, 1e6))
     assert (heavy["rank"] == rows["rank"].to_numpy()).all()
-    scores = with_retriever(rows, probabilities, 2.0)[0]
+    scores = with_retriever(rows, logarithms, 2.0)[0]
     retriever = torch.tensor([4.0, 3.0, 2.0, 1.0]).double().log_softmax(0).numpy()
     np.testing.assert_allclose(scores, np.log(probabilities[0]) + 2 * retriever, rtol=1e-5)
+
+
+def test_users_that_were_not_read_keep_the_retrievers_order(candidates):
+    rows = split_rows(candidates, "test")
+    scores = with_retriever(rows, log_probabilities(np.zeros((len(rows), 4), dtype=np.float32)), 0.5)
+    assert rerank_by_scores(rows, scores)["rank"].equals(rows["rank"].reset_index(drop=True).astype(np.int32))
+
+
+def test_overlap_is_one_for_a_title_of_the_history_and_zero_for_other_words(candidates):
+    words = ["red fox", "blue whale", "red fox two", "grey owl"]
+    items = np.array([1, 2, 3, 4, 1, 2], dtype=np.int32)
+    names = [f"i{number}" for number in range(1, 5)]
+    animals = Dataset("animals", items[:4], [0, 4], ["", *words], ["u"], ["", *names])
+    rows = pd.DataFrame({"user": [0], "items": [np.array([1, 3, 4, 2])]})
+    scores = title_overlap(animals, rows, "validation", history_length=2)[0]  # history: 1, 2
+    assert scores[[0, 3]] == pytest.approx([1, 1])
+    assert scores[2] == 0
+    assert 0 < scores[1] < 1
+    assert title_overlap(animals, rows, "validation", history_length=1)[0].tolist() == [0, 0, 0, 1]
 
 
 def test_the_weight_is_the_best_of_those_tried(candidates):
