@@ -26,7 +26,10 @@ METHOD = SETTINGS.retriever.method
 RUNS = f"runs/{PROFILE}/{{dataset}}"
 WORK = f"{RUNS}/seed{SETTINGS.seed}"
 NOTEBOOKS = f"results/{PROFILE}/notebooks"
-RANKED = ["random-order", "popularity-order", "llamarec-zero-shot", "llamarec", "llamarec-shuffled"]
+RANKED = [
+    "random-order", "popularity-order", "title-overlap", "title-overlap-with-retriever", "llamarec",
+    "llamarec-with-retriever",
+]
 RANKS = f"results/{PROFILE}/ranks/{{dataset}}/{{method}}-seed{SETTINGS.seed}.parquet"
 
 # The notebook's progress goes on to the terminal, and so do its warnings, but for Jupyter's note that kernels on this

@@ -177,6 +177,8 @@ class EvaluationSettings(Settings):
 
     bootstrap_samples: PositiveInt = 10_000
     """Resamples of the users behind each 95 % interval."""
+    ablation_users: PositiveInt | None = None
+    """Test users, of those whose target was retrieved, on whom `3_ablations` compares variants; empty takes all."""
 
 
 class Overrides(Settings):

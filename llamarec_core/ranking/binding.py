@@ -32,7 +32,8 @@ from transformers import get_linear_schedule_with_warmup
 
 from llamarec_core.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from llamarec_core.data import Dataset
-from llamarec_core.files import InputError, replacing
+from llamarec_core.files import InputError, replacing, write_json
+from llamarec_core.provenance import circumstances
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
 from llamarec_core.ranking.backbone import backbone_name
 from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
@@ -98,11 +99,15 @@ def bind_labels(
     schedule = get_linear_schedule_with_warmup(optimizer, LEARNING_RATE_WARMUP, total, last_epoch=begun - 1)
     network = NextTokenLogits(ranker.model)
     network.train()
-    figures = []
+    figures, tokens = [], (curve[-1]["tokens"] if curve else 0)
     bar = tqdm(desc="Binding labels", total=total, initial=begun, unit="step", mininterval=10, disable=not progress)
     with bar:
         for step in range(begun, total):
-            figures.append(_step(network, optimizer, ranker, dataset, settings, parameters, generator_of=(seed, step)))
+            loss, accuracy, n_tokens = _step(
+                network, optimizer, ranker, dataset, settings, parameters, generator_of=(seed, step)
+            )
+            figures.append((loss, accuracy))
+            tokens += n_tokens
             schedule.step()
             bar.update()
             if (step + 1) % INTERVAL and step + 1 < total:
@@ -111,7 +116,9 @@ def bind_labels(
             if not np.isfinite(loss):
                 raise InputError(f"The loss is no longer a number at step {step + 1}: lower binding_learning_rate.")
             elapsed = round(seconds + time.perf_counter() - started, 1)
-            row = {"step": step + 1, "examples": (step + 1) * size, "seconds": elapsed}
+            examples = (step + 1) * size
+            row = {"step": step + 1, "examples": examples, "answers": examples * settings.candidates, "tokens": tokens}
+            row["seconds"] = elapsed
             curve.append(row | {"training_loss": float(loss), "accuracy": float(accuracy)})
             figures = []
             bar.set_postfix_str(f"right label {accuracy:.0%}", refresh=False)
@@ -120,6 +127,8 @@ def bind_labels(
                 save_checkpoint(file, tensors=tensors, progress={"curve": curve}, settings=identity)
     network.eval()
     if writes:
+        if begun < total or not (folder / "circumstances.json").exists():
+            write_json(folder / "circumstances.json", circumstances(Path(__file__).parent))
         with replacing(folder / "binding.csv") as temporary:
             pd.DataFrame(curve).to_csv(temporary, index=False)
 
@@ -139,12 +148,12 @@ def _step(
     parameters: list[torch.nn.Parameter],
     *,
     generator_of: tuple[int, int],
-) -> tuple[float, float]:
-    """Take one optimiser step on fresh pools and return its mean loss and the share of right labels."""
+) -> tuple[float, float, int]:
+    """Take one optimiser step on fresh pools and return its mean loss, the share of right labels and tokens read."""
     generator = np.random.default_rng([*generator_of, 1])  # 1: apart from the draws of the ranking phase
     torch.manual_seed(int(generator.integers(2**31)))
     label_ids = torch.tensor(ranker.prompts.target_ids[: settings.candidates], device=ranker.model.device)
-    losses, rights = [], []
+    losses, rights, read = [], [], 0
     for _ in range(settings.gradient_accumulation):
         sequences, ends, answers = [], [], []
         for _ in range(settings.batch_size):
@@ -154,6 +163,7 @@ def _step(
             sequences.append(tokens)
             ends.append(before)
             answers.append(places)
+        read += sum(map(len, sequences))
         tokens, _ = pad(sequences, device=ranker.model.device)
         logits = network(tokens, torch.tensor(ends, device=tokens.device), label_ids).flatten(0, 1)
         targets = torch.from_numpy(np.concatenate(answers)).to(tokens.device)  # (batch · n_candidates,)
@@ -164,4 +174,4 @@ def _step(
     torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
     optimizer.step()
     optimizer.zero_grad()
-    return float(np.mean(losses)), float(np.mean(rights))
+    return float(np.mean(losses)), float(np.mean(rights)), read

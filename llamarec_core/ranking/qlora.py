@@ -7,7 +7,8 @@ alone. Validation ranks the retriever's own candidates with the verbalizer, once
     candidates file, Dataset ──fit_ranker──▶ folder ──load_ranker──▶ VerbalizerRanker ──rerank──▶ ranks file
 
 While it runs, the folder holds ``checkpoint.safetensors``; in the end ``training.csv`` (the curve),
-``ranker.json`` (settings and outcome, for people) and ``adapter/``, which PEFT can load too. Several
+``ranker.json`` (settings and outcome, for people), ``circumstances.json`` (commit, machine, peak memory) and
+``adapter/``, which PEFT can load too. Several
 processes (``accelerate launch``, ``torchrun``) need a folder that all of them see.
 """
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
 from llamarec_core.files import replacing, write_json
+from llamarec_core.provenance import circumstances
 from llamarec_core.ranking.adapter import add_adapter, load_adapter, save_adapter, set_adapter_tensors
 from llamarec_core.ranking.backbone import backbone_name, load_backbone
 from llamarec_core.ranking.binding import bind_labels
@@ -127,25 +129,30 @@ def fit_ranker(
         # the clock stays out of these files, so that the same weights are the same bytes
         outcome = {"best": {name: value for name, value in best_row(tuning.curve).items() if name != "seconds"}}
         write_json(folder / "ranker.json", identity | outcome)
+        write_json(folder / "circumstances.json", circumstances(Path(__file__).parent))
         save_adapter(finished, model, best, progress=outcome, settings=identity)
         checkpoint.unlink()
     accelerator.wait_for_everyone()
     return ranker
 
 
-def load_ranker(dataset: Dataset, settings: RankerSettings, folder: Path, *, tuned: bool = True) -> VerbalizerRanker:
+def load_ranker(
+    dataset: Dataset, settings: RankerSettings, folder: Path, *, tuned: bool = True, **changes: Any
+) -> VerbalizerRanker:
     """Load the ranker that :func:`fit_ranker` left in ``folder``, or its backbone alone (zero-shot).
 
     Args:
         dataset: its titles are read.
-        settings: those of the tuning; ``evaluation_batch_size`` alone may differ.
+        settings: those of the tuning; ``evaluation_batch_size`` and ``weight_users`` alone may differ.
         folder: where the ranker was tuned; not read when ``tuned`` is false.
         tuned: with the adapter, or the backbone as it came.
+        changes: settings of the prompt or of the backbone's precision to rank with, other than those of the tuning.
 
     Raises:
         InputError: there is no finished ranker, or it was tuned with other settings or on other data.
     """
     tensors = load_adapter(Path(folder) / "adapter", settings=_identity(dataset, settings))[0] if tuned else None
+    settings = settings.model_copy(update=changes)
     model, tokenizer = load_backbone(settings)
     prompts = PromptBuilder(tokenizer, dataset.titles, settings)
     if tensors:

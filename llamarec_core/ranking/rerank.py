@@ -84,24 +84,37 @@ def candidate_probabilities(
     Raises:
         InputError: the order is unknown, or there are more candidates than labels.
     """
-    if order not in ORDERS:
-        raise InputError(f"Unknown order {order!r}: choose from {', '.join(ORDERS)}.")
     items = candidate_items(rows)[:, : ranker.prompts.settings.candidates]  # (n, n_candidates)
     retrieved = np.flatnonzero((items == rows["target"].to_numpy()[:, None]).any(axis=1))
     users = rows["user"].to_numpy()[retrieved]
-    shown = np.tile(np.arange(items.shape[1]), (len(users), 1))  # the candidate under each label
-    if order == "reversed":
-        shown = shown[:, ::-1]
-    elif order == "shuffled":
-        shown = np.array(
-            [_generator(seed, user).permutation(labels) for user, labels in zip(users, shown, strict=True)]
-        )
-    listed = np.take_along_axis(items[retrieved], shown.reshape(len(users), -1), axis=1)
+    shown = shown_candidates(users, items.shape[1], order=order, seed=seed)
+    listed = np.take_along_axis(items[retrieved], shown, axis=1)
     histories = [dataset.history(int(user), split) for user in users]
     probabilities = ranker.probabilities(histories, listed, progress=progress)
     scores = np.zeros(items.shape, dtype=np.float32)
-    scores[retrieved[:, None], shown.reshape(len(users), -1)] = probabilities.reshape(len(users), -1)
+    scores[retrieved[:, None], shown] = probabilities.reshape(shown.shape)
     return scores
+
+
+def shown_candidates(users: np.ndarray, count: int, *, order: str, seed: int) -> np.ndarray:
+    """Return which candidate, by its place in the retriever's order, stands under each label, ``(n, count)``.
+
+    Args:
+        users: their numbers, ``(n,)``; a shuffled order is drawn for each.
+        count: candidates in a prompt.
+        order: one of :data:`ORDERS`.
+        seed: of the shuffled order.
+
+    Raises:
+        InputError: the order is unknown.
+    """
+    if order not in ORDERS:
+        raise InputError(f"Unknown order {order!r}: choose from {', '.join(ORDERS)}.")
+    if order == "shuffled":
+        permutations = [_generator(seed, user).permutation(count) for user in users]
+        return np.array(permutations, dtype=np.int64).reshape(len(users), count)
+    labels = np.arange(count) if order == "descending" else np.arange(count)[::-1]
+    return np.tile(labels, (len(users), 1))
 
 
 def rerank_by_scores(rows: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:

@@ -4,6 +4,13 @@ Tables are computed and stored tidy, one number a row (``tables``), and laid out
 LaTeX (``layout``). ``figures`` holds the one theme and every plot. ``methods`` names what is compared.
 """
 
+from llamarec_core.report.ablations import (
+    ablation_display,
+    ablation_forest,
+    ablation_table,
+    learning_curves,
+    training_table,
+)
 from llamarec_core.report.figures import (
     candidate_probabilities,
     metric_bars,
@@ -38,11 +45,15 @@ __all__ = [
     "METHOD_NAMES",
     "PUBLISHED_NAMES",
     "ShownTable",
+    "ablation_display",
+    "ablation_forest",
+    "ablation_table",
     "candidate_probabilities",
     "comparison_table",
     "forest",
     "grid_panels",
     "index_curves",
+    "learning_curves",
     "machines",
     "metric_bars",
     "noise_sizes",
@@ -63,6 +74,7 @@ __all__ = [
     "statistics_table",
     "ties_table",
     "training_curve",
+    "training_table",
     "validation_curves",
     "validation_table",
     "versions",

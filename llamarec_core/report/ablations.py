@@ -4,26 +4,27 @@ Variants come in groups, each with one reference that the others of the group ar
 """
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from llamarec_core.evaluation import bootstrap_interval, holm, paired_difference, per_user
-from llamarec_core.files import InputError
+from llamarec_core.files import InputError, read_json
+from llamarec_core.provenance import commit_name
+from llamarec_core.ranking.tuning import best_row
 from llamarec_core.report.figures import described, new_figure
-
-Variants = Mapping[tuple[str, str], pd.DataFrame]
-"""(group, variant) → ranks, as a ranks file holds them; the first variant of a group is its reference."""
 
 METRIC = "NDCG@10"
 
 
-def ablation_table(variants: Variants, *, dataset: str, samples: int, seed: int, commit: str) -> pd.DataFrame:
-    """Compare the variants of each group with the group's reference on the same users.
+def ablation_table(ranks: pd.DataFrame, *, dataset: str, samples: int, seed: int, commit: str) -> pd.DataFrame:
+    """Compare the variants of each group with the group's first on the same users.
 
     Args:
-        variants: their ranks; all hold the same users and targets.
+        ranks: what :meth:`llamarec_core.ranking.Ablation.ranks` returns.
         dataset: its name, for the table.
         samples: bootstrap samples behind each interval, and sign flips behind each p-value.
         seed: of both.
@@ -32,40 +33,101 @@ def ablation_table(variants: Variants, *, dataset: str, samples: int, seed: int,
     Returns:
         ``dataset``, ``group``, ``method`` (the variant), ``reference``, ``metric``, ``subset`` (``retrieved``),
         ``published`` (empty), ``measured``, ``ci_low``, ``ci_high``, ``difference`` (variant − reference), its interval
-        ``difference_low`` and ``difference_high``, ``p_holm`` (paired sign-flip test, Holm's correction over the group)
-        ``users``, ``seeds``, ``commit``. The reference's own differences are empty.
+        ``difference_low`` and ``difference_high``, ``p_holm`` (paired sign-flip test, Holm's correction over the group),
+        ``first_label`` (share of prompts answered with the first label; empty where no prompt was read), ``users``,
+        ``seeds``, ``commit``. The reference's own differences are empty.
 
     Raises:
-        InputError: there are no variants, or two hold different users or targets.
+        InputError: two variants hold different users or targets.
     """
-    if not variants:
-        raise InputError("There are no variants of the ranker to compare: run 3_ablations first.")
-    first = next(iter(variants.values()))[["user", "target"]].reset_index(drop=True)
-    references: dict[str, str] = {}
+    first = None
     rows = []
-    for (group, variant), frame in variants.items():
-        if not frame[["user", "target"]].reset_index(drop=True).equals(first):
-            raise InputError(
-                f"The ranks of {variant!r} ({group}) hold other users or targets than the first variant's."
-            )
-        reference = references.setdefault(group, variant)
-        values = per_user(frame["rank"], METRIC)
-        low, high = bootstrap_interval(values, samples=samples, seed=seed)
-        row = {"dataset": dataset, "group": group, "method": variant, "reference": reference, "metric": METRIC}
-        row |= {"subset": "retrieved", "published": np.nan, "measured": values.mean(), "ci_low": low, "ci_high": high}
-        row |= {"difference": np.nan, "difference_low": np.nan, "difference_high": np.nan, "p_value": np.nan}
-        if variant != reference:
-            found = paired_difference(
-                values, per_user(variants[group, reference]["rank"], METRIC), samples=samples, seed=seed
-            )
-            row |= {"difference": found.mean, "difference_low": found.low, "difference_high": found.high}
-            row |= {"p_value": found.p_value}
-        rows.append(row | {"users": len(frame), "seeds": 1, "commit": commit})
+    for group, variants in ranks.groupby("group", sort=False):
+        reference = variants["variant"].iloc[0]
+        own = variants[variants["variant"] == reference]
+        for variant, frame in variants.groupby("variant", sort=False):
+            users = frame[["user", "target"]].reset_index(drop=True)
+            first = users if first is None else first
+            if not users.equals(first):
+                raise InputError(f"The ranks of {variant!r} ({group}) hold other users or targets than the first's.")
+            values = per_user(frame["rank"], METRIC)
+            low, high = bootstrap_interval(values, samples=samples, seed=seed)
+            row = {"dataset": dataset, "group": group, "method": variant, "reference": reference, "metric": METRIC}
+            row |= {"subset": "retrieved", "published": np.nan, "measured": values.mean(), "ci_low": low}
+            row |= {"ci_high": high, "difference": np.nan, "difference_low": np.nan, "difference_high": np.nan}
+            row["p_value"] = np.nan
+            if variant != reference:
+                found = paired_difference(values, per_user(own["rank"], METRIC), samples=samples, seed=seed)
+                row |= {"difference": found.mean, "difference_low": found.low, "difference_high": found.high}
+                row["p_value"] = found.p_value
+            row["first_label"] = (frame["answer"] == 1).mean() if frame["answer"].any() else np.nan
+            rows.append(row | {"users": len(frame), "seeds": 1, "commit": commit})
     table = pd.DataFrame(rows)
     tested = table["p_value"].notna()
-    adjusted = table[tested].groupby("group")["p_value"].transform(holm)
-    table.insert(table.columns.get_loc("p_value"), "p_holm", adjusted.reindex(table.index))
+    adjusted = table[tested].groupby("group")["p_value"].transform(holm).reindex(table.index)
+    table.insert(table.columns.get_loc("p_value"), "p_holm", adjusted)
     return table.drop(columns="p_value")
+
+
+def training_table(folders: Mapping[str, Path], binding: Path) -> pd.DataFrame:
+    """Say what each tuning read and how long it took.
+
+    Args:
+        folders: name → where :func:`llamarec_core.ranking.fit_ranker` left a finished tuning.
+        binding: where the label-binding phase that they share was left; a row of its own if there was one.
+
+    Returns:
+        ``tuning``, ``prompts``, ``answers`` (labels learnt), ``tokens``, ``seconds`` (with validations),
+        ``tokens_per_second``, ``reached`` (the validation NDCG@10 of the adapter kept; of the warm-up, the share of
+        right labels in its last steps), ``peak_memory_mib`` of the process, ``commit``.
+    """
+    rows = []
+    if (binding / "binding.csv").is_file():
+        curve = pd.read_csv(binding / "binding.csv")
+        rows.append(_training_row("label binding", curve, curve["accuracy"].iloc[-1], binding))
+    for name, folder in folders.items():
+        curve = pd.read_csv(folder / "training.csv")
+        rows.append(_training_row(name, curve, best_row(curve.to_dict("records"))["ndcg@10"], folder))
+    return pd.DataFrame(rows)
+
+
+def _training_row(name: str, curve: pd.DataFrame, reached: float, folder: Path) -> dict[str, Any]:
+    last, made = curve.iloc[-1], read_json(folder / "circumstances.json")
+    return {
+        "tuning": name,
+        "prompts": int(last["examples"]),
+        "answers": int(last["answers"]),
+        "tokens": int(last["tokens"]),
+        "seconds": last["seconds"],
+        "tokens_per_second": last["tokens"] / last["seconds"],
+        "reached": reached,
+        "peak_memory_mib": made["peak_memory_mib"],
+        "commit": commit_name(made["git_commit"], dirty=made["git_dirty"]),
+    }
+
+
+def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Plot training loss and validation NDCG@10 of several tunings against the answers learnt.
+
+    Args:
+        curves: name → ``answers``, ``training_loss`` and ``ndcg@10``, as ``training.csv`` holds them.
+    """
+    figure, (upper, lower) = new_figure(rows=2, height=4.4, sharex=True)
+    for name, curve in curves.items():
+        losses = curve.dropna(subset="training_loss")
+        upper.plot(losses["answers"], losses["training_loss"], marker="o", markersize=3, label=name)
+        lower.plot(curve["answers"], curve["ndcg@10"], marker="o", markersize=4, label=name)
+    upper.set(ylabel="training loss (nats)")
+    lower.set(xlabel="answers learnt", ylabel="validation NDCG@10")
+    upper.legend()
+    parts = [
+        f"{name}: {curve['ndcg@10'].iloc[0]:.4f} to {curve['ndcg@10'].max():.4f}" for name, curve in curves.items()
+    ]
+    return described(
+        figure,
+        "Training loss (upper panel) and validation NDCG@10 (lower panel) against answers learnt, one line a tuning. "
+        f"NDCG@10 before the first step and at its best: {'; '.join(parts)}.",
+    )
 
 
 def ablation_display(table: pd.DataFrame) -> pd.DataFrame:
@@ -81,6 +143,7 @@ def ablation_display(table: pd.DataFrame) -> pd.DataFrame:
                 else ""
                 for row in table.itertuples()
             ],
+            "first label": ["" if pd.isna(share) else f"{share:.0%}" for share in table["first_label"]],
             "p (Holm)": [
                 "" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}" for value in table["p_holm"]
             ],

@@ -5,13 +5,14 @@ from collections.abc import Iterable
 METHOD_NAMES = {
     "random-order": "Random order",
     "popularity-order": "Popularity order",
+    "title-overlap": "Title overlap",
+    "title-overlap-with-retriever": "Title overlap + LRURec",
     "narm": "NARM",
     "bert4rec": "BERT4Rec",
     "sasrec": "SASRec",
     "lrurec": "LRURec",
-    "llamarec-zero-shot": "LlamaRec, not tuned",
     "llamarec": "LlamaRec",
-    "llamarec-shuffled": "LlamaRec, shuffled candidates",
+    "llamarec-with-retriever": "LlamaRec + LRURec",
 }
 """Name in files → name on the page. A method that is not listed is shown, last, by its name in files."""
 

@@ -1,0 +1,124 @@
+"""Ablations: variants of a tuned ranker on the same users, so that every difference is paired.
+
+A variant is a tuning (or the backbone alone), some settings to rank with, and an order in which its prompts list the
+candidates; alone, or with the retriever's score added. Variants come in groups; the first of a group is what the others
+are compared with by :mod:`llamarec_core.report.ablations`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llamarec_core.data import Dataset
+from llamarec_core.ranking.qlora import load_ranker
+from llamarec_core.ranking.rerank import (
+    candidate_probabilities,
+    fit_retriever_weight,
+    log_probabilities,
+    rerank_by_scores,
+    shown_candidates,
+    with_retriever,
+)
+from llamarec_core.settings import RankerSettings
+
+UNTUNED = "untuned"
+"""Names the backbone as it came."""
+
+
+class Ablation:
+    """Ranks the same users by one variant after another.
+
+    Attributes:
+        weights: (group, variant) → the retriever's weight that was fitted.
+
+    Args:
+        dataset: the users' histories and the titles.
+        rows: the candidates of ``validation`` and ``test``, of users whose target is among them.
+        tunings: name → settings and folder of a finished tuning; the first is what a variant starts from.
+        seed: of shuffled orders.
+        progress: show progress bars.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: Mapping[str, pd.DataFrame],
+        tunings: Mapping[str, tuple[RankerSettings, Path]],
+        *,
+        seed: int,
+        progress: bool = True,
+    ):
+        self.dataset, self.rows, self.tunings = dataset, rows, tunings
+        self.seed, self.progress = seed, progress
+        self.weights: dict[tuple[str, str], float] = {}
+        self._frames: list[pd.DataFrame] = []
+        self._probabilities: dict[tuple, np.ndarray] = {}
+
+    def add(
+        self, group: str, variant: str, *, tuning: str | None = None, order: str = "descending", **changes: Any
+    ) -> None:
+        """Rank by the language model alone.
+
+        Args:
+            group: what the variant is compared with.
+            variant: its name on the page.
+            tuning: one of the tunings, or :data:`UNTUNED`.
+            order: in which a prompt lists the candidates.
+            changes: settings to rank with other than those of the tuning.
+        """
+        probabilities = self.probabilities("test", tuning=tuning, order=order, **changes)
+        shown = shown_candidates(
+            self.rows["test"]["user"].to_numpy(), probabilities.shape[1], order=order, seed=self.seed
+        )
+        answers = np.take_along_axis(probabilities, shown, axis=1).argmax(axis=1) + 1
+        self.add_scores(group, variant, probabilities, answers=answers)
+
+    def add_with_retriever(self, group: str, variant: str, *, tuning: str | None = None) -> None:
+        """Rank by the language model's and the retriever's log-probabilities, with a weight fitted on validation."""
+        scores = {
+            split: log_probabilities(self.probabilities(split, tuning=tuning)) for split in ("validation", "test")
+        }
+        self.add_scores_with_retriever(group, variant, scores)
+
+    def add_scores_with_retriever(self, group: str, variant: str, scores: Mapping[str, np.ndarray]) -> None:
+        """Rank by the sum of given scores and the retriever's, with a weight fitted on validation.
+
+        Args:
+            group: what the variant is compared with.
+            variant: its name on the page.
+            scores: of ``validation`` and ``test``, as for :func:`~llamarec_core.ranking.rerank.with_retriever`.
+        """
+        weight = fit_retriever_weight(self.rows["validation"], scores["validation"])
+        self.weights[group, variant] = weight
+        self.add_scores(group, variant, with_retriever(self.rows["test"], scores["test"], weight))
+
+    def add_scores(self, group: str, variant: str, scores: np.ndarray, *, answers: np.ndarray | None = None) -> None:
+        """Rank by given scores of the test users' candidates; ``answers`` are the labels chosen, counted from 1."""
+        frame = rerank_by_scores(self.rows["test"], scores)
+        answers = np.zeros(len(frame), dtype=np.int32) if answers is None else answers.astype(np.int32)
+        self._frames.append(frame.assign(answer=answers, group=group, variant=variant))
+
+    def probabilities(
+        self, split: str, *, tuning: str | None = None, order: str = "descending", **changes: Any
+    ) -> np.ndarray:
+        """Return P(candidate) under a variant, ``(n, n_candidates)``, computed once."""
+        first = next(iter(self.tunings))
+        key = (split, tuning or first, order, *sorted(changes.items()))
+        if key not in self._probabilities:
+            settings, folder = self.tunings[first if tuning in (None, UNTUNED) else tuning]
+            ranker = load_ranker(self.dataset, settings, folder, tuned=tuning != UNTUNED, **changes)
+            self._probabilities[key] = candidate_probabilities(
+                ranker, self.dataset, self.rows[split], split, order=order, seed=self.seed, progress=self.progress
+            )
+        return self._probabilities[key]
+
+    def ranks(self) -> pd.DataFrame:
+        """Return what was ranked so far: ``group``, ``variant``, ``user``, ``target``, ``rank``, ``answer``.
+
+        ``answer`` is the label of the candidate put first, counted from 1, or 0 where no prompt was read.
+        """
+        columns = ["group", "variant", "user", "target", "rank", "answer"]
+        return pd.concat(self._frames, ignore_index=True)[columns]
