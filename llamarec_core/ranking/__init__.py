@@ -7,11 +7,13 @@
 of simpler orders of the same candidates.
 """
 
+from llamarec_core.ranking.ablations import UNTUNED, Ablation
 from llamarec_core.ranking.backbone import default_device, load_backbone
 from llamarec_core.ranking.examples import draw_examples
 from llamarec_core.ranking.prompt import LABELS, TEMPLATES, PromptBuilder
 from llamarec_core.ranking.qlora import fit_ranker, load_ranker
 from llamarec_core.ranking.rerank import (
+    ORDERS,
     candidate_probabilities,
     fit_retriever_weight,
     log_probabilities,
@@ -29,7 +31,10 @@ from llamarec_core.ranking.verbalizer import VerbalizerRanker
 
 __all__ = [
     "LABELS",
+    "ORDERS",
     "TEMPLATES",
+    "UNTUNED",
+    "Ablation",
     "PromptBuilder",
     "VerbalizerRanker",
     "candidate_probabilities",

@@ -8,8 +8,8 @@ alone. Validation ranks the retriever's own candidates with the verbalizer, once
 
 While it runs, the folder holds ``checkpoint.safetensors``; in the end ``training.csv`` (the curve),
 ``ranker.json`` (settings and outcome, for people), ``circumstances.json`` (commit, machine, peak memory) and
-``adapter/``, which PEFT can load too. Several
-processes (``accelerate launch``, ``torchrun``) need a folder that all of them see.
+``adapter/``, which PEFT can load too. Several processes (``accelerate launch``, ``torchrun``) need a folder that all
+of them see.
 """
 
 import hashlib

@@ -33,7 +33,7 @@ def ablation_table(ranks: pd.DataFrame, *, dataset: str, samples: int, seed: int
     Returns:
         ``dataset``, ``group``, ``method`` (the variant), ``reference``, ``metric``, ``subset`` (``retrieved``),
         ``published`` (empty), ``measured``, ``ci_low``, ``ci_high``, ``difference`` (variant − reference), its interval
-        ``difference_low`` and ``difference_high``, ``p_holm`` (paired sign-flip test, Holm's correction over the group),
+        ``difference_low`` and ``difference_high``, ``p_holm`` (sign-flip test, Holm's correction over the group),
         ``first_label`` (share of prompts answered with the first label; empty where no prompt was read), ``users``,
         ``seeds``, ``commit``. The reference's own differences are empty.
 

@@ -53,7 +53,7 @@ def test_logits_at_several_places_are_those_of_each_beginning(tiny, smollm2):
 def test_the_phase_leaves_its_curve_and_the_ranker_starts_from_it(settings, dataset, candidates, tmp_path):
     fit_ranker(dataset, candidates, settings, seed=0, folder=tmp_path, progress=False)
     curve = pd.read_csv(tmp_path / "binding.csv")
-    assert list(curve.columns) == ["step", "examples", "seconds", "training_loss", "accuracy"]
+    assert list(curve.columns) == ["step", "examples", "answers", "tokens", "seconds", "training_loss", "accuracy"]
     assert curve["step"].tolist() == [10, 12]  # 48 sequences, four a step
     assert curve["examples"].tolist() == [40, 48]
     bound = load_file(tmp_path / "binding.safetensors")
