@@ -1,8 +1,8 @@
 # Which notebook needs which file. Each rule is one papermill call, once per data set of the profile:
 #
-#   data sets ──▶ 1_data ──▶ 2_retriever ──▶ 3_ranker ──┐
-#                    │            └──────────────────────┴──▶ 4_results ──▶ status
-#                    └───────────────────────────────────────────┘
+#   data sets ──▶ 1_data ──▶ 2_retriever ──▶ 3_ranker ──▶ 3_ablations ──┐
+#                    │            └──────────────┴──────────────────────┴──▶ 4_results ──▶ status
+#                    └───────────────────────────────────────────────────────────┘
 #
 #   snakemake --cores 2 --config profile=quick
 #
@@ -30,6 +30,8 @@ RANKED = [
     "random-order", "popularity-order", "title-overlap", "title-overlap-with-retriever", "llamarec",
     "llamarec-with-retriever",
 ]
+ABLATIONS = f"results/{PROFILE}/ablations/{{dataset}}-seed{SETTINGS.seed}.parquet"
+ABLATED = list(SETTINGS.evaluation.ablation_datasets)
 RANKS = f"results/{PROFILE}/ranks/{{dataset}}/{{method}}-seed{SETTINGS.seed}.parquet"
 
 # The notebook's progress goes on to the terminal, and so do its warnings, but for Jupyter's note that kernels on this
@@ -227,6 +229,7 @@ rule retriever:
     output:
         notebook=f"{NOTEBOOKS}/{{dataset}}/2_retriever.ipynb",
         candidates=f"{WORK}/candidates.parquet",
+        negatives=f"{WORK}/negatives.parquet",
         ranks=expand(RANKS, method=METHOD, allow_missing=True),
     threads: workflow.cores
     params:
@@ -252,6 +255,23 @@ rule ranker:
         PAPERMILL
 
 
+rule ablations:
+    message: "3_ablations on {wildcards.dataset}: variants of the ranker on the same users"
+    input:
+        notebook="notebooks/3_ablations.ipynb",
+        profile=PROFILE_FILE,
+        library=library("ranking"),
+        ranks=expand(RANKS, method="llamarec", allow_missing=True),
+    output:
+        notebook=f"{NOTEBOOKS}/{{dataset}}/3_ablations.ipynb",
+        ranks=ABLATIONS,
+    threads: workflow.cores
+    params:
+        "-p dataset {dataset}",
+    shell:
+        PAPERMILL
+
+
 rule results:
     message: "4_results: tables and figures from the ranks"
     input:
@@ -260,6 +280,7 @@ rule results:
         library=library("evaluation", "report"),
         datasets=expand(f"{RUNS}/dataset/dataset.json", dataset=DATASETS),
         ranks=expand(RANKS, method=[METHOD, *RANKED], dataset=DATASETS),
+        ablations=expand(ABLATIONS, dataset=ABLATED),
     output:
         notebook=f"{NOTEBOOKS}/4_results.ipynb",
         table=f"results/{PROFILE}/tables/table1.csv",

@@ -82,8 +82,13 @@ def circumstances(root: Path) -> dict[str, Any]:
         "git_dirty": dirty,
         "packages": package_versions(),
         "hardware": hardware(),
-        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mib": peak_memory_mib(),
     }
+
+
+def peak_memory_mib() -> int:
+    """Return the most memory that this process has held so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def load_records(results: Path) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from rapidfuzz import fuzz, process, utils
 
-from llamarec_core.data import Dataset
+from llamarec_core.data import Dataset, load_dataset
 from llamarec_core.files import InputError
 from llamarec_core.ranking import load_ranker
 from llamarec_core.retrieval import load_retriever, top_candidates
@@ -14,7 +14,9 @@ from llamarec_core.study import Run, find_root
 
 
 class Recommender:
-    """The trained retriever and the tuned ranker of one data set, profile and seed.
+    """The trained retriever and the tuned ranker of one data set, profile and seed, from the weights among the results.
+
+    The repository holds the weights of the runs that it shows, so that nothing has to be trained first.
 
     Raises:
         InputError: the study has not been run for them.
@@ -23,9 +25,9 @@ class Recommender:
     def __init__(self, *, profile: str = "quick", dataset: str = "ml-100k-1998", seed: int | None = None) -> None:
         run = Run("recommend", profile=profile, dataset=dataset, seed=seed, root=find_root())
         self.settings = run.profile
-        self.dataset: Dataset = run.load_dataset()
-        self.retriever = load_retriever(self.dataset, run.profile.retriever, run.work / "retriever")
-        self.ranker = load_ranker(self.dataset, run.profile.ranker, run.work / "ranker")
+        self.dataset: Dataset = run.load_dataset() if run.dataset_folder().is_dir() else load_dataset(dataset)
+        self.retriever = load_retriever(self.dataset, run.profile.retriever, run.weights)
+        self.ranker = load_ranker(self.dataset, run.profile.ranker, run.weights)
 
     def recommend(self, history: Sequence[str], *, count: int = 10) -> pd.DataFrame:
         """Rank the candidates for a history.

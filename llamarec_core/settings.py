@@ -177,6 +177,8 @@ class EvaluationSettings(Settings):
 
     bootstrap_samples: PositiveInt = 10_000
     """Resamples of the users behind each 95 % interval."""
+    ablation_datasets: tuple[str, ...] = ()
+    """Data sets on which `3_ablations` compares variants of the ranker."""
     ablation_users: PositiveInt | None = None
     """Test users, of those whose target was retrieved, on whom `3_ablations` compares variants; empty takes all."""
 
@@ -215,6 +217,8 @@ class Profile(Settings):
             adapted = self.for_dataset(dataset)
             for variant in self.variants:
                 adapted.variant(variant)
+        for dataset in set(self.evaluation.ablation_datasets) - self.datasets.keys():
+            raise ValueError(f"evaluation.ablation_datasets: {dataset!r} is not among the profile's datasets")
         for method, grids in self.grid.items():
             for dataset in grids.keys() - self.datasets.keys():
                 raise ValueError(f"grid.{method}: {dataset!r} is not among the profile's datasets")

@@ -93,12 +93,22 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """Folder of the trained weights that come with the results: a copy of the retriever and of the adapter."""
+        """Folder of the trained weights that come with the results: copies of the retriever and of the adapter."""
         return self.results / "weights" / f"{self.dataset_name}-seed{self.seed}"
+
+    @property
+    def curves(self) -> Path:
+        """Folder of the curves of the ranker's tunings that come with the results."""
+        return self.results / "tuning" / f"{self.dataset_name}-seed{self.seed}"
 
     def ranks_file(self, method: str) -> Path:
         """The test ranks of one method under this run's data set and seed."""
         return self.results / "ranks" / str(self.dataset_name) / f"{method}-seed{self.seed}.parquet"
+
+    @property
+    def ablation_file(self) -> Path:
+        """The test ranks of every variant of the ranker, written by ``3_ablations``."""
+        return self.results / "ablations" / f"{self.dataset_name}-seed{self.seed}.parquet"
 
     def table(self, name: str) -> Path:
         """A table of the results, without suffix."""
@@ -140,9 +150,8 @@ class Run:
         """Note artefacts for the provenance."""
         self._written.extend(paths)
 
-    def keep_weights(self, source: Path) -> None:
-        """Copy a file or folder of trained weights to :attr:`weights`, where the results hold them."""
-        target = self.weights / source.name
+    def keep(self, source: Path, target: Path) -> None:
+        """Copy a file or folder of ``runs`` to its place among the results, whole or not at all, and note it."""
         with replacing(target) as temporary:
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, temporary)
         self.wrote(*(sorted(target.iterdir()) if target.is_dir() else [target]))
@@ -279,3 +288,12 @@ def load_ranks(results: Path, *, datasets: Iterable[str]) -> tuple[dict[tuple[st
                 raise InputError(f"{path} has no record in provenance.json: run the notebook that writes it again.")
             commits[commit_name(record["git_commit"], dirty=record["git_dirty"])] = None
     return ranks, "+".join(commits)
+
+
+def load_ablations(results: Path, *, datasets: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """Return data set → what `3_ablations` ranked, where it ran: as :meth:`llamarec_core.ranking.Ablation.ranks`."""
+    found = {}
+    for dataset in datasets:
+        for path in sorted((results / "ablations").glob(f"{dataset}-seed*.parquet")):
+            found[dataset] = pd.read_parquet(path)
+    return found

@@ -14,6 +14,7 @@ from llamarec_core.ranking.prompt import LABELS, TEMPLATES, PromptBuilder
 from llamarec_core.ranking.qlora import fit_ranker, load_ranker
 from llamarec_core.ranking.rerank import (
     ORDERS,
+    candidate_items,
     candidate_probabilities,
     fit_retriever_weight,
     log_probabilities,
@@ -37,6 +38,7 @@ __all__ = [
     "Ablation",
     "PromptBuilder",
     "VerbalizerRanker",
+    "candidate_items",
     "candidate_probabilities",
     "default_device",
     "draw_examples",

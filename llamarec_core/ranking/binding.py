@@ -33,7 +33,7 @@ from transformers import get_linear_schedule_with_warmup
 from llamarec_core.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing, write_json
-from llamarec_core.provenance import circumstances
+from llamarec_core.provenance import circumstances, peak_memory_mib
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
 from llamarec_core.ranking.backbone import backbone_name
 from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
@@ -95,6 +95,7 @@ def bind_labels(
         restore_optimizer(optimizer, tensors)
         curve = reached["curve"]
     begun = curve[-1]["step"] if curve else 0
+    made = circumstances(Path(__file__).parent)  # now, because the code on disk may change while it runs
     seconds, started = (curve[-1]["seconds"] if curve else 0.0), time.perf_counter()
     schedule = get_linear_schedule_with_warmup(optimizer, LEARNING_RATE_WARMUP, total, last_epoch=begun - 1)
     network = NextTokenLogits(ranker.model)
@@ -128,7 +129,7 @@ def bind_labels(
     network.eval()
     if writes:
         if begun < total or not (folder / "circumstances.json").exists():
-            write_json(folder / "circumstances.json", circumstances(Path(__file__).parent))
+            write_json(folder / "circumstances.json", made | {"peak_memory_mib": peak_memory_mib()})
         with replacing(folder / "binding.csv") as temporary:
             pd.DataFrame(curve).to_csv(temporary, index=False)
 

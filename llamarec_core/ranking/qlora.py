@@ -24,7 +24,7 @@ from tqdm import tqdm
 from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
 from llamarec_core.files import replacing, write_json
-from llamarec_core.provenance import circumstances
+from llamarec_core.provenance import circumstances, peak_memory_mib
 from llamarec_core.ranking.adapter import add_adapter, load_adapter, save_adapter, set_adapter_tensors
 from llamarec_core.ranking.backbone import backbone_name, load_backbone
 from llamarec_core.ranking.binding import bind_labels
@@ -83,6 +83,7 @@ def fit_ranker(
     if checkpoint.exists():
         tensors, reached = load_checkpoint(checkpoint, settings=identity)
 
+    made = circumstances(Path(__file__).parent)  # now, because the code on disk may change while it runs
     accelerator = make_accelerator(settings)
     model, tokenizer = load_backbone(settings, device=accelerator.device)
     prompts = PromptBuilder(tokenizer, dataset.titles, settings)
@@ -129,7 +130,7 @@ def fit_ranker(
         # the clock stays out of these files, so that the same weights are the same bytes
         outcome = {"best": {name: value for name, value in best_row(tuning.curve).items() if name != "seconds"}}
         write_json(folder / "ranker.json", identity | outcome)
-        write_json(folder / "circumstances.json", circumstances(Path(__file__).parent))
+        write_json(folder / "circumstances.json", made | {"peak_memory_mib": peak_memory_mib()})
         save_adapter(finished, model, best, progress=outcome, settings=identity)
         checkpoint.unlink()
     accelerator.wait_for_everyone()
