@@ -74,7 +74,8 @@ def test_the_study_writes_what_a_reader_cites(undisturbed):
     assert sorted(ranks(undisturbed)) == [
         f"{method}-seed0.parquet"
         for method in (
-            "llamarec", "llamarec-shuffled", "llamarec-zero-shot", "lrurec", "popularity-order", "random-order"
+            "llamarec", "llamarec-with-retriever", "lrurec", "popularity-order", "random-order", "title-overlap",
+            "title-overlap-with-retriever",
         )
     ]  # fmt: skip
     tables = undisturbed / "results" / "smoke" / "tables"

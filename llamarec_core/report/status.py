@@ -99,13 +99,20 @@ def opening(
 on all three of its data sets: over all users, {metric} rises from {gains}.
 
 **What was measured here**, with `{ranker.backbone}` ({weights} weights, LoRA on {", ".join(ranker.target_modules)})
-after {ranker.training_examples or "all"} training examples:
+after {_learnt(ranker)}:
 
 {measured}
 
 Brackets hold 95 % intervals over users. The scale decides what this can say: these are the numbers of this run, and
 neither confirm nor refute the paper's.
 """
+
+
+def _learnt(ranker: RankerSettings) -> str:
+    """Say how much the ranker was taught."""
+    examples = f"{ranker.training_examples or 'all'} training examples"
+    questions = ranker.users_per_prompt * ranker.targets_per_user
+    return f"{examples} of up to {questions} questions" if questions > 1 else examples
 
 
 def _measured(dataset: str, results: pd.DataFrame, comparison: pd.DataFrame, metric: str, retriever: str) -> str:
@@ -122,11 +129,20 @@ def _measured(dataset: str, results: pd.DataFrame, comparison: pd.DataFrame, met
         }
         for method in in_order(results["method"])
     ]
-    tuned = against.loc["llamarec"]
-    verdict = "no different from" if tuned["ci_low"] <= 0 <= tuned["ci_high"] else "worse than"
-    verdict = "better than" if tuned["ci_low"] > 0 else verdict
+    if "llamarec" not in against.index:
+        return f"On `{dataset}` the ranker was not run."
+    verdict = f"On `{dataset}` the tuned ranker's order is {_verdict(against.loc['llamarec'])} {retriever}'s own"
+    if "llamarec-with-retriever" in against.index:
+        verdict += f", and with {retriever}'s score added {_verdict(against.loc['llamarec-with-retriever'])} it"
     table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-    return f"On `{dataset}` the tuned ranker's order is {verdict} {retriever}'s own ({metric}):\n\n{table}"
+    return f"{verdict} ({metric}):\n\n{table}"
+
+
+def _verdict(row: pd.Series) -> str:
+    """Say in words what the interval of a difference says."""
+    if row["ci_low"] <= 0 <= row["ci_high"]:
+        return "no different from"
+    return "better than" if row["ci_low"] > 0 else "worse than"
 
 
 def _interval(row: pd.Series) -> str:

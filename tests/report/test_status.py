@@ -17,8 +17,7 @@ RECORD = {
 }
 
 
-def opening_page(*, low: float, high: float) -> str:
-    methods = ("lrurec", "llamarec")
+def opening_page(*, low: float, high: float, methods: tuple[str, ...] = ("lrurec", "llamarec")) -> str:
     rows = [
         {"dataset": "toys", "method": method, "metric": "NDCG@10", "subset": subset, "measured": 0.25, "users": users}
         for method in methods
@@ -27,7 +26,7 @@ def opening_page(*, low: float, high: float) -> str:
     differences = [
         row | {"difference": (low + high) / 2, "ci_low": low, "ci_high": high}
         for row in rows
-        if row["method"] == "llamarec"
+        if row["method"] != "lrurec"
     ]
     published = pd.DataFrame(
         {
@@ -57,7 +56,16 @@ def test_the_opening_page_states_the_claim_and_the_scale():
     assert "NDCG@10 rises from 0.1000 to 0.2000 on beauty" in page
     assert "`llama" not in page
     assert "`smollm2-135m` (4-bit NF4 weights, LoRA on q_proj, v_proj)" in page
-    assert "7 training examples" in page
+    assert "after 7 training examples:" in page
+
+
+def test_the_opening_page_says_where_the_ranker_was_not_run():
+    assert "On `toys` the ranker was not run." in opening_page(low=0.0, high=0.1, methods=("lrurec", "sasrec"))
+
+
+def test_the_opening_page_says_what_the_sum_with_the_retriever_is():
+    page = opening_page(low=0.01, high=0.03, methods=("lrurec", "llamarec", "llamarec-with-retriever"))
+    assert "the tuned ranker's order is better than LRURec's own, and with LRURec's score added better than it" in page
     assert "all 1,000 users" in page
     assert "the 300 whose target was retrieved" in page
 

@@ -1,0 +1,79 @@
+"""Variants are ranked on the same users, each once, with the retriever's weight fitted on validation."""
+
+import numpy as np
+import pytest
+
+from llamarec_core.ranking import UNTUNED, Ablation, fit_ranker, load_ranker, rerank, retrieved_rows
+from llamarec_core.ranking import ablations as module
+from llamarec_core.ranking.rerank import WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def rows(candidates):
+    return {split: retrieved_rows(candidates, split, size=4) for split in ("validation", "test")}
+
+
+@pytest.fixture(scope="module")
+def tunings(tiny, dataset, candidates, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tunings")
+    found = {}
+    for name, rate in (("tuned", 1e-2), ("tuned, gently", 1e-3)):
+        settings = tiny.settings.model_copy(update={"learning_rate": rate})
+        fit_ranker(dataset, candidates, settings, seed=0, folder=folder / name, progress=False)
+        found[name] = settings, folder / name
+    return found
+
+
+@pytest.fixture
+def ablation(dataset, rows, tunings):
+    return Ablation(dataset, rows, tunings, seed=0, progress=False)
+
+
+def ranks_of(ablation, variant):
+    frame = ablation.ranks()
+    return frame[frame["variant"] == variant].reset_index(drop=True)
+
+
+@pytest.mark.parametrize("name", ["tuned", "tuned, gently", UNTUNED])
+def test_a_tuning_ranks_as_it_does_by_itself(ablation, tunings, dataset, rows, name):
+    ablation.add("knowledge", name, tuning=name)
+    settings, folder = tunings.get(name, tunings["tuned"])
+    ranker = load_ranker(dataset, settings, folder, tuned=name != UNTUNED)
+    alone = rerank(ranker, dataset, rows["test"], "test")
+    assert ranks_of(ablation, name)[["user", "target", "rank"]].equals(alone)
+
+
+def test_settings_may_differ_from_those_of_the_tuning(ablation, tunings, dataset, rows):
+    ablation.add("history", "as tuned")
+    ablation.add("history", "1 title", history_length=1)
+    shorter = load_ranker(dataset, *tunings["tuned"], history_length=1)
+    alone = rerank(shorter, dataset, rows["test"], "test")
+    assert ranks_of(ablation, "1 title")["rank"].equals(alone["rank"])
+    probabilities = [ablation.probabilities("test", **change) for change in ({}, {"history_length": 1})]
+    assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-4
+
+
+def test_the_answer_is_the_label_put_first(ablation):
+    for order in ("descending", "reversed"):
+        ablation.add("order", order, order=order)
+    best = {order: ablation.probabilities("test", order=order).argmax(axis=1) for order in ("descending", "reversed")}
+    assert ranks_of(ablation, "descending")["answer"].tolist() == (best["descending"] + 1).tolist()
+    assert ranks_of(ablation, "reversed")["answer"].tolist() == (4 - best["reversed"]).tolist()
+
+
+def test_given_scores_have_no_answer_and_their_weight_is_fitted_on_validation(ablation, rows):
+    hits = {split: np.stack(of["items"]) == of["target"].to_numpy()[:, None] for split, of in rows.items()}
+    ablation.add_scores_with_retriever("knowledge", "oracle", {split: 9.0 * hit for split, hit in hits.items()})
+    oracle = ranks_of(ablation, "oracle")
+    assert oracle["rank"].tolist() == [1] * len(rows["test"])
+    assert oracle["answer"].tolist() == [0] * len(rows["test"])
+    ablation.add_with_retriever("knowledge", "tuned + retriever", tuning="tuned")
+    assert set(ablation.weights) == {("knowledge", "oracle"), ("knowledge", "tuned + retriever")}
+    assert set(ablation.weights.values()) <= set(WEIGHTS)
+
+
+def test_a_variant_is_read_once(ablation, monkeypatch):
+    ablation.add("precision", "float32")
+    monkeypatch.setattr(module, "candidate_probabilities", lambda *_, **__: pytest.fail("read twice"))
+    ablation.add("order", "descending")
+    assert ranks_of(ablation, "descending")["rank"].equals(ranks_of(ablation, "float32")["rank"])

@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llamarec_core.files import InputError
+from llamarec_core.report import ablation_display, ablation_forest, ablation_table, learning_curves, training_table
+
+SAMPLING = {"dataset": "toys", "samples": 500, "seed": 0, "commit": "abc"}
+
+
+def frame(group, variant, ranks, answers=None):
+    users = np.arange(len(ranks))
+    answers = np.zeros(len(ranks), dtype=int) if answers is None else answers
+    return pd.DataFrame(
+        {"group": group, "variant": variant, "user": users, "target": users + 1, "rank": ranks, "answer": answers}
+    )
+
+
+@pytest.fixture
+def ranks():
+    good, bad = np.ones(60, dtype=int), np.full(60, 3)
+    first = np.tile([1, 2], 30)
+    return pd.concat(
+        [
+            frame("order", "descending", bad, first),
+            frame("order", "reversed", good, np.full(60, 4)),
+            frame("order", "shuffled", bad, first),
+            frame("floor", "popularity", bad),
+        ]
+    )
+
+
+def test_each_variant_is_compared_with_the_first_of_its_group(ranks):
+    table = ablation_table(ranks, **SAMPLING).set_index("method")
+    assert table["reference"].tolist() == ["descending"] * 3 + ["popularity"]
+    assert table["measured"].tolist() == [0.5, 1.0, 0.5, 0.5]  # 1 / log2(3 + 1) = 1/2
+    assert table.loc["reversed", "difference"] == 0.5
+    assert table.loc["shuffled", ["difference", "difference_low", "difference_high"]].tolist() == [0, 0, 0]
+    assert table.loc["reversed", "p_holm"] == pytest.approx(2 / 501)  # the smaller of two p-values counts twice
+    assert table.loc["shuffled", "p_holm"] == 1
+    assert table.loc[["descending", "popularity"], ["difference", "p_holm"]].isna().all(axis=None)
+    assert table["first_label"].tolist()[:3] == [0.5, 0.0, 0.5]
+    assert np.isnan(table.loc["popularity", "first_label"])
+    assert set(table["users"]) == {60}
+
+
+def test_other_users_are_refused(ranks):
+    other = frame("order", "late", np.ones(59, dtype=int))
+    with pytest.raises(InputError, match=r"The ranks of 'late' \(order\) hold other users"):
+        ablation_table(pd.concat([ranks, other]), **SAMPLING)
+
+
+def test_the_page_shows_each_variant_in_a_line(ranks):
+    shown = ablation_display(ablation_table(ranks, **SAMPLING))
+    assert shown["compared"].tolist() == ["order", "", "", "floor"]
+    assert shown["NDCG@10"].iloc[1] == "1.0000 [1.000, 1.000]"
+    assert shown["minus the group's first"].tolist() == ["", "+0.5000 [+0.500, +0.500]", "+0.0000 [+0.000, +0.000]", ""]
+    assert shown["first label"].tolist() == ["50%", "0%", "50%", ""]
+
+
+def test_the_figure_has_a_panel_a_group_and_says_what_it_shows(ranks):
+    figure = ablation_forest(ablation_table(ranks, **SAMPLING))
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["order", "floor"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["descending", "reversed", "shuffled"]
+    assert "order, reversed: 1.0000" in figure.alt_text
+
+
+def curve(ndcg):
+    steps = np.arange(len(ndcg))
+    losses = [None, *np.linspace(3, 2, len(ndcg) - 1)]
+    return pd.DataFrame(
+        {
+            "step": steps, "examples": 4 * steps, "answers": 40 * steps, "tokens": 1000 * steps,
+            "seconds": 10.0 * steps,
+            "training_loss": losses, "ndcg@10": ndcg,
+        }
+    )  # fmt: skip
+
+
+def test_the_training_table_says_what_was_read_and_reached(tmp_path):
+    made = {"git_commit": "abc", "git_dirty": False, "peak_memory_mib": 2048}
+    for name in ("binding", "ranker"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "circumstances.json").write_text(json.dumps(made))
+    curve([0.6, 0.3, 0.5, 0.4]).to_csv(tmp_path / "ranker" / "training.csv", index=False)
+    bound = curve([0.0, 0.0]).drop(columns="ndcg@10").assign(accuracy=[0.1, 0.9])
+    bound.to_csv(tmp_path / "binding" / "binding.csv", index=False)
+    table = training_table({"tuned": tmp_path / "ranker"}, tmp_path / "binding").set_index("tuning")
+    assert table.loc["tuned", ["prompts", "answers", "tokens", "seconds"]].tolist() == [12, 120, 3000, 30.0]
+    assert table.loc["tuned", "tokens_per_second"] == 100
+    assert table["reached"].tolist() == [0.9, 0.5]  # what was there before the first step is not kept
+    assert set(table["commit"]) == {"abc"}
+    assert training_table({"tuned": tmp_path / "ranker"}, tmp_path)["tuning"].tolist() == ["tuned"]
+
+
+def test_learning_curves_have_a_line_for_each_tuning():
+    figure = learning_curves({"tuned": curve([0.3, 0.5]), "other": curve([0.3, 0.2])})
+    assert len(figure.axes[1].lines) == 2
+    assert figure.axes[1].get_xlabel() == "answers learnt"
+    assert "tuned: 0.3000 to 0.5000" in figure.alt_text
