@@ -12,9 +12,9 @@ from llamarec_core.evaluation import published
 from llamarec_core.files import sha256
 from llamarec_core.grid import Grid, grid_table, run_name
 from llamarec_core.provenance import notebook_hash
-from llamarec_core.report import results_table, retrieval_table
+from llamarec_core.report import ablation_table, results_table, retrieval_table
 from llamarec_core.settings import load_profile
-from llamarec_core.study import load_ranks
+from llamarec_core.study import load_ablations, load_ranks
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -22,10 +22,9 @@ EXECUTED = sorted((ROOT / "results").glob("*/notebooks/**/*.ipynb"))
 
 
 def test_every_notebook_is_committed_as_it_ran():
-    small = ["2_grid", "2_noise", "2_retrieval", "2_speed", "3_speed"]
-    study = [path.stem for path in SOURCES if path.stem not in small]
+    assert {path.stem for path in EXECUTED} == {path.stem for path in SOURCES}
+    study = ["1_data", "2_retriever", "3_ranker", "4_results", "status"]
     assert sorted(path.stem for path in EXECUTED if "quick" in path.parts) == study
-    assert sorted(path.stem for path in EXECUTED if "small" in path.parts) == ["1_data"] * 3 + small
 
 
 @pytest.mark.parametrize("path", EXECUTED, ids=lambda path: str(path.relative_to(ROOT / "results")))
@@ -52,23 +51,34 @@ def test_every_committed_artefact_has_the_hash_of_its_provenance():
                 assert sha256(file.parent / name) == digest, file.parent / name
 
 
-def test_the_committed_tables_follow_from_the_committed_ranks():
-    results = ROOT / "results" / "quick"
-    profile = load_profile(ROOT / "notebooks" / "profiles" / "quick.yaml")
+@pytest.mark.parametrize("name", ["quick", "small"])
+def test_the_committed_tables_follow_from_the_committed_ranks(name):
+    results = ROOT / "results" / name
+    profile = load_profile(ROOT / "notebooks" / "profiles" / f"{name}.yaml")
     ranks, commit = load_ranks(results, datasets=profile.datasets)
+    sampling = {"samples": profile.evaluation.bootstrap_samples, "seed": profile.seed, "commit": commit}
     table = results_table(
         ranks,
         published=published(ROOT / "results" / "published"),
-        samples=profile.evaluation.bootstrap_samples,
-        seed=profile.seed,
-        commit=commit,
         candidates=profile.ranker.candidates,
+        **sampling,
     )
-    for name, subset in (("table1", "all"), ("table3", "retrieved")):
-        committed = pd.read_csv(results / "tables" / f"{name}.csv")
-        again = table[table["subset"] == subset].reset_index(drop=True)
+    again = {"table1": table[table["subset"] == "all"], "table3": table[table["subset"] == "retrieved"]}
+    ablations = load_ablations(results, datasets=profile.datasets)
+    if name == "small":
+        assert list(ablations) == list(profile.evaluation.ablation_datasets)
+        variants = [ablation_table(frame, dataset=dataset, **sampling) for dataset, frame in ablations.items()]
+        again["ranker"] = pd.concat(variants)
+    for file, frame in again.items():
+        committed = pd.read_csv(results / "tables" / f"{file}.csv")
         # files hold six significant digits
-        pd.testing.assert_frame_equal(committed, again, rtol=1e-5, check_dtype=False)
+        pd.testing.assert_frame_equal(committed, frame.reset_index(drop=True), rtol=1e-5, check_dtype=False)
+
+
+def test_the_ranker_is_as_much_faster_as_required():
+    bench = pd.read_csv(ROOT / "results" / "bench" / "ranker.csv").set_index("variant")
+    assert bench.loc["ours, float32", "share_of_matmul_rate"].max() >= 0.6
+    assert bench.loc["ours, bfloat16", "share_of_matmul_rate"].max() >= 0.5
 
 
 def test_the_retrieval_table_follows_from_the_committed_ranks():

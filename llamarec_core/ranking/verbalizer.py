@@ -111,10 +111,12 @@ class VerbalizerRanker:
             float32 ``(n, n_candidates)``; each row sums to 1.
 
         Raises:
-            InputError: there are more candidates than labels, or the model's logits are not numbers.
+            InputError: there are more candidates than labels, a prompt is longer than what the backbone reads, or the
+                model's logits are not numbers.
         """
         requests = zip(histories, candidates, strict=True)
         prompts = [self.prompts.build(history, labelled) for history, labelled in requests]
+        self._refuse_too_long(prompts)
         n_candidates = len(candidates[0]) if len(candidates) else 0
         label_ids = torch.tensor(self.prompts.label_ids[:n_candidates], device=self.model.device)
         order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")  # longest first: memory peaks at once
@@ -132,6 +134,16 @@ class VerbalizerRanker:
             # a comparison with NaN is false, which would put every target first
             raise InputError("The ranker's probabilities are not numbers: tune it again with a smaller learning_rate.")
         return result
+
+    def _refuse_too_long(self, prompts: list[list[int]]) -> None:
+        """Refuse a prompt beyond the backbone's positions: titles and histories are cut by their settings alone."""
+        limit = self.model.config.max_position_embeddings
+        longest = max(range(len(prompts)), key=lambda row: len(prompts[row]), default=None)
+        if longest is not None and len(prompts[longest]) > limit:
+            raise InputError(
+                f"The prompt of request {longest} (counted from 0) has {len(prompts[longest])} tokens, but "
+                f"{self.prompts.settings.backbone!r} reads at most {limit}: lower history_length or title_tokens."
+            )
 
     def _batches(self, order: np.ndarray, prompts: list[list[int]]) -> Iterator[np.ndarray]:
         """Cut the prompts' order, longest first, into batches of similar length within the bounds."""

@@ -167,6 +167,17 @@ def test_unknown_orders_and_splits_are_refused(tiny, dataset, candidates):
         rerank(Liking(tiny.settings), dataset, candidates, "train")
 
 
+def test_a_prompt_beyond_what_the_backbone_reads_is_named(ranker, monkeypatch):
+    requests = [[1], [1, 2, 3]], [[4, 5, 6, 7]] * 2
+    lengths = [len(ranker.prompts.build(*request)) for request in zip(*requests, strict=True)]
+    monkeypatch.setattr(ranker.model.config, "max_position_embeddings", lengths[1] - 1)
+    with pytest.raises(
+        InputError, match=f"prompt of request 1 .* has {lengths[1]} tokens, .* at most {lengths[1] - 1}"
+    ):
+        ranker.probabilities(*requests)
+    assert ranker.probabilities(requests[0][:1], requests[1][:1]).shape == (1, 4)
+
+
 def test_batches_hold_prompts_of_similar_length_within_the_budget(ranker, monkeypatch):
     prompts = [[1] * length for length in (50, 10, 30, 9, 29, 8, 10, 10)]
     order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")
