@@ -118,13 +118,16 @@ class RankerSettings(Settings):
     binding_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     """AdamW's step size in the label-binding phase."""
     negatives: Literal["random", "retrieved"] = "random"
-    """Training candidates beside the targets, from the whole catalogue or from what the retriever recommends."""
+    """Training candidates beside the targets, from the whole catalogue or from what the retriever recommends; where
+    users share a list, who stands together follows from it."""
     users_per_prompt: PositiveInt = 1
     """Users who share one list of training candidates, each with the history to itself; the paper has one."""
     targets_per_user: PositiveInt = 1
     """Titles of a training history after each of which the next one is asked for; the paper asks once, at the end."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
     """AdamW's step size after warm-up; it then falls linearly to zero."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """The logits are divided by it in the loss, so that a confident warm-up is refined and not unlearnt."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
     epochs: PositiveInt = 1

@@ -8,9 +8,10 @@ away.
 
 One label a prompt is a slow teacher for a small backbone, so an example may ask more of one list of candidates, which
 is this study's addition: ``users_per_prompt`` users share the list, each reading it by itself, and each is asked after
-each of the last ``targets_per_user`` titles of a history. The negatives of one user are then mostly the targets of the
-others. And ``negatives: retrieved`` draws the rest from what the retriever recommends to the users instead of from the
-catalogue.
+each of the last ``targets_per_user`` titles of a history. One user's targets are then the others' negatives. With
+``negatives: retrieved`` those who stand together chose what the retriever recommends to the first of them, so that the
+list is as hard as a retriever's; and as each of its items is somebody's target, none gives itself away as a mere
+negative. Where a list has room for more, it is filled from the catalogue, or from what is recommended to its users.
 
 The tuning loop in :mod:`~llamarec_core.ranking.tuning` reads the examples.
 """
@@ -68,8 +69,10 @@ def draw_examples(
             needed and missing.
     """
     generator = np.random.default_rng([seed, epoch])
-    users, positions = _prefixes(dataset, settings, generator)
     negatives = _Negatives(dataset, settings, retrieved)
+    users, positions = _prefixes(dataset, settings, generator)
+    if settings.users_per_prompt > 1 and settings.negatives == "retrieved":
+        users, positions = negatives.neighbours(users, positions, generator)
     shape = (len(users), settings.users_per_prompt, settings.targets_per_user)
     candidates = np.empty((len(users), settings.candidates), dtype=np.int32)
     answers = np.full(shape, NO_ANSWER)
@@ -125,6 +128,31 @@ class _Negatives:
             if retrieved is None:
                 raise InputError("negatives: retrieved needs what the retriever recommends: run 2_retriever first.")
             self._retrieved = dict(zip(retrieved["user"], retrieved["items"], strict=True))
+
+    def neighbours(
+        self, users: np.ndarray, positions: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Replace all but each example's first prefix by others whose targets are recommended to its user."""
+        owners = np.repeat(np.arange(self._dataset.n_users), np.diff(self._dataset.offsets))
+        places = np.arange(self._dataset.n_interactions) - self._dataset.offsets[owners]
+        able = np.flatnonzero((places >= 1) & (places < np.diff(self._dataset.offsets)[owners] - 2))
+        able = able[np.argsort(self._dataset.items[able], kind="stable")]  # of one item side by side
+        items = self._dataset.items[able]
+        users, positions = users.copy(), positions.copy()
+        for row, (user, position) in enumerate(zip(users[:, 0], positions[:, 0], strict=True)):
+            together, listed = {int(user)}, {int(self._dataset.train(int(user))[position])}
+            column = 1
+            for item in generator.permutation(self._retrieved[int(user)]):
+                first, last = np.searchsorted(items, [item, item + 1])
+                if column == users.shape[1] or first == last or item in listed:
+                    continue
+                chosen = able[generator.integers(first, last)]
+                if owners[chosen] not in together:
+                    users[row, column], positions[row, column] = owners[chosen], places[chosen]
+                    together.add(int(owners[chosen]))
+                    listed.add(int(item))
+                    column += 1
+        return users, positions
 
     def draw(self, users: np.ndarray, count: int, generator: np.random.Generator) -> list[int]:
         """Draw distinct items outside the users' training sequences, in random order."""

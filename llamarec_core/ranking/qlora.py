@@ -128,7 +128,11 @@ def fit_ranker(
         with replacing(folder / "training.csv") as temporary:
             pd.DataFrame(tuning.curve).to_csv(temporary, index=False)
         # the clock stays out of these files, so that the same weights are the same bytes
-        outcome = {"best": {name: value for name, value in best_row(tuning.curve).items() if name != "seconds"}}
+        outcome = {
+            "best": {
+                name: value for name, value in best_row(tuning.curve, settings=settings).items() if name != "seconds"
+            }
+        }
         write_json(folder / "ranker.json", identity | outcome)
         write_json(folder / "circumstances.json", made | {"peak_memory_mib": peak_memory_mib()})
         save_adapter(finished, model, best, progress=outcome, settings=identity)

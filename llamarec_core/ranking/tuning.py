@@ -2,7 +2,7 @@
 
 The loss::
 
-    L = − mean over questions of log softmax(logits after the prompt)[token of the target's label]
+    L = − mean over questions of log softmax(logits after the prompt / temperature)[token of the target's label]
 
 is a softmax over the whole vocabulary at one position, without the labels of what else the user chose. AdamW,
 a linear warm-up, then a linear decay. A step's micro-batches are shared out to the processes that
@@ -165,7 +165,7 @@ class Tuning:
             }
         )
         self._losses = []
-        if best_row(self.curve) is self.curve[-1]:
+        if best_row(self.curve, settings=self.settings) is self.curve[-1]:
             self.best = {name: tensor.clone() for name, tensor in adapter_tensors(self.ranker.model).items()}
 
     def figures(self) -> dict[str, str]:
@@ -245,7 +245,8 @@ class Tuning:
         # what else the user chose, before or after, is neither the answer nor wrong
         labels = logits[..., self._target_ids].masked_fill(batch.others, -torch.inf)
         logits = logits.index_copy(2, self._target_ids, labels)
-        return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+        logits = logits.flatten(0, 1) / self.settings.temperature
+        return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED)
 
     def _schedule_from(self, step: int) -> torch.optim.lr_scheduler.LambdaLR:
         """Return the step size's course from a step on; it depends on nothing else."""
@@ -270,9 +271,14 @@ def make_accelerator(settings: RankerSettings) -> Accelerator:
     return plain
 
 
-def best_row(curve: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the first row with the best NDCG@10; that before any step counts only while there is no other."""
-    return max(curve[1:] or curve, key=lambda row: row["ndcg@10"])
+def best_row(curve: list[dict[str, Any]], *, settings: RankerSettings) -> dict[str, Any]:
+    """Return the first row with the best NDCG@10.
+
+    The row before any step shows a fresh adapter, which counts only while there is no other; after a warm-up it is
+    as good as any.
+    """
+    rows = curve if settings.warmup != "none" else curve[1:] or curve
+    return max(rows, key=lambda row: row["ndcg@10"])
 
 
 def _seed_dropout(seed: int, micro_batch: int) -> None:

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from llamarec_core.evaluation import bootstrap_interval, holm, paired_difference, per_user
 from llamarec_core.files import InputError, read_json
 from llamarec_core.provenance import commit_name
-from llamarec_core.ranking.tuning import best_row
 from llamarec_core.report.figures import described, new_figure
 
 METRIC = "NDCG@10"
@@ -86,8 +85,8 @@ def training_table(folders: Mapping[str, Path], binding: Path) -> pd.DataFrame:
         curve = pd.read_csv(binding / "binding.csv")
         rows.append(_training_row("label binding", curve, curve["accuracy"].iloc[-1], binding))
     for name, folder in folders.items():
-        curve = pd.read_csv(folder / "training.csv")
-        rows.append(_training_row(name, curve, best_row(curve.to_dict("records"))["ndcg@10"], folder))
+        curve, kept = pd.read_csv(folder / "training.csv"), read_json(folder / "ranker.json")["best"]
+        rows.append(_training_row(name, curve, kept["ndcg@10"], folder))
     return pd.DataFrame(rows)
 
 

@@ -81,6 +81,22 @@ def test_each_pass_over_the_users_takes_each_of_them_once(dataset):
     assert [sorted(examples.users[start : start + 6].ravel()) for start in (0, 6)] == [list(range(12))] * 2
 
 
+def test_those_who_share_a_list_may_have_chosen_what_is_recommended_to_the_first(dataset):
+    generator = np.random.default_rng(2)
+    others = [np.setdiff1d(np.arange(1, 31), dataset.train(user)) for user in range(dataset.n_users)]
+    retrieved = pd.DataFrame({"user": range(dataset.n_users), "items": [generator.permutation(o)[:20] for o in others]})
+    settings = DENSE.model_copy(
+        update={"negatives": "retrieved", "users_per_prompt": 4, "targets_per_user": 1, "training_examples": 40}
+    )
+    examples = draw_examples(dataset, settings, seed=0, epoch=0, retrieved=retrieved)
+    recommended = 0
+    for users, positions in zip(examples.users, examples.positions, strict=True):
+        assert len(set(users)) == 4
+        targets = [dataset.train(int(user))[position] for user, position in zip(users, positions, strict=True)]
+        recommended += len(set(targets[1:]) & set(retrieved["items"][users[0]]))
+    assert recommended > 0.9 * 3 * len(examples)  # the rest are users left where too few chose a recommended item
+
+
 def test_negatives_may_come_from_what_the_retriever_recommends(dataset):
     outside = [np.setdiff1d(np.arange(1, 31), dataset.train(user)) for user in range(dataset.n_users)]
     retrieved = pd.DataFrame({"user": range(dataset.n_users), "items": [items[:6] for items in outside]})

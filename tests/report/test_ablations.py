@@ -85,12 +85,13 @@ def test_the_training_table_says_what_was_read_and_reached(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "circumstances.json").write_text(json.dumps(made))
     curve([0.6, 0.3, 0.5, 0.4]).to_csv(tmp_path / "ranker" / "training.csv", index=False)
+    (tmp_path / "ranker" / "ranker.json").write_text(json.dumps({"best": {"ndcg@10": 0.5}}))
     bound = curve([0.0, 0.0]).drop(columns="ndcg@10").assign(accuracy=[0.1, 0.9])
     bound.to_csv(tmp_path / "binding" / "binding.csv", index=False)
     table = training_table({"tuned": tmp_path / "ranker"}, tmp_path / "binding").set_index("tuning")
     assert table.loc["tuned", ["prompts", "answers", "tokens", "seconds"]].tolist() == [12, 120, 3000, 30.0]
     assert table.loc["tuned", "tokens_per_second"] == 100
-    assert table["reached"].tolist() == [0.9, 0.5]  # what was there before the first step is not kept
+    assert table["reached"].tolist() == [0.9, 0.5]
     assert set(table["commit"]) == {"abc"}
     assert training_table({"tuned": tmp_path / "ranker"}, tmp_path)["tuning"].tolist() == ["tuned"]
 
