@@ -79,15 +79,18 @@ def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
     )
 
 
-def training_curve(frame: pd.DataFrame, *, x: str, loss: str = "training_loss", metric: str) -> Figure:
+def training_curve(
+    frame: pd.DataFrame, *, x: str, loss: str = "training_loss", metric: str, warmed_up: bool = False
+) -> Figure:
     """Plot the training loss above the validation metric, against the same axis.
 
     Args:
         frame: one row a record; where nothing was measured the cell is empty. A row without a loss comes from before
-            training, so that what was validated there is not kept.
+            training, so that what was validated there is not kept, but after a warm-up.
         x: column of the horizontal axis, e.g. ``iteration`` or ``step``.
         loss: column of the training loss, a cross-entropy in nats.
         metric: column of the validation metric, e.g. ``recall@10``.
+        warmed_up: whether what was validated before training may be the best.
 
     Raises:
         InputError: a column is missing.
@@ -108,7 +111,7 @@ def training_curve(frame: pd.DataFrame, *, x: str, loss: str = "training_loss", 
         text += f" The loss goes from {losses[loss].iloc[0]:.3g} to {losses[loss].iloc[-1]:.3g}."
     if len(validations):
         kept = validations.loc[validations.index.intersection(losses.index), metric]
-        best = validations.loc[(kept if len(kept) else validations[metric]).idxmax()]
+        best = validations.loc[(kept if len(kept) and not warmed_up else validations[metric]).idxmax()]
         lower.plot(best[x], best[metric], color="C3", marker="*", markersize=13, linestyle="none", label="best, kept")
         lower.legend()
         text += f" The best validation is {best[metric]:.4f} at {x} {best[x]:g}."

@@ -21,7 +21,7 @@ from llamarec_core.ranking import (
     tuning,
 )
 from llamarec_core.ranking.adapter import add_adapter
-from llamarec_core.ranking.tuning import Tuning, make_accelerator
+from llamarec_core.ranking.tuning import Tuning, best_row, make_accelerator
 from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
 from llamarec_core.settings import RankerSettings
 
@@ -49,7 +49,8 @@ def weights(folder):
 
 def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny):
     folder = tuned[1]
-    assert sorted(path.name for path in folder.iterdir()) == ["adapter", "ranker.json", "training.csv"]
+    files = ["adapter", "circumstances.json", "ranker.json", "training.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == files
     curve = pd.read_csv(folder / "training.csv")
     assert list(curve.columns) == ["step", "examples", "answers", "tokens", "seconds", "training_loss", "ndcg@10"]
     assert curve["step"].tolist() == [0, 2, 4]  # 14 examples, 2 x 2 a step
@@ -62,6 +63,14 @@ def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny):
     assert config["base_model_name_or_path"] == "tiny-llama"
     for file in ("ranker.json", "adapter/adapter_config.json"):
         assert str(tiny.folder.parent) not in (folder / file).read_text()
+
+
+def test_an_adapter_that_no_step_improved_counts_only_after_a_warmup(tiny):
+    curve = [{"step": step, "ndcg@10": value} for step, value in enumerate((0.6, 0.4, 0.5, 0.5))]
+    assert best_row(curve, settings=tiny.settings)["step"] == 2
+    assert best_row(curve[:1], settings=tiny.settings)["step"] == 0
+    warmed_up = tiny.settings.model_copy(update={"warmup": "label_binding"})
+    assert best_row(curve, settings=warmed_up)["step"] == 0
 
 
 def test_tuning_learns_what_is_always_the_same(tiny, dataset, candidates, tmp_path, monkeypatch):

@@ -103,6 +103,13 @@ def test_training_curve_skips_what_was_not_measured_and_marks_the_best():
     assert lower.lines[1].get_xdata().tolist() == [300]
     assert lower.get_ylabel() == "validation NDCG@10"
     assert "best validation is 0.0400 at iteration 300" in figure.alt_text
+
+
+@pytest.mark.parametrize(("warmed_up", "best"), [(False, 20), (True, 0)])
+def test_what_was_validated_before_training_is_marked_only_after_a_warmup(warmed_up, best):
+    frame = pd.DataFrame({"step": [0, 10, 20], "training_loss": [None, 2.0, 1.5], "ndcg@10": [0.6, 0.3, 0.4]})
+    figure = figures.training_curve(frame, x="step", metric="ndcg@10", warmed_up=warmed_up)
+    assert figure.axes[1].lines[1].get_xdata().tolist() == [best]
     with pytest.raises(InputError, match="lacks the column 'step'"):
         figures.training_curve(curve(), x="step", metric="ndcg@10")
 
