@@ -126,8 +126,9 @@ class RankerSettings(Settings):
     """Titles of a training history after each of which the next one is asked for; the paper asks once, at the end."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
     """AdamW's step size after warm-up; it then falls linearly to zero."""
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    """The logits are divided by it in the loss, so that a confident warm-up is refined and not unlearnt."""
+    temperature: Annotated[float, Field(gt=0.0)] | None = None
+    """Empty: the loss is a softmax over the whole vocabulary. A number divides the labels' logits in a softmax over the
+    labels alone, so that a confident warm-up is refined and not unlearnt."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
     epochs: PositiveInt = 1

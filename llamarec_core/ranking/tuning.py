@@ -2,10 +2,10 @@
 
 The loss::
 
-    L = − mean over questions of log softmax(logits after the prompt / temperature)[token of the target's label]
+    L = − mean over questions of log softmax(logits after the prompt)[token of the target's label]
 
-is a softmax over the whole vocabulary at one position, without the labels of what else the user chose. AdamW,
-a linear warm-up, then a linear decay. A step's micro-batches are shared out to the processes that
+is a softmax over the whole vocabulary at one position, or, with a temperature, over the labels alone; the labels of
+what else the user chose are left out. AdamW, a linear warm-up, then a linear decay. A step's micro-batches are shared out to the processes that
 ``accelerate launch`` or ``torchrun`` started; one process is the special case.
 
 Randomness never depends on the past: examples follow from (seed, epoch), dropout from
@@ -244,9 +244,13 @@ class Tuning:
         """Return the mean cross-entropy of the answers, given logits ``(batch, questions, vocabulary)``."""
         # what else the user chose, before or after, is neither the answer nor wrong
         labels = logits[..., self._target_ids].masked_fill(batch.others, -torch.inf)
+        if self.settings.temperature is not None:
+            places = (batch.targets[..., None] == self._target_ids).int().argmax(-1)  # (batch, questions)
+            places = torch.where(batch.targets == IGNORED, IGNORED, places)
+            scaled = (labels / self.settings.temperature).flatten(0, 1)
+            return F.cross_entropy(scaled, places.flatten(), ignore_index=IGNORED)
         logits = logits.index_copy(2, self._target_ids, labels)
-        logits = logits.flatten(0, 1) / self.settings.temperature
-        return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORED)
+        return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
 
     def _schedule_from(self, step: int) -> torch.optim.lr_scheduler.LambdaLR:
         """Return the step size's course from a step on; it depends on nothing else."""

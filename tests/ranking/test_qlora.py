@@ -262,8 +262,10 @@ def test_shared_lists_are_read_as_each_users_own_prompt(tiny, dataset):
         torch.testing.assert_close(together[row], logits, atol=1e-4, rtol=1e-4)
 
 
-def test_the_loss_over_shared_lists_leaves_out_what_else_the_user_chose(tiny, dataset, candidates):
+@pytest.mark.parametrize("temperature", [None, 3.0])
+def test_the_loss_over_shared_lists_leaves_out_what_else_the_user_chose(temperature, tiny, dataset, candidates):
     change = {"template": "candidates_first", "users_per_prompt": 2, "targets_per_user": 2, "lora_dropout": 0.0}
+    change["temperature"] = temperature
     settings = RankerSettings(**tiny.settings.model_dump() | change)
     model, tokenizer = load_backbone(settings, device="cpu")
     ranker = VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings), batch_size=2)
@@ -284,7 +286,10 @@ def test_the_loss_over_shared_lists_leaves_out_what_else_the_user_chose(tiny, da
                 answer = int(np.flatnonzero(listed == sequence[position - back])[0])
                 others = [label for label in range(4) if listed[label] in sequence and label != answer]
                 alone[labels[others]] = -torch.inf
-                losses.append(-alone.log_softmax(0)[labels[answer]].item())
+                if temperature:
+                    losses.append(-(alone[labels] / temperature).log_softmax(0)[answer].item())
+                else:
+                    losses.append(-alone.log_softmax(0)[labels[answer]].item())
     assert loop._loss(logits, batch).item() == pytest.approx(np.mean(losses), rel=1e-4)
 
 
