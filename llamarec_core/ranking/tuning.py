@@ -5,8 +5,8 @@ The loss::
     L = − mean over questions of log softmax(logits after the prompt)[token of the target's label]
 
 is a softmax over the whole vocabulary at one position, or, with a temperature, over the labels alone; the labels of
-what else the user chose are left out. AdamW, a linear warm-up, then a linear decay. A step's micro-batches are shared out to the processes that
-``accelerate launch`` or ``torchrun`` started; one process is the special case.
+what else the user chose are left out. AdamW, a linear warm-up, then a linear decay. A step's micro-batches are shared
+out to the processes that ``accelerate launch`` or ``torchrun`` started; one process is the special case.
 
 Randomness never depends on the past: examples follow from (seed, epoch), dropout from
 (seed, micro-batch). So a run that was killed ends with the same adapter as one that was not, and
