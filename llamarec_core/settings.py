@@ -131,8 +131,8 @@ class RankerSettings(Settings):
     labels alone, so that a confident warm-up is refined and not unlearnt."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
-    epochs: PositiveInt = 1
-    """Passes over the training examples."""
+    epochs: Annotated[int, Field(ge=0)] = 1
+    """Passes over the training examples; 0 leaves it at the warm-up."""
     training_examples: PositiveInt | None = None
     """Examples drawn from the training prefixes for an epoch; empty takes all of them."""
     batch_size: PositiveInt = 16

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from llamarec_core.files import replacing, write_text
+from llamarec_core.report.ablations import ablation_display
 from llamarec_core.report.methods import METHOD_NAMES, in_order
 
 _QUANTITIES = {
@@ -254,5 +255,9 @@ def _to_latex(frame: pd.DataFrame, *, caption: str | None, label: str) -> str:
     return "% needs \\usepackage{booktabs}\n" + table.replace("\\begin{tabular}", compact, 1)
 
 
-_LAYOUTS = {frozenset({"method", "subset", "ci_low"}): _wide_metrics, frozenset({"quantity"}): _wide_statistics}
+_LAYOUTS = {
+    frozenset({"group", "first_label"}): lambda frame: _wide(ablation_display(frame)),
+    frozenset({"method", "subset", "ci_low"}): _wide_metrics,
+    frozenset({"quantity"}): _wide_statistics,
+}
 """Columns that tell a table → its wide layout; other tables are shown as they are."""
