@@ -50,7 +50,8 @@ def library(*packages):
 rule all:
     default_target: True
     input:
-        f"{NOTEBOOKS}/status.ipynb",
+        expand(f"{NOTEBOOKS}/{{dataset}}/{{page}}.ipynb", dataset=DATASETS, page=["1_data", "2_retriever", "3_ranker"]),
+        expand(f"{NOTEBOOKS}/{{page}}.ipynb", page=["4_results", "status"]),
 
 
 # `make grid` runs next to the study: every point of the retrievers' grid, then what was chosen with more seeds, under

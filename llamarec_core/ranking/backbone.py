@@ -7,7 +7,6 @@ here reads the prompts of :mod:`~llamarec_core.ranking.prompt`.
 """
 
 import importlib.metadata
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +30,6 @@ from transformers import (
 from llamarec_core.files import InputError, cache_folder, replacing, sha256
 from llamarec_core.settings import RankerSettings
 
-# bitsandbytes recommends an optional package in a warning of several lines when it is first imported
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "pip install kernels" not in record.msg)
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
     import bitsandbytes
