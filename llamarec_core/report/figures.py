@@ -85,12 +85,11 @@ def training_curve(
     """Plot the training loss above the validation metric, against the same axis.
 
     Args:
-        frame: one row a record; where nothing was measured the cell is empty. A row without a loss comes from before
-            training, so that what was validated there is not kept, but after a warm-up.
+        frame: one row a record; where nothing was measured the cell is empty.
         x: column of the horizontal axis, e.g. ``iteration`` or ``step``.
         loss: column of the training loss, a cross-entropy in nats.
         metric: column of the validation metric, e.g. ``recall@10``.
-        warmed_up: whether what was validated before training may be the best.
+        warmed_up: whether the row without a loss, from before training, may be the best.
 
     Raises:
         InputError: a column is missing.
