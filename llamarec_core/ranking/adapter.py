@@ -4,9 +4,9 @@ A layer::
 
     W x  becomes  W x + (α / r) B A x,   B = 0 at first, so that an untrained adapter changes nothing
 
-The factors are float32 whatever the backbone's precision. PEFT supplies the layers, and
-``PeftModel.from_pretrained`` can load the folder written here; the file of weights also carries the
-run's settings in its header, as a checkpoint does.
+The factors are trained in float32 whatever the backbone's precision, and kept in bfloat16. PEFT supplies
+the layers, and ``PeftModel.from_pretrained`` can load the folder written here; the file of weights also
+carries the run's settings in its header, as a checkpoint does.
 """
 
 import warnings
@@ -69,6 +69,17 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
 def set_adapter_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
     """Put back weights that :func:`adapter_tensors` returned."""
     set_peft_model_state_dict(model, tensors)
+
+
+def freeze_adapter(model: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
+    """Put weights in to rank with, in the backbone's precision: beside bfloat16, float32 costs a fifth of the time."""
+    set_adapter_tensors(model, tensors)
+    precision = model.get_base_model().lm_head.weight.dtype
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(False)
+            parameter.data = parameter.data.to(precision)
+    model.eval()
 
 
 def save_adapter(

@@ -123,6 +123,7 @@ class _Negatives:
 
     def __init__(self, dataset: Dataset, settings: RankerSettings, retrieved: pd.DataFrame | None):
         self._dataset = dataset
+        self._targets = settings.targets_per_user
         self._retrieved = None
         if settings.negatives == "retrieved":
             if retrieved is None:
@@ -135,7 +136,8 @@ class _Negatives:
         """Replace all but each example's first prefix by others whose targets are recommended to its user."""
         owners = np.repeat(np.arange(self._dataset.n_users), np.diff(self._dataset.offsets))
         places = np.arange(self._dataset.n_interactions) - self._dataset.offsets[owners]
-        able = np.flatnonzero((places >= 1) & (places < np.diff(self._dataset.offsets)[owners] - 2))
+        prefixes = np.diff(self._dataset.offsets)[owners] - 3
+        able = np.flatnonzero((places >= np.minimum(self._targets, prefixes)) & (1 <= places) & (places <= prefixes))
         able = able[np.argsort(self._dataset.items[able], kind="stable")]  # of one item side by side
         items = self._dataset.items[able]
         users, positions = users.copy(), positions.copy()

@@ -79,19 +79,17 @@ TEMPLATES = {
 
 @dataclass(frozen=True)
 class SharedPrompt:
-    """Several users' histories after one list of candidates: what training reads where a list serves many questions.
+    """Several users' prompts that begin with one list of candidates: what training reads where a list serves many.
 
-    A history's tokens see the list and the history's own beginning, and their positions go on from the list's, so that
-    each title's end is the end of the prompt of that beginning, to the last bit of attention.
+    A history's beginning is the beginning of its prompt, so that one reading of a history asks after each title.
     """
 
-    tokens: list[int]
-    readers: list[int]
-    """Whose history a token belongs to, from 1; 0 for the list, which all of them see."""
-    positions: list[int]
-    """A token's position in the prompt of its own history."""
+    beginning: list[int]
+    """The tokens that all prompts begin with."""
+    histories: list[list[int]]
+    """The tokens that follow in each user's prompt."""
     ends: list[list[int]]
-    """For each history and title: after how many of ``tokens`` the prompt that ends with this title is complete."""
+    """For each history and title: after how many of the history's tokens the prompt that ends there is complete."""
 
 
 class PromptBuilder:
@@ -149,7 +147,7 @@ class PromptBuilder:
         return [*self._opening, *chain(*first), *self._bridge, *chain(*second), *self._closing]
 
     def build_shared(self, histories: Sequence[Sequence[int]], candidates: Sequence[int]) -> SharedPrompt:
-        """Return a sequence in which several histories follow one list of candidates; see :class:`SharedPrompt`.
+        """Return the prompts of several histories that follow one list of candidates.
 
         Args:
             histories: item ids in the order of time, one sequence a user; the last ``history_length`` are listed.
@@ -163,18 +161,13 @@ class PromptBuilder:
                 f"Template {self.settings.template!r} puts the history first, so that several cannot share a list of "
                 "candidates: choose template: candidates_first."
             )
-        tokens = [*self._opening, *chain(*self._entries(self._candidate_mark_tokens, candidates)), *self._bridge]
-        shared, readers, positions, ends = len(tokens), [0] * len(tokens), list(range(len(tokens))), []
-        for reader, history in enumerate(histories, 1):
-            begun = len(tokens)
-            ends.append([])
-            for entry in self._entries(self._history_mark_tokens, self._checked(history, candidates)):
-                tokens += entry
-                ends[-1].append(len(tokens) + len(self._closing))
-            tokens += self._closing
-            readers += [reader] * (len(tokens) - begun)
-            positions += range(shared, shared + len(tokens) - begun)
-        return SharedPrompt(tokens, readers, positions, ends)
+        beginning = [*self._opening, *chain(*self._entries(self._candidate_mark_tokens, candidates)), *self._bridge]
+        tokens, ends = [], []
+        for history in histories:
+            entries = self._entries(self._history_mark_tokens, self._checked(history, candidates))
+            tokens.append([*chain(*entries), *self._closing])
+            ends.append([int(end) + len(self._closing) for end in np.cumsum([len(entry) for entry in entries])])
+        return SharedPrompt(beginning, tokens, ends)
 
     def build_binding(
         self, pool: Sequence[int], places: Sequence[int], generator: np.random.Generator | None = None

@@ -25,7 +25,7 @@ from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
 from llamarec_core.files import replacing, write_json
 from llamarec_core.provenance import circumstances, peak_memory_mib
-from llamarec_core.ranking.adapter import add_adapter, load_adapter, save_adapter, set_adapter_tensors
+from llamarec_core.ranking.adapter import add_adapter, freeze_adapter, load_adapter, save_adapter
 from llamarec_core.ranking.backbone import backbone_name, load_backbone
 from llamarec_core.ranking.binding import bind_labels
 from llamarec_core.ranking.prompt import PromptBuilder
@@ -122,8 +122,7 @@ def fit_ranker(
                 save_checkpoint(checkpoint, tensors=tuning.tensors(), progress=reached, settings=identity)
     # rounded before it is used, so that what ranks here is what is kept, in half the space
     best = {name: tensor.to(torch.bfloat16) for name, tensor in tuning.best.items()}
-    set_adapter_tensors(model, best)
-    model.eval()
+    freeze_adapter(model, best)
     if accelerator.is_main_process:
         with replacing(folder / "training.csv") as temporary:
             pd.DataFrame(tuning.curve).to_csv(temporary, index=False)
@@ -162,8 +161,7 @@ def load_ranker(
     prompts = PromptBuilder(tokenizer, dataset.titles, settings)
     if tensors:
         model = add_adapter(model, settings, seed=0)
-        set_adapter_tensors(model, tensors)
-        model.eval()
+        freeze_adapter(model, tensors)
     return VerbalizerRanker(model, prompts, batch_size=settings.evaluation_batch_size)
 
 

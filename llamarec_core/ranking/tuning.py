@@ -48,17 +48,17 @@ class _Batch:
     """What one forward pass of the tuning reads: prompts, each with one or several questions."""
 
     tokens: torch.Tensor
-    """Padded on the right, ``(batch, length)``."""
+    """Prompts, or what follows their beginnings, padded on the right, ``(batch · users, length)``."""
     lengths: torch.Tensor
-    """Where each question stands, ``(batch, questions)``."""
+    """Where each question stands, ``(batch · users, questions)``."""
     targets: torch.Tensor
-    """The token of each answer's label, or :data:`IGNORED`, ``(batch, questions)``."""
+    """The token of each answer's label, or :data:`IGNORED`, as ``lengths``."""
     others: torch.Tensor
-    """Labels of what else the user chose, bool, ``(batch, questions, n_candidates)``."""
-    readers: torch.Tensor | None
-    """As of a :class:`~llamarec_core.ranking.prompt.SharedPrompt`, where users share a list, ``(batch, length)``."""
-    positions: torch.Tensor | None
-    """As ``readers``."""
+    """Labels of what else the user chose, bool, ``(batch · users, questions, n_candidates)``."""
+    beginnings: torch.Tensor | None
+    """The lists that users share, padded on the right, ``(batch, beginning_length)``; none where nothing is shared."""
+    beginning_lengths: torch.Tensor | None
+    """Without padding, ``(batch,)``."""
     n_tokens: int
     """Without padding."""
 
@@ -129,7 +129,10 @@ class Tuning:
                 batch = self._micro_batch(step, place)
                 with self.accelerator.accumulate(self._network):
                     logits = self._network(
-                        batch.tokens, batch.lengths, readers=batch.readers, positions=batch.positions
+                        batch.tokens,
+                        batch.lengths,
+                        beginnings=batch.beginnings,
+                        beginning_lengths=batch.beginning_lengths,
                     )
                     loss = self._loss(logits, batch)
                     self.accelerator.backward(loss)
@@ -214,16 +217,18 @@ class Tuning:
         device, labels = self.accelerator.device, np.arange(self.settings.candidates)
         chosen = np.stack([self._chosen(row) for row in rows])  # (batch, users, n_candidates)
         others = chosen[:, :, None] & (labels != answers[..., None])  # (batch, users, targets, n_candidates)
-        targets = torch.from_numpy(answers).to(device)
-        together = self.settings.users_per_prompt > 1
+        targets = torch.from_numpy(answers).to(device).flatten(0, 1)
+        histories = [history for prompt in prompts for history in prompt.histories]
+        beginnings = [prompt.beginning for prompt in prompts]
+        shared = pad(beginnings, device=device) if any(beginnings) else (None, None)
         return _Batch(
-            tokens=pad([prompt.tokens for prompt in prompts], device=device)[0],
-            lengths=torch.from_numpy(ends).flatten(1).to(device),
-            targets=torch.where(targets == NO_ANSWER, IGNORED, self._target_ids[targets]).flatten(1),
-            others=torch.from_numpy(others).flatten(1, 2).to(device),
-            readers=pad([prompt.readers for prompt in prompts], device=device)[0] if together else None,
-            positions=pad([prompt.positions for prompt in prompts], device=device)[0] if together else None,
-            n_tokens=sum(len(prompt.tokens) for prompt in prompts),
+            tokens=pad(histories, device=device)[0],
+            lengths=torch.from_numpy(ends).flatten(0, 1).to(device),
+            targets=torch.where(targets == NO_ANSWER, IGNORED, self._target_ids[targets]),
+            others=torch.from_numpy(others).flatten(0, 1).to(device),
+            beginnings=shared[0],
+            beginning_lengths=shared[1],
+            n_tokens=sum(map(len, beginnings)) + sum(map(len, histories)),
         )
 
     def _prompt(self, row: int) -> SharedPrompt:
@@ -233,7 +238,7 @@ class Tuning:
         if self._examples.answers[row].size > 1:
             return self.ranker.prompts.build_shared(histories, candidates)
         tokens = self.ranker.prompts.build(histories[0], candidates)
-        return SharedPrompt(tokens, readers=[], positions=[], ends=[[len(tokens)]])
+        return SharedPrompt(beginning=[], histories=[tokens], ends=[[len(tokens)]])
 
     def _chosen(self, row: int) -> np.ndarray:
         """Tell which of an example's candidates each of its users has chosen in training, ``(users, n_candidates)``."""

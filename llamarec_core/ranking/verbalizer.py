@@ -11,6 +11,7 @@ padding after it, and no mask is needed. :mod:`~llamarec_core.ranking.rerank` ma
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,29 +49,31 @@ class NextTokenLogits(nn.Module):
         lengths: torch.Tensor,
         token_ids: torch.Tensor | None = None,
         *,
-        readers: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
+        beginnings: torch.Tensor | None = None,
+        beginning_lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the logits of the token after each prompt.
 
+        Prompts that begin alike can share the work: each beginning is read once, its keys and values are kept, and
+        ``tokens`` are only what follows it.
+
         Args:
-            tokens: prompts padded on the right, ``(batch, length)``.
-            lengths: the prompts' lengths, ``(batch,)``, or lengths of several beginnings of each, ``(batch, k)``.
+            tokens: prompts, or what follows their beginnings, padded on the right, ``(batch, length)``.
+            lengths: how many of a row's tokens its prompt takes, ``(batch,)``, or several such counts, each of a prompt
+                of its own, ``(batch, k)``.
             token_ids: tokens whose logits are computed, ``(n,)``; without it those of the whole vocabulary.
-            readers: where several prompts share a beginning, as in a
-                :class:`~llamarec_core.ranking.prompt.SharedPrompt`: whose each token is, ``(batch, length)``.
-            positions: of the tokens in their own prompts, ``(batch, length)``, where ``readers`` are given.
+            beginnings: what prompts share, padded on the right, ``(n_beginnings, beginning_length)``; each is continued
+                by the next ``batch / n_beginnings`` rows.
+            beginning_lengths: without padding, ``(n_beginnings,)``, where ``beginnings`` are given.
 
         Returns:
             float32 logits, ``(batch, n)`` or ``(batch, k, n)``.
         """
         language_model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        hidden = language_model.model(
-            input_ids=tokens,
-            attention_mask=None if readers is None else _readers_mask(readers),
-            position_ids=positions,
-            use_cache=False,
-        ).last_hidden_state  # (batch, length, dim)
+        after = {"use_cache": False}
+        if beginnings is not None:
+            after = _read_beginnings(language_model, beginnings, beginning_lengths, tokens)
+        hidden = language_model.model(input_ids=tokens, **after).last_hidden_state  # (batch, length, dim)
         rows = torch.arange(len(tokens), device=hidden.device)
         last = hidden[rows.view(-1, *[1] * (lengths.ndim - 1)), lengths - 1]  # (batch, dim) or (batch, k, dim)
         head = language_model.lm_head.weight  # (vocabulary, dim)
@@ -158,17 +161,28 @@ class VerbalizerRanker:
 
 def pad(prompts: Sequence[Sequence[int]], *, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return prompts padded on the right, ``(batch, longest)``, and their lengths, ``(batch,)``."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)  # what pads is never read
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = torch.tensor(prompt)
-    return tokens.to(device), lengths.to(device)
+    return tokens.to(device), lengths
 
 
-def _readers_mask(readers: torch.Tensor) -> torch.Tensor:
-    """Let a token see what is shared and what is its own reader's, up to itself: bool, (batch, 1, length, length)."""
-    seen = (readers[:, None] == 0) | (readers[:, :, None] == readers[:, None])
-    return seen.tril()[:, None]
+def _read_beginnings(
+    language_model: LlamaForCausalLM, beginnings: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor
+) -> dict[str, Any]:
+    """Return what the backbone needs to read ``tokens`` on from their beginnings."""
+    cache = language_model.model(input_ids=beginnings, use_cache=True).past_key_values
+    each = len(tokens) // len(beginnings)
+    cache.batch_repeat_interleave(each)
+    lengths = lengths.repeat_interleave(each)[:, None]  # (batch, 1)
+    # a beginning's padding stands before what follows it, where causal attention alone would see it
+    present = torch.arange(beginnings.shape[1], device=tokens.device) < lengths
+    return {
+        "past_key_values": cache,
+        "attention_mask": torch.cat([present, torch.ones_like(tokens, dtype=torch.bool)], dim=1).long(),
+        "position_ids": lengths + torch.arange(tokens.shape[1], device=tokens.device),
+    }
 
 
 def _bar(total: int, *, shown: bool) -> tqdm:

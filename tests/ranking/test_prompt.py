@@ -80,13 +80,10 @@ def test_a_shared_prompt_holds_the_prompts_of_every_beginning_of_its_histories(t
     builder = PromptBuilder(tokenizer, TITLES, RankerSettings(template="candidates_first", history_length=3))
     histories, candidates = [[1, 2, 3, 4], [6, 7]], [5, 8, 9]
     shared = builder.build_shared(histories, candidates)
-    tokens, readers, positions = map(np.array, (shared.tokens, shared.readers, shared.positions))
     assert [len(ends) for ends in shared.ends] == [3, 2]  # the last three titles, and both
-    for reader, (history, ends) in enumerate(zip([[2, 3, 4], [6, 7]], shared.ends, strict=True), 1):
+    for history, tokens, ends in zip([[2, 3, 4], [6, 7]], shared.histories, shared.ends, strict=True):
         for count, end in enumerate(ends, 1):
-            seen = (readers[:end] == 0) | (readers[:end] == reader)
-            assert tokens[:end][seen].tolist() == builder.build(history[:count], candidates)
-            assert positions[:end][seen].tolist() == list(range(seen.sum()))
+            assert shared.beginning + tokens[:end] == builder.build(history[:count], candidates)
 
 
 def test_a_template_with_the_history_first_shares_no_list(tokenizer):

@@ -22,7 +22,7 @@ from llamarec_core.ranking import (
 )
 from llamarec_core.ranking.adapter import add_adapter
 from llamarec_core.ranking.tuning import Tuning, best_row, make_accelerator
-from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
+from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
 from llamarec_core.settings import RankerSettings
 
 
@@ -248,18 +248,22 @@ def test_shared_lists_are_read_as_each_users_own_prompt(tiny, dataset):
         | {"template": "candidates_first", "users_per_prompt": 2, "targets_per_user": 2, "lora_dropout": 0.0}
     )
     model, tokenizer = load_backbone(settings, device="cpu")
-    prompts = PromptBuilder(tokenizer, dataset.titles, settings)
-    histories, listed = [[1, 2, 3], [4, 5]], [6, 7, 8, 9]
-    shared = prompts.build_shared(histories, listed)
+    titles = [*dataset.titles[:9], "Z", *dataset.titles[10:]]
+    prompts = PromptBuilder(tokenizer, titles, settings)
+    histories, lists = [[1, 2, 3], [4, 5], [6], [2, 5]], [[6, 7, 8, 9], [1, 12, 3, 10]]
+    shared = [prompts.build_shared(histories[:2], lists[0]), prompts.build_shared(histories[2:], lists[1])]
+    assert len(shared[0].beginning) != len(shared[1].beginning)  # one of them is padded
     network = NextTokenLogits(model)
-    ends = torch.tensor([[*shared.ends[0], *shared.ends[1]]])
-    readers, positions = torch.tensor([shared.readers]), torch.tensor([shared.positions])
-    together = network(torch.tensor([shared.tokens]), ends, readers=readers, positions=positions)[0]
-    beginnings = [[1], [1, 2], [1, 2, 3], [4], [4, 5]]
-    for row, history in enumerate(beginnings):
-        alone = prompts.build(history, listed)
-        logits = network(torch.tensor([alone]), torch.tensor([len(alone)]))[0]
-        torch.testing.assert_close(together[row], logits, atol=1e-4, rtol=1e-4)
+    beginnings, beginning_lengths = pad([prompt.beginning for prompt in shared], device="cpu")
+    tokens, _ = pad([tokens for prompt in shared for tokens in prompt.histories], device="cpu")
+    ends = [ends for prompt in shared for ends in prompt.ends]
+    lengths = torch.tensor([[of_user[0], of_user[-1]] for of_user in ends])
+    together = network(tokens, lengths, beginnings=beginnings, beginning_lengths=beginning_lengths)
+    for row, history in enumerate(histories):
+        for column, titles in enumerate((1, len(history))):
+            alone = prompts.build(history[:titles], lists[row // 2])
+            logits = network(torch.tensor([alone]), torch.tensor([len(alone)]))[0]
+            torch.testing.assert_close(together[row, column], logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [None, 3.0])
@@ -272,7 +276,8 @@ def test_the_loss_over_shared_lists_leaves_out_what_else_the_user_chose(temperat
     model.requires_grad_(True)
     loop = Tuning(ranker, dataset, candidates, settings, retrieved=None, seed=0, accelerator=make_accelerator(settings))
     batch = loop._micro_batch(0, 0)
-    logits = NextTokenLogits(model)(batch.tokens, batch.lengths, readers=batch.readers, positions=batch.positions)
+    shared = {"beginnings": batch.beginnings, "beginning_lengths": batch.beginning_lengths}
+    logits = NextTokenLogits(model)(batch.tokens, batch.lengths, **shared)
     losses, examples = [], loop._examples
     labels = torch.tensor(ranker.prompts.target_ids[:4])
     for row in range(settings.batch_size):
