@@ -137,7 +137,7 @@ class _Negatives:
         owners = np.repeat(np.arange(self._dataset.n_users), np.diff(self._dataset.offsets))
         places = np.arange(self._dataset.n_interactions) - self._dataset.offsets[owners]
         prefixes = np.diff(self._dataset.offsets)[owners] - 3
-        able = np.flatnonzero((places >= np.minimum(self._targets, prefixes)) & (1 <= places) & (places <= prefixes))
+        able = np.flatnonzero((places >= np.minimum(self._targets, prefixes)) & (places >= 1) & (places <= prefixes))
         able = able[np.argsort(self._dataset.items[able], kind="stable")]  # of one item side by side
         items = self._dataset.items[able]
         users, positions = users.copy(), positions.copy()

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
