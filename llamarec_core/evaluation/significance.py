@@ -51,21 +51,49 @@ def bootstrap_interval(values: ArrayLike, *, samples: int, seed: int, confidence
     if not 0.0 < confidence < 1.0:
         raise InputError(f"The confidence of an interval lies between 0 and 1, e.g. 0.95, but is {confidence}.")
     values = np.sort(_checked(values))
-    distinct, counts = np.unique(values, return_counts=True)
-    generator = np.random.default_rng(seed)
     # a multinomial draw costs about as much for one distinct value as an index draw for eight users
-    few = 8 * len(distinct) <= len(values)
-    means = np.empty(samples)
-    for chunk in _chunks(samples, width=len(distinct) if few else len(values)):
-        rows = chunk.stop - chunk.start
-        if few:
-            drawn = generator.multinomial(len(values), counts / len(values), size=rows)  # (rows, distinct)
-            means[chunk] = drawn @ distinct / len(values)
-        else:
-            drawn = generator.integers(len(values), size=(rows, len(values)), dtype=np.int32)  # (rows, users)
+    if 8 * len(np.unique(values)) <= len(values):
+        means = bootstrap_means(values[:, None], samples=samples, seed=seed)[:, 0]
+    else:
+        generator = np.random.default_rng(seed)
+        means = np.empty(samples)
+        for chunk in _chunks(samples, width=len(values)):
+            drawn = generator.integers(len(values), size=(chunk.stop - chunk.start, len(values)), dtype=np.int32)
             means[chunk] = values[drawn].mean(axis=1)
+    return percentile_interval(means, confidence=confidence)
+
+
+def bootstrap_means(values: np.ndarray, *, samples: int, seed: int) -> np.ndarray:
+    """Return the means of several columns over the same bootstrap samples of the users.
+
+    A quantity that is no mean, such as a ratio of two, is computed from the means of each sample.
+
+    Args:
+        values: floats ``(users, columns)``, at least one user.
+        samples: number of bootstrap samples.
+        seed: of the random draws.
+
+    Returns:
+        float64 ``(samples, columns)``.
+    """
+    distinct, counts = np.unique(values, axis=0, return_counts=True)  # (distinct, columns), (distinct,)
+    generator = np.random.default_rng(seed)
+    means = np.empty((samples, values.shape[1]))
+    for chunk in _chunks(samples, width=len(distinct)):
+        drawn = generator.multinomial(len(values), counts / len(values), size=chunk.stop - chunk.start)
+        means[chunk] = drawn @ distinct / len(values)
+    return means
+
+
+def percentile_interval(statistics: ArrayLike, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval that holds the middle share ``confidence`` of a statistic's bootstrap samples.
+
+    Args:
+        statistics: floats ``(samples,)``.
+        confidence: share of the samples inside the interval.
+    """
     tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
+    low, high = np.quantile(statistics, [tail, 1.0 - tail])
     return float(low), float(high)
 
 
