@@ -2,10 +2,13 @@
 
 A ranks file holds one 1-based rank a user; nothing else enters a number of the study. ``metrics``
 turns ranks into one value a user and their mean, ``significance`` says how sure that mean is and
-whether two methods differ, ``paper`` loads what the paper printed, to stand beside it. ``latency`` times what
-the benches compare.
+whether two methods differ, ``paper`` loads what the paper printed, to stand beside it. ``claims`` holds the
+paper's claims against the ranks, ``consistency`` the published numbers against each other. ``latency`` times what the
+benches compare.
 """
 
+from llamarec_core.evaluation.claims import RULES, claims_table, stated_table
+from llamarec_core.evaluation.consistency import constant_shares, gains_in_users, recall_counts, retrieved_shares
 from llamarec_core.evaluation.latency import MATRIX_OPERATIONS, compare, matrix_product
 from llamarec_core.evaluation.metrics import METRICS, mean, per_user
 from llamarec_core.evaluation.paper import (
@@ -19,9 +22,13 @@ from llamarec_core.evaluation.significance import Difference, bootstrap_interval
 __all__ = [
     "MATRIX_OPERATIONS",
     "METRICS",
+    "RULES",
     "Difference",
     "bootstrap_interval",
+    "claims_table",
     "compare",
+    "constant_shares",
+    "gains_in_users",
     "holm",
     "matrix_product",
     "mean",
@@ -31,4 +38,7 @@ __all__ = [
     "published_inference_times",
     "published_llm_baselines",
     "published_statistics",
+    "recall_counts",
+    "retrieved_shares",
+    "stated_table",
 ]

@@ -64,6 +64,18 @@ def published_inference_times(folder: Path) -> pd.DataFrame:
     return _load(folder, "figure3_inference_time.csv", ["mean_title_length_tokens", "method", "seconds", "source"])
 
 
+def published_claims(folder: Path) -> pd.DataFrame:
+    """Load the paper's claims: ``claim``, ``dataset`` (empty where none), ``where``, ``statement``, ``stated``.
+
+    ``stated`` is the number that the text states, as a share and not in per cent, or empty.
+
+    Raises:
+        InputError: the file or one of its columns is missing.
+    """
+    claims = _load(folder, "claims.csv", ["claim", "dataset", "where", "statement", "stated"])
+    return claims.fillna({"dataset": ""})
+
+
 def _load(folder: Path, name: str, columns: list[str], **options) -> pd.DataFrame:
     path = Path(folder) / name
     try:

@@ -60,7 +60,9 @@ def bootstrap_interval(values: ArrayLike, *, samples: int, seed: int, confidence
         for chunk in _chunks(samples, width=len(values)):
             drawn = generator.integers(len(values), size=(chunk.stop - chunk.start, len(values)), dtype=np.int32)
             means[chunk] = values[drawn].mean(axis=1)
-    return percentile_interval(means, confidence=confidence)
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return float(low), float(high)
 
 
 def bootstrap_means(values: np.ndarray, *, samples: int, seed: int) -> np.ndarray:
@@ -83,18 +85,6 @@ def bootstrap_means(values: np.ndarray, *, samples: int, seed: int) -> np.ndarra
         drawn = generator.multinomial(len(values), counts / len(values), size=chunk.stop - chunk.start)
         means[chunk] = drawn @ distinct / len(values)
     return means
-
-
-def percentile_interval(statistics: ArrayLike, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the interval that holds the middle share ``confidence`` of a statistic's bootstrap samples.
-
-    Args:
-        statistics: floats ``(samples,)``.
-        confidence: share of the samples inside the interval.
-    """
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(statistics, [tail, 1.0 - tail])
-    return float(low), float(high)
 
 
 def paired_difference(values_a: ArrayLike, values_b: ArrayLike, *, samples: int, seed: int) -> Difference:

@@ -12,6 +12,9 @@ from transformers import LlamaConfig
 
 from llamarec_core.settings import RankerSettings
 
+LLAMA_2_7B = LlamaConfig()
+"""The shape of the paper's backbone, which is the one that transformers' own defaults describe."""
+
 
 def linear_weights(config: LlamaConfig) -> int:
     """Count the weights of the linear layers in all blocks: those that every token meets."""
@@ -39,6 +42,11 @@ def adapter_weights(config: LlamaConfig, settings: RankerSettings) -> int:
     return config.num_hidden_layers * per_block
 
 
+def trainable_share(config: LlamaConfig, settings: RankerSettings) -> float:
+    """Return the adapter's weights over those of the backbone."""
+    return adapter_weights(config, settings) / (linear_weights(config) + _other_weights(config))
+
+
 def training_memory(config: LlamaConfig, settings: RankerSettings, *, tokens: int) -> dict[str, float]:
     """Predict what a tuning step keeps in memory, in bytes, without gradient checkpointing and temporaries.
 
@@ -59,8 +67,6 @@ def training_memory(config: LlamaConfig, settings: RankerSettings, *, tokens: in
     # in blocks of 64: four bits a weight, eight a block, and 32 for each 256 blocks
     quantized = 0.5 + 1 / 64 + 4 / (64 * 256)
     linear = linear_weights(config) * (quantized if settings.quantization == "nf4" else size)
-    tables = config.vocab_size * dim * (1 if config.tie_word_embeddings else 2)
-    norms = dim * (2 * config.num_hidden_layers + 1)
     norm = 4 * dim + 4
     attention = size * (2 * dim + 2 * key_value) + 4 * heads
     copies = 2 if settings.lora_dropout else 1  # the dropout's mask beside its output
@@ -69,12 +75,18 @@ def training_memory(config: LlamaConfig, settings: RankerSettings, *, tokens: in
     per_block = 2 * norm + attention + 3 * inner * size + adapters
     trainable = adapter_weights(config, settings)
     return {
-        "weights": linear + size * (tables + norms),
+        "weights": linear + size * _other_weights(config),
         "adapter": 4.0 * trainable,
         "gradients": 4.0 * trainable,
         "optimizer": 8.0 * trainable,
         "activations": float(tokens * (config.num_hidden_layers * per_block + norm)),
     }
+
+
+def _other_weights(config: LlamaConfig) -> int:
+    """Count the weights of the embedding, of the head where it is not the embedding, and of the norms."""
+    tables = config.vocab_size * (1 if config.tie_word_embeddings else 2)
+    return config.hidden_size * (tables + 2 * config.num_hidden_layers + 1)
 
 
 def _layer_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:

@@ -11,6 +11,7 @@ from llamarec_core.report.ablations import (
     learning_curves,
     training_table,
 )
+from llamarec_core.report.claims import claims_display, verdict_counts
 from llamarec_core.report.figures import (
     candidate_probabilities,
     metric_bars,
@@ -49,6 +50,7 @@ __all__ = [
     "ablation_forest",
     "ablation_table",
     "candidate_probabilities",
+    "claims_display",
     "comparison_table",
     "forest",
     "grid_panels",
@@ -77,6 +79,7 @@ __all__ = [
     "training_table",
     "validation_curves",
     "validation_table",
+    "verdict_counts",
     "versions",
     "write_table",
 ]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from llamarec_core.files import replacing, write_text
 from llamarec_core.report.ablations import ablation_display
+from llamarec_core.report.claims import claims_display
 from llamarec_core.report.methods import METHOD_NAMES, in_order
 
 _QUANTITIES = {
@@ -256,6 +257,7 @@ def _to_latex(frame: pd.DataFrame, *, caption: str | None, label: str) -> str:
 
 
 _LAYOUTS = {
+    frozenset({"statement", "verdict"}): lambda frame: _wide(claims_display(frame)),
     frozenset({"group", "first_label"}): lambda frame: _wide(ablation_display(frame)),
     frozenset({"method", "subset", "ci_low"}): _wide_metrics,
     frozenset({"quantity"}): _wide_statistics,

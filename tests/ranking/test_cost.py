@@ -11,9 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llamarec_core.ranking import load_backbone
 from llamarec_core.ranking.adapter import add_adapter
 from llamarec_core.ranking.cost import (
+    LLAMA_2_7B,
     adapter_weights,
     forward_operations,
     linear_weights,
+    trainable_share,
     training_memory,
 )
 from llamarec_core.ranking.verbalizer import NextTokenLogits
@@ -115,6 +117,7 @@ def test_the_paper_profile_trains_less_than_a_thousandth_of_llama_2_7b_and_fits_
     trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     assert total == 6_738_415_616
     assert trainable == adapter_weights(config, profile.ranker) == 4_194_304  # 0.06 %
+    assert trainable_share(LLAMA_2_7B, profile.ranker) == trainable / total
     assert profile.ranker.batch_size * profile.ranker.gradient_accumulation == 16  # as published
     longest = 16 + (profile.ranker.history_length + profile.ranker.candidates) * (profile.ranker.title_tokens + 6)
     memory = training_memory(config, profile.ranker, tokens=profile.ranker.batch_size * longest)
