@@ -12,7 +12,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study grid retrieval bench-retriever bench-ranker book lab test lint clean lock
+.PHONY: help study grid retrieval claims bench-retriever bench-ranker book lab test verify lint clean lock
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -42,6 +42,10 @@ retrieval: $(SETUP)  ## Make the retrieval pages from the grid's records and ran
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake retrieval --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
 		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
 
+claims: $(SETUP)  ## Hold the paper's claims against the ranks that there are (PROFILE=small: a minute)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake claims --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
+		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+
 bench-retriever: $(SETUP)  ## Time the retriever against its references, on a machine that does nothing else
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake speed --forcerun speed --cores $(CORES) --nolock --rerun-incomplete \
 		--quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
@@ -57,8 +61,12 @@ book: $(SETUP)  ## Build the book from the committed results
 lab: $(SETUP)  ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
-test: $(SETUP)  ## Run all tests
+test: $(SETUP)  ## Run all tests, and verify the committed results
 	@$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory verify
+
+verify: $(SETUP)  ## Compute every table again from the committed ranks; check hashes, provenance and freshness
+	@$(BIN)/llamarec verify
 
 lint: $(SETUP)  ## Check style; put notebooks and code in order
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout --keep-id notebooks/*.ipynb

@@ -1,7 +1,7 @@
 """The command line.
 
-``llamarec data`` prints a row of the paper's Table 2, ``llamarec train`` trains one retriever of a profile's grid, and
-``llamarec recommend`` prints a ranked list.
+``llamarec data`` prints a row of the paper's Table 2, ``llamarec train`` trains one retriever of a profile's grid,
+``llamarec recommend`` prints a ranked list, and ``llamarec verify`` checks the committed results.
 """
 
 import sys
@@ -79,6 +79,17 @@ def recommend(
 
     ranked = Recommender(profile=profile, dataset=dataset).recommend(history, count=count)
     typer.echo(ranked.to_string(index=False, formatters={"probability": "{:.3f}".format}))
+
+
+@app.command()
+def verify(
+    profiles: Annotated[list[str] | None, typer.Argument(help="profiles with results; none takes all of them")] = None,
+) -> None:
+    """Compute every table again from the committed ranks, and check hashes, provenance and freshness."""
+    from llamarec_core import verify
+    from llamarec_core.study import find_root
+
+    typer.echo(verify.verify(find_root(), profiles=profiles or ()))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import nbformat
 import psutil
 import torch
 
-from llamarec_core.files import read_json
+from llamarec_core.files import InputError, read_json
 
 PACKAGES = (
     "accelerate", "bitsandbytes", "jupyter-book", "llamarec-core", "numpy", "pandas", "papermill", "peft",
@@ -95,3 +95,16 @@ def load_records(results: Path) -> dict[str, dict[str, Any]]:
     """Return the provenance records of a profile's notebooks, by name."""
     files = sorted((results / "notebooks").rglob("provenance.json"))
     return dict(sorted((name, record) for file in files for name, record in read_json(file).items()))
+
+
+def record_of(artefact: Path) -> dict[str, Any]:
+    """Return the provenance record that accounts for a file.
+
+    Raises:
+        InputError: there is none beside it.
+    """
+    records = read_json(artefact.with_name("provenance.json")).values()
+    record = next((record for record in records if artefact.name in record["artefacts"]), None)
+    if record is None:
+        raise InputError(f"{artefact} has no record in provenance.json: run the notebook that writes it again.")
+    return record

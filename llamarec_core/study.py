@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pandas as pd
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, read_json, replacing, sha256, write_json
-from llamarec_core.provenance import circumstances, commit_name, git_state, notebook_hash
+from llamarec_core.provenance import circumstances, commit_name, git_state, notebook_hash, record_of
 from llamarec_core.retrieval import read_ranks
 from llamarec_core.settings import Profile, load_profile
 
@@ -269,23 +270,24 @@ def _ipython() -> Any:
     return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 
 
-def load_ranks(results: Path, *, datasets: Iterable[str]) -> tuple[dict[tuple[str, str, int], pd.DataFrame], str]:
+def load_ranks(*folders: Path, datasets: Iterable[str]) -> tuple[dict[tuple[str, str, int], pd.DataFrame], str]:
     """Return all ranks files of a profile, by (data set, method, seed), and the commit that measured them.
 
     The commit ends in ``-dirty`` when the tree had uncommitted changes; several commits are joined by ``+``.
+
+    Args:
+        folders: ``results/<profile>``, or its ``grid``; where both have the same, that of the last is taken.
+        datasets: names of data sets; those without ranks are left out.
 
     Raises:
         InputError: a ranks file has no provenance beside it.
     """
     ranks, commits = {}, {}
-    for dataset in datasets:
-        for path in sorted((results / "ranks" / dataset).glob("*-seed*.parquet")):
+    for folder, dataset in product(folders, datasets):
+        for path in sorted((folder / "ranks" / dataset).glob("*-seed*.parquet")):
             method, seed = path.stem.rsplit("-seed", 1)
             ranks[dataset, method, int(seed)] = read_ranks(path)
-            records = read_json(path.with_name("provenance.json")).values()
-            record = next((record for record in records if path.name in record["artefacts"]), None)
-            if record is None:
-                raise InputError(f"{path} has no record in provenance.json: run the notebook that writes it again.")
+            record = record_of(path)
             commits[commit_name(record["git_commit"], dirty=record["git_dirty"])] = None
     return ranks, "+".join(commits)
 

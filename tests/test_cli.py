@@ -27,6 +27,7 @@ def test_data_prints_the_row_of_table_2():
         (["data", "ml-1m"], "ml-1m"),
         (["recommend", "--profile", "quik", "Toy Story (1995)"], "Unknown profile 'quik'"),
         (["recommend", "--dataset", "no-such-data", "Toy Story (1995)"], "needs no-such-data/interactions.csv"),
+        (["verify", "quik"], "Unknown profile 'quik'"),
         (["train", "beauty", "gru4rec"], "has no grid of gru4rec on 'beauty'"),
         (["train", "beauty", "lrurec", "--profile", "quick"], "Profile 'quick' has no grid of lrurec on 'beauty'"),
         (["train", "beauty", "lrurec", "--dropout", "0.1"], "Give --weight-decay and --dropout together"),

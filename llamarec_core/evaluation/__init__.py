@@ -8,10 +8,17 @@ benches compare.
 """
 
 from llamarec_core.evaluation.claims import RULES, claims_table, stated_table
-from llamarec_core.evaluation.consistency import constant_shares, gains_in_users, recall_counts, retrieved_shares
+from llamarec_core.evaluation.consistency import (
+    consistency_tables,
+    constant_shares,
+    gains_in_users,
+    recall_counts,
+    retrieved_shares,
+)
 from llamarec_core.evaluation.latency import MATRIX_OPERATIONS, compare, matrix_product
 from llamarec_core.evaluation.metrics import METRICS, mean, per_user
 from llamarec_core.evaluation.paper import (
+    measured_inference_times,
     published,
     published_inference_times,
     published_llm_baselines,
@@ -27,11 +34,13 @@ __all__ = [
     "bootstrap_interval",
     "claims_table",
     "compare",
+    "consistency_tables",
     "constant_shares",
     "gains_in_users",
     "holm",
     "matrix_product",
     "mean",
+    "measured_inference_times",
     "paired_difference",
     "per_user",
     "published",

@@ -4,14 +4,46 @@ Nothing is measured here. A table prints four decimals, so a printed value v sta
 contradict each other only where no true values in these ranges agree.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
+
+from llamarec_core.evaluation.claims import stated_table
+from llamarec_core.evaluation.paper import published as load_published
+from llamarec_core.evaluation.paper import published_statistics
 
 PRINTED = 0.0001
 """The last decimal of the paper's Tables 1 and 3."""
 
 _HALF = PRINTED / 2
+
+
+def consistency_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """Return every table below for the paper's numbers.
+
+    Args:
+        folder: ``results/published``.
+
+    Returns:
+        ``shares`` (:func:`constant_shares`), ``recalls`` (:func:`recall_counts`), ``gains`` (:func:`gains_in_users`),
+        and ``stated``: the numbers in the text and what the tables give
+        (:func:`~llamarec_core.evaluation.claims.stated_table`), with their ``difference``.
+
+    Raises:
+        InputError: a published file or one of its columns is missing.
+    """
+    published = load_published(folder)
+    users = published_statistics(folder).set_index("dataset")["users"].astype(int)
+    stated = stated_table(folder).dropna(subset="stated")
+    stated = stated[stated["dataset"] != ""]  # the others are bounds and times, which no table repeats
+    return {
+        "shares": constant_shares(retrieved_shares(published), users),
+        "recalls": recall_counts(published, users),
+        "gains": gains_in_users(published, users),
+        "stated": stated.assign(difference=stated["published"] - stated["stated"]),
+    }
 
 
 def retrieved_shares(published: pd.DataFrame) -> pd.DataFrame:

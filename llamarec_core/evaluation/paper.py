@@ -64,6 +64,22 @@ def published_inference_times(folder: Path) -> pd.DataFrame:
     return _load(folder, "figure3_inference_time.csv", ["mean_title_length_tokens", "method", "seconds", "source"])
 
 
+def measured_inference_times(folder: Path) -> pd.DataFrame | None:
+    """Load our own times by title length in the form of the paper's, ``None`` where they were not measured.
+
+    Args:
+        folder: ``results/bench``; its ``inference_time.csv`` has ``mean_title_length_tokens``, ``method`` (``LlamaRec``
+            or ``Llama CausalLM``) and ``seconds``.
+
+    Raises:
+        InputError: the file lacks one of these columns.
+    """
+    name = "inference_time.csv"
+    if not (Path(folder) / name).is_file():
+        return None
+    return _load(folder, name, ["mean_title_length_tokens", "method", "seconds"])
+
+
 def published_claims(folder: Path) -> pd.DataFrame:
     """Load the paper's claims: ``claim``, ``dataset`` (empty where none), ``where``, ``statement``, ``stated``.
 

@@ -1,0 +1,127 @@
+"""Every table of a profile that follows from committed ranks and records, computed again.
+
+The notebooks make these tables and write them; ``llamarec verify`` makes them a second time and compares.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llamarec_core import evaluation, report
+from llamarec_core.grid import grid_table, load_orders
+from llamarec_core.provenance import commit_name, record_of
+from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share
+from llamarec_core.report.retrieval import AS_PUBLISHED
+from llamarec_core.settings import Profile, load_profile
+from llamarec_core.study import find_profile, load_ablations, load_ranks
+
+NOT_FROM_RANKS = ("table2", "table2_retrieval", "ranker_training_")
+"""Tables, or how their names begin, that follow from data sets or from a run's times; their hashes alone hold them."""
+
+
+class Recomputation:
+    """The tables of one profile.
+
+    Args:
+        profile: its settings.
+        root: the study's folder.
+    """
+
+    def __init__(self, profile: Profile, root: Path) -> None:
+        self.profile, self.root = profile, root
+        self.results = root / "results" / profile.name
+        self.published = evaluation.published(root / "results" / "published")
+        self.datasets = list(profile.datasets)
+        self.sampling = {"samples": profile.evaluation.bootstrap_samples, "seed": profile.seed}
+
+    def tables(self) -> dict[str, Callable[[], pd.DataFrame]]:
+        """Return how each table is computed, by its file's name without suffix."""
+        consistency = evaluation.consistency_tables(self.root / "results" / "published")
+        return {
+            "table1": lambda: self.study[self.study["subset"] == "all"],
+            "table3": lambda: self.study[self.study["subset"] == "retrieved"],
+            "comparison": lambda: self.comparison,
+            "ranker": lambda: pd.concat([self._variants(name, "ranker") for name in self.ablations]),
+            **{f"ranker_{name}": lambda name=name: self._variants(name, f"ranker_{name}") for name in self.ablations},
+            "grid": lambda: grid_table(self.profile, root=self.root),
+            "table1_retrieval": lambda: self.retrieval,
+            "retrieval_pairs": lambda: report.pairs_table(self._tested, **self._of_grid),
+            "validation_as_published": lambda: report.validation_table(self._grid[0], **self._of_grid),
+            "ties": lambda: self.ties,
+            "noise": lambda: report.noise_table(self.retrieval, self.ties, published=self.published),
+            "claims": self._claims,
+            **{f"consistency_{name}": lambda frame=frame: frame for name, frame in consistency.items()},
+        }
+
+    def opening(self) -> str:
+        """Return the opening page's summary."""
+        ranker, retriever = self.profile.ranker, self.profile.retriever.method
+        return report.opening(self.study, self.comparison, published=self.published, ranker=ranker, retriever=retriever)
+
+    @cached_property
+    def study(self) -> pd.DataFrame:
+        """Tables 1 and 3."""
+        return report.results_table(self._ranks[0], published=self.published, **self._of_study)
+
+    @cached_property
+    def comparison(self) -> pd.DataFrame:
+        """Every method against the retriever's order."""
+        return report.comparison_table(self._ranks[0], **self._of_study)
+
+    @cached_property
+    def retrieval(self) -> pd.DataFrame:
+        """The retrieval columns of Table 1."""
+        return report.retrieval_table(self._tested, published=self.published, **self._of_grid)
+
+    @cached_property
+    def ties(self) -> pd.DataFrame:
+        """The orders of ties."""
+        return report.ties_table(load_orders(self.profile, root=self.root), **self.sampling)
+
+    @cached_property
+    def ablations(self) -> dict[str, pd.DataFrame]:
+        """Data set → the ranks of the ranker's variants."""
+        return load_ablations(self.results, datasets=self.datasets)
+
+    @cached_property
+    def _ranks(self) -> tuple[dict[tuple[str, str, int], pd.DataFrame], str]:
+        return load_ranks(self.results, datasets=self.datasets)
+
+    @cached_property
+    def _grid(self) -> tuple[dict[tuple[str, str, int], pd.DataFrame], str]:
+        return load_ranks(self.results / "grid", datasets=self.datasets)
+
+    @property
+    def _tested(self) -> dict[tuple[str, str, int], pd.DataFrame]:
+        return {key: frame for key, frame in self._grid[0].items() if not key[1].endswith(AS_PUBLISHED)}
+
+    @property
+    def _of_study(self) -> dict[str, Any]:
+        candidates, retriever = self.profile.ranker.candidates, self.profile.retriever.method
+        return {**self.sampling, "commit": self._ranks[1], "candidates": candidates, "retriever": retriever}
+
+    @property
+    def _of_grid(self) -> dict[str, Any]:
+        return {**self.sampling, "commit": self._grid[1]}
+
+    def _variants(self, dataset: str, table: str) -> pd.DataFrame:
+        record = record_of(self.results / "tables" / f"{table}.csv")
+        commit = self._ranks[1] if table == "ranker" else commit_name(record["git_commit"], dirty=record["git_dirty"])
+        return report.ablation_table(self.ablations[dataset], dataset=dataset, commit=commit, **self.sampling)
+
+    def _claims(self) -> pd.DataFrame:
+        ranks, commit = load_ranks(self.results / "grid", self.results, datasets=self.datasets)
+        paper = load_profile(find_profile("paper", root=self.root))
+        return evaluation.claims_table(
+            self.root / "results" / "published",
+            ranks,
+            trainable_share=trainable_share(LLAMA_2_7B, paper.ranker),
+            timings=evaluation.measured_inference_times(self.root / "results" / "bench"),
+            scale=self.profile.ranker.backbone,
+            candidates=self.profile.ranker.candidates,
+            commit=commit,
+            **self.sampling,
+        )
