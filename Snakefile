@@ -171,6 +171,29 @@ rule retrieval_page:
         PAPERMILL
 
 
+# `make claims` asks what held of the paper's claims, from the ranks that are there, and what its numbers alone say.
+
+rule claims:
+    input:
+        expand(f"{NOTEBOOKS}/{{page}}.ipynb", page=["5_claims", "5_consistency"]),
+
+
+rule claims_page:
+    message: "{wildcards.page}: the paper's claims and numbers"
+    input:
+        notebook="notebooks/{page}.ipynb",
+        profile=PROFILE_FILE,
+        library=library("evaluation", "report"),
+        published=[str(file) for file in Path("results/published").glob("*.csv")],
+        ranks=[str(file) for file in Path(f"results/{PROFILE}").rglob("ranks/*/*.parquet")],
+    output:
+        notebook=f"{NOTEBOOKS}/{{page}}.ipynb",
+    wildcard_constraints:
+        page="5_claims|5_consistency",
+    shell:
+        PAPERMILL
+
+
 # `make bench-retriever` wants a machine that does nothing else.
 
 rule speed:
