@@ -20,18 +20,18 @@ def claims_display(table: pd.DataFrame) -> pd.DataFrame:
         table: what :func:`llamarec_core.evaluation.claims_table` returns.
 
     Returns:
-        ``claim``, ``stands in``, ``data set``, ``paper``, ``ours`` (with its 95 % interval), ``users``, ``verdict``,
-        and ``because``. Where the text states no number, the paper's is the smallest that its table gives.
+        ``verdict``, ``claim``, ``stands in``, ``data set``, ``paper``, ``ours`` (with its 95 % interval), ``users`` and
+        ``because``. Where the text states no number, the paper's is the smallest that its table gives.
     """
     return pd.DataFrame(
         {
+            "verdict": table["verdict"],
             "claim": table["statement"],
             "stands in": table["where"],
             "data set": table["dataset"],
             "paper": [_number(row.published, row.unit) for row in table.itertuples()],
             "ours": [_with_interval(row) for row in table.itertuples()],
             "users": ["" if pd.isna(users) else f"{users:,}" for users in table["users"]],
-            "verdict": table["verdict"],
             "because": table["why"],
         }
     )
