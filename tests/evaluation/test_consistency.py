@@ -70,6 +70,8 @@ def test_of_the_papers_rows_lrurec_on_ml_100k_contradicts_itself():
     assert row["smallest"] == pytest.approx(0.1985, abs=1e-4)
     assert row["largest"] == pytest.approx(0.2143, abs=1e-4)
     assert shares.loc[("ml-100k", "LlamaRec"), "retrieved_from"] == 123
+    # Table 3 is over LRURec's retrieved users for every method: the others' quotients are not constant
+    assert not shares.loc[pd.IndexSlice[:, ["NARM", "BERT4Rec", "SASRec"]], "constant"].any()
 
 
 def test_a_recall_is_a_number_of_users():
