@@ -43,8 +43,8 @@ retrieval: $(SETUP)  ## Make the retrieval pages from the grid's records and ran
 		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
 
 claims: $(SETUP)  ## Hold the paper's claims against the ranks that there are (PROFILE=small: a minute)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake claims --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
-		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake claims --forcerun claims_page --cores $(CORES) --nolock --rerun-incomplete \
+		--quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
 
 bench-retriever: $(SETUP)  ## Time the retriever against its references, on a machine that does nothing else
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake speed --forcerun speed --cores $(CORES) --nolock --rerun-incomplete \

@@ -171,7 +171,8 @@ rule retrieval_page:
         PAPERMILL
 
 
-# `make claims` asks what held of the paper's claims, from the ranks that are there, and what its numbers alone say.
+# `make claims` asks what held of the paper's claims, and what its numbers alone say. It reads the ranks that are there:
+# named as inputs, they would be made again where a rule thinks them old.
 
 rule claims:
     input:
@@ -185,7 +186,6 @@ rule claims_page:
         profile=PROFILE_FILE,
         library=library("evaluation", "report"),
         published=[str(file) for file in Path("results/published").glob("*.csv")],
-        ranks=[str(file) for file in Path(f"results/{PROFILE}").rglob("ranks/*/*.parquet")],
     output:
         notebook=f"{NOTEBOOKS}/{{page}}.ipynb",
     wildcard_constraints:
