@@ -4,12 +4,14 @@ import subprocess
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 
 from llamarec_core import provenance, study
 from llamarec_core.data import load_dataset
 from llamarec_core.files import InputError, sha256
+from llamarec_core.retrieval import write_ranks
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,6 +95,21 @@ def test_two_notebooks_that_share_a_folder_keep_a_record_each(project):
         study.begin(notebook, profile="smoke", dataset="ml-100k-1998").finish()
     records = json.loads((project / "results/smoke/notebooks/ml-100k-1998/provenance.json").read_text())
     assert sorted(records) == ["2_retriever-ml-100k-1998-seed0", "3_ranker-ml-100k-1998-seed0"]
+
+
+def test_ranks_of_a_later_folder_take_the_place_of_earlier_ones(project):
+    run = study.begin("2_retriever", profile="smoke", dataset="toys")
+    for folder, rank, methods in (("grid", 3, ("lrurec", "sasrec")), ("", 5, ("lrurec",))):
+        paths = [run.results / folder / "ranks" / "toys" / f"{method}-seed0.parquet" for method in methods]
+        for path in paths:
+            write_ranks(pd.DataFrame({"user": [0], "target": [1], "rank": [rank]}), path)
+        study.keep_record(project, paths, name="a", record={"git_commit": folder or "study", "git_dirty": False})
+    ranks, commit = study.load_ranks(run.results / "grid", run.results, datasets=["toys", "others"])
+    assert {key: frame["rank"].item() for key, frame in ranks.items()} == {
+        ("toys", "lrurec", 0): 5,
+        ("toys", "sasrec", 0): 3,
+    }
+    assert commit == "grid+study"
 
 
 def test_the_git_state_tells_source_edits_from_new_results(tmp_path):

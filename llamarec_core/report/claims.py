@@ -55,4 +55,4 @@ def _with_interval(row: tuple) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    return _FORMATS[unit](value).replace("-", "−").replace("%", " %")
+    return _FORMATS[unit](value).replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from llamarec_core.evaluation.significance import bootstrap_interval, holm, paired_difference
+from llamarec_core.evaluation.significance import bootstrap_interval, bootstrap_means, holm, paired_difference
 from llamarec_core.files import InputError
 
 
@@ -25,6 +25,14 @@ def test_interval_of_distinct_values_is_that_of_the_normal_approximation():
     low, high = bootstrap_interval(values, samples=5_000, seed=0)
     error = values.std() / np.sqrt(len(values))
     assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.1 * error)
+
+
+def test_columns_are_resampled_together():
+    values = np.random.default_rng(2).integers(0, 3, size=400).astype(float)
+    means = bootstrap_means(np.stack([values, 2 * values + 1], axis=1), samples=500, seed=0)
+    assert means.shape == (500, 2)
+    np.testing.assert_allclose(means[:, 1], 2 * means[:, 0] + 1)
+    assert means[:, 0].std() == pytest.approx(values.std() / np.sqrt(400), rel=0.15)
 
 
 def test_resampling_counts_and_resampling_users_agree():

@@ -18,8 +18,8 @@ def table():
 def test_numbers_stand_in_the_papers_units(table):
     shown = claims_display(table.assign(measured=0.5, ci_low=-0.0123, ci_high=0.75)).set_index(["claim", "data set"])
     gain = shown.loc[("LlamaRec gains 12.82 % MRR@5 over LRURec", "ml-100k")]
-    assert gain["paper"] == "+12.82 %"
-    assert gain["ours"] == "+50.00 % [−1.23 %, +75.00 %]"
+    assert gain["paper"] == "+12.82\N{NO-BREAK SPACE}%"
+    assert gain["ours"].replace("\N{NO-BREAK SPACE}", " ") == "+50.00 % [−1.23 %, +75.00 %]"
     difference = shown.loc[("LlamaRec gains 0.0136 Recall@10 over LRURec among all users", "games")]
     assert difference["paper"] == "+0.0136"
     assert difference["ours"] == "+0.5000 [−0.0123, +0.7500]"
@@ -28,7 +28,7 @@ def test_numbers_stand_in_the_papers_units(table):
 def test_what_was_not_tested_has_no_number_and_what_was_counted_no_interval(table):
     shown = claims_display(table)
     assert set(shown.loc[shown["verdict"] == "not tested", "ours"]) == {""}
-    assert shown.loc[shown["verdict"] == "reproduced", "ours"].tolist() == ["0.06 %"]
+    assert shown.loc[shown["verdict"] == "reproduced", "ours"].tolist() == ["0.06\N{NO-BREAK SPACE}%"]
 
 
 def test_every_verdict_is_counted_beside_its_rule(table):
@@ -40,5 +40,6 @@ def test_every_verdict_is_counted_beside_its_rule(table):
 def test_the_ledger_is_laid_out_for_latex_too(table, tmp_path):
     csv, tex = write_table(table, tmp_path / "claims", caption="Claims")
     assert csv.read_text().splitlines()[0].startswith("claim,dataset,statement,where,unit,stated,published,measured")
-    assert r"LlamaRec gains 12.82 \% MRR@5 over LRURec & text on Table 1 & ml-100k & +12.82 \%" in tex.read_text()
+    row = r"LlamaRec gains 12.82 \% MRR@5 over LRURec & text on Table 1 & ml-100k & +12.82 \%"
+    assert row in tex.read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "not tested" in show_table(claims_display(table))._repr_html_()
