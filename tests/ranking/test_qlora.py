@@ -144,22 +144,13 @@ def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates,
 
 @pytest.mark.parametrize("forward_passes", [1, 6, 9, 13, 16])
 def test_killed_and_started_again_the_adapter_is_the_same(
-    forward_passes, tuned, tiny, dataset, candidates, tmp_path, monkeypatch
+    forward_passes, tuned, tiny, dataset, candidates, tmp_path, fit_killed
 ):
-    whole, left = NextTokenLogits.forward, iter(range(forward_passes))
-
-    def killed(*arguments, **options):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return whole(*arguments, **options)
-
-    monkeypatch.setattr(NextTokenLogits, "forward", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=tmp_path, progress=False)
+    options = {"seed": 0, "folder": tmp_path, "progress": False}
+    fit_killed(dataset, candidates, tiny.settings, forward_passes=forward_passes, **options)
     assert not (tmp_path / "adapter").exists()
-    monkeypatch.setattr(NextTokenLogits, "forward", whole)
     torch.manual_seed(99)  # nothing may hang on the generator's state
-    fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=tmp_path, progress=False)
+    fit_ranker(dataset, candidates, tiny.settings, **options)
     assert weights(tmp_path) == weights(tuned[1])
     curve = pd.read_csv(tmp_path / "training.csv").drop(columns="seconds")
     assert curve.equals(pd.read_csv(tuned[1] / "training.csv").drop(columns="seconds"))
