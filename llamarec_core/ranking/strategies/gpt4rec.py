@@ -142,4 +142,6 @@ def retrieve(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
-    return bm25s.tokenize(list(texts), stopwords=None, return_ids=False, show_progress=False)
+    # by default single characters are no words: the 2 of a sequel would be lost
+    options = {"stopwords": None, "token_pattern": r"(?u)\b\w+\b", "return_ids": False, "show_progress": False}
+    return bm25s.tokenize(list(texts), **options)
