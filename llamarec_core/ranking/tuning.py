@@ -44,7 +44,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """What one forward pass of the tuning reads: prompts, each with one or several questions."""
 
     tokens: torch.Tensor
@@ -53,14 +53,14 @@ class _Batch:
     """Where each question stands, ``(batch · users, questions)``."""
     targets: torch.Tensor
     """The token of each answer's label, or :data:`IGNORED`, as ``lengths``."""
-    others: torch.Tensor
-    """Labels of what else the user chose, bool, ``(batch · users, questions, n_candidates)``."""
-    beginnings: torch.Tensor | None
-    """The lists that users share, padded on the right, ``(batch, beginning_length)``; none where nothing is shared."""
-    beginning_lengths: torch.Tensor | None
-    """Without padding, ``(batch,)``."""
     n_tokens: int
     """Without padding."""
+    others: torch.Tensor | None = None
+    """Labels of what else the user chose, bool, ``(batch · users, questions, n_candidates)``."""
+    beginnings: torch.Tensor | None = None
+    """The lists that users share, padded on the right, ``(batch, beginning_length)``; none where nothing is shared."""
+    beginning_lengths: torch.Tensor | None = None
+    """Without padding, ``(batch,)``."""
 
 
 class Tuning:
@@ -152,7 +152,7 @@ class Tuning:
     def validate(self) -> None:
         """Rank the validation users' candidates, add a row to the curve, and keep the adapter if it is the best."""
         share = self.validation.iloc[self.accelerator.process_index :: self.accelerator.num_processes]
-        own = rerank(self.ranker, self.dataset, share, "validation")["rank"].tolist() if len(share) else []
+        own = self._validation_ranks(share) if len(share) else []
         # sorted, so that the means do not depend on the number of processes
         ranks, losses = np.sort(gather_object(own)), np.sort(gather_object(self._losses))
         answers, tokens = (self._earlier_read + np.sum(gather_object([self._read]), axis=0)).tolist()
@@ -193,20 +193,27 @@ class Tuning:
         self._earlier_read = np.array([curve[-1]["answers"], curve[-1]["tokens"]])
         self._schedule = self._schedule_from(self.step)
 
+    def _validation_ranks(self, rows: pd.DataFrame) -> list[int]:
+        """Return the ranks of validation users' targets."""
+        return rerank(self.ranker, self.dataset, rows, "validation")["rank"].tolist()
+
     def _start_epoch(self, epoch: int) -> None:
         self._examples = draw_examples(
             self.dataset, self.settings, seed=self.seed, epoch=epoch, retrieved=self._retrieved
         )
         self._epoch = epoch
 
-    def _micro_batch(self, step: int, place: int) -> "_Batch":
+    def _micro_batch(self, step: int, place: int) -> Batch:
         """Return one of a step's micro-batches."""
         epoch, step_of_epoch = divmod(step, self._steps_per_epoch)
         if epoch != self._epoch:
             self._start_epoch(epoch)
         start = step_of_epoch * self._step_size + place * self.settings.batch_size
         # every step is full: an epoch's last is filled up from its beginning
-        rows = np.arange(start, start + self.settings.batch_size) % len(self._examples)
+        return self._batch(np.arange(start, start + self.settings.batch_size) % len(self._examples))
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        """Return the micro-batch of some of the epoch's examples."""
         prompts = [self._prompt(row) for row in rows]
         answers = self._examples.answers[rows]  # (batch, users, targets)
         ends = np.ones_like(answers)
@@ -221,7 +228,7 @@ class Tuning:
         histories = [history for prompt in prompts for history in prompt.histories]
         beginnings = [prompt.beginning for prompt in prompts]
         shared = pad(beginnings, device=device) if any(beginnings) else (None, None)
-        return _Batch(
+        return Batch(
             tokens=pad(histories, device=device)[0],
             lengths=torch.from_numpy(ends).flatten(0, 1).to(device),
             targets=torch.where(targets == NO_ANSWER, IGNORED, self._target_ids[targets]),
@@ -245,7 +252,7 @@ class Tuning:
         candidates = self._examples.candidates[row]
         return np.stack([np.isin(candidates, self.dataset.train(int(user))) for user in self._examples.users[row]])
 
-    def _loss(self, logits: torch.Tensor, batch: "_Batch") -> torch.Tensor:
+    def _loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean cross-entropy of the answers, given logits ``(batch, questions, vocabulary)``."""
         # what else the user chose, before or after, is neither the answer nor wrong
         labels = logits[..., self._target_ids].masked_fill(batch.others, -torch.inf)
