@@ -27,12 +27,13 @@ from llamarec_core.files import InputError, replacing, write_json
 from llamarec_core.provenance import circumstances, peak_memory_mib
 from llamarec_core.ranking.adapter import add_adapter, freeze_adapter, load_adapter, save_adapter
 from llamarec_core.ranking.backbone import backbone_name, load_backbone
+from llamarec_core.ranking.batches import Teacher
 from llamarec_core.ranking.binding import bind_labels
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import candidate_items, retrieved_rows
 from llamarec_core.ranking.strategies.strategy import Strategy
 from llamarec_core.ranking.strategies.tuning import TextTuning, refuse_label_settings
-from llamarec_core.ranking.tuning import Teacher, Tuning, best_row, make_accelerator
+from llamarec_core.ranking.tuning import Tuning, best_row, make_accelerator
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
 from llamarec_core.settings import RankerSettings
 

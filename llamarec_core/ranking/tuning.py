@@ -1,14 +1,8 @@
 """The tuning loop's state and its two moves: take some optimiser steps, validate (LlamaRec, section 4.1).
 
-The loss::
-
-    L = − mean over questions of log softmax(logits after the prompt)[token of the target's label]
-
-is a softmax over the whole vocabulary at one position, or, with a temperature, over the labels alone; the labels of
-what else the user chose are left out. Soft targets put a share of it on the retriever's distribution over the
-candidates, ``− Σ_i q_i log softmax(logits)[i]``, which says of each question far more than one label does. AdamW, a
-linear warm-up, then a linear decay. A step's micro-batches are shared out to the processes that ``accelerate launch``
-or ``torchrun`` started; one process is the special case.
+The loss is that of :mod:`~llamarec_core.ranking.batches`. AdamW, a linear warm-up, then a linear decay. A step's
+micro-batches are shared out to the processes that ``accelerate launch`` or ``torchrun`` started; one process is the
+special case.
 
 Randomness never depends on the past: examples follow from (seed, epoch), dropout from
 (seed, micro-batch). So a run that was killed ends with the same adapter as one that was not, and
@@ -16,8 +10,6 @@ several processes see the dropout masks that one would. :mod:`~llamarec_core.ran
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +17,6 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
@@ -33,8 +24,8 @@ from llamarec_core.checkpoint import optimizer_tensors, restore_optimizer
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
-from llamarec_core.ranking.examples import NO_ANSWER, draw_examples
-from llamarec_core.ranking.prompt import SharedPrompt
+from llamarec_core.ranking.batches import Batch, LabelBatches, Teacher
+from llamarec_core.ranking.examples import draw_examples
 from llamarec_core.ranking.rerank import (
     candidate_probabilities,
     fit_retriever_weight,
@@ -43,39 +34,11 @@ from llamarec_core.ranking.rerank import (
     rerank_by_scores,
     with_retriever,
 )
-from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
+from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
 from llamarec_core.settings import RankerSettings
 
 MAX_GRADIENT_NORM = 1.0
 """A gradient of a larger norm is scaled down to this one."""
-
-Teacher = Callable[[list[np.ndarray]], np.ndarray]
-"""Scores the whole catalogue after each of some histories, ``(n, n_items + 1)``."""
-
-IGNORED = -100
-"""Stands for the answer of a question that a short history does not have."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one forward pass of the tuning reads: prompts, each with one or several questions."""
-
-    tokens: torch.Tensor
-    """Prompts, or what follows their beginnings, padded on the right, ``(batch · users, length)``."""
-    lengths: torch.Tensor
-    """Where each question stands, ``(batch · users, questions)``."""
-    targets: torch.Tensor
-    """The token of each answer's label, or :data:`IGNORED`, as ``lengths``."""
-    n_tokens: int
-    """Without padding."""
-    others: torch.Tensor | None = None
-    """Labels of what else the user chose, bool, ``(batch · users, questions, n_candidates)``."""
-    soft_targets: torch.Tensor | None = None
-    """What a teacher makes of each question, as ``others``; each row sums to 1."""
-    beginnings: torch.Tensor | None = None
-    """The lists that users share, padded on the right, ``(batch, beginning_length)``; none where nothing is shared."""
-    beginning_lengths: torch.Tensor | None = None
-    """Without padding, ``(batch,)``."""
 
 
 class Tuning:
@@ -113,7 +76,7 @@ class Tuning:
         accelerator: Accelerator,
     ):
         self.ranker, self.dataset, self.validation, self.settings = ranker, dataset, validation, settings
-        self.seed, self.accelerator, self._retrieved, self._teacher = seed, accelerator, retrieved, teacher
+        self.seed, self.accelerator, self._retrieved = seed, accelerator, retrieved
         self._start_epoch(0)
         self._step_size = settings.batch_size * settings.gradient_accumulation  # examples
         self._steps_per_epoch = -(-len(self._examples) // self._step_size)
@@ -124,7 +87,7 @@ class Tuning:
         )
         self._schedule = self._schedule_from(0)
         self._network, self._optimizer = accelerator.prepare(NextTokenLogits(ranker.model), self._plain_optimizer)
-        self._target_ids = torch.tensor(ranker.prompts.target_ids[: settings.candidates], device=accelerator.device)
+        self._questions = LabelBatches(ranker.prompts, dataset, settings, teacher=teacher, device=accelerator.device)
         self._losses: list[float] = []
         self._read = np.zeros(2, dtype=np.int64)  # labels learnt and tokens read by this process
         self._earlier_read = np.zeros(2, dtype=np.int64)
@@ -236,77 +199,11 @@ class Tuning:
 
     def _batch(self, rows: np.ndarray) -> Batch:
         """Return the micro-batch of some of the epoch's examples."""
-        prompts = [self._prompt(row) for row in rows]
-        answers = self._examples.answers[rows]  # (batch, users, targets)
-        ends = np.ones_like(answers)
-        for row, prompt in enumerate(prompts):
-            for column, of_titles in enumerate(prompt.ends):
-                asked = of_titles[-answers.shape[2] :]
-                ends[row, column, answers.shape[2] - len(asked) :] = asked
-        device, labels = self.accelerator.device, np.arange(self.settings.candidates)
-        chosen = np.stack([self._chosen(row) for row in rows])  # (batch, users, n_candidates)
-        others = chosen[:, :, None] & (labels != answers[..., None])  # (batch, users, targets, n_candidates)
-        targets = torch.from_numpy(answers).to(device).flatten(0, 1)
-        histories = [history for prompt in prompts for history in prompt.histories]
-        beginnings = [prompt.beginning for prompt in prompts]
-        shared = pad(beginnings, device=device) if any(beginnings) else (None, None)
-        return Batch(
-            tokens=pad(histories, device=device)[0],
-            lengths=torch.from_numpy(ends).flatten(0, 1).to(device),
-            targets=torch.where(targets == NO_ANSWER, IGNORED, self._target_ids[targets]),
-            others=torch.from_numpy(others).flatten(0, 1).to(device),
-            soft_targets=self._soft_targets(rows, others).flatten(0, 1).to(device)
-            if self.settings.soft_targets
-            else None,
-            beginnings=shared[0],
-            beginning_lengths=shared[1],
-            n_tokens=sum(map(len, beginnings)) + sum(map(len, histories)),
-        )
-
-    def _prompt(self, row: int) -> SharedPrompt:
-        """Return an example's prompt; with a single question it may be of any template."""
-        users, positions, candidates = (part[row] for part in self._examples.parts())
-        histories = [self.dataset.train(int(user))[:end] for user, end in zip(users, positions, strict=True)]
-        if self._examples.answers[row].size > 1:
-            return self.ranker.prompts.build_shared(histories, candidates)
-        tokens = self.ranker.prompts.build(histories[0], candidates)
-        return SharedPrompt(beginning=[], histories=[tokens], ends=[[len(tokens)]])
-
-    def _chosen(self, row: int) -> np.ndarray:
-        """Tell which of an example's candidates each of its users has chosen in training, ``(users, n_candidates)``."""
-        candidates = self._examples.candidates[row]
-        return np.stack([np.isin(candidates, self.dataset.train(int(user))) for user in self._examples.users[row]])
-
-    def _soft_targets(self, rows: np.ndarray, others: np.ndarray) -> torch.Tensor:
-        """Return the teacher's softmax over what is no ``others``, ``(batch, users, targets, n_candidates)``."""
-        histories, candidates = [], []
-        for row in rows:
-            users, positions, listed = (part[row] for part in self._examples.parts())
-            for user, position in zip(users, positions, strict=True):
-                ends = range(position + 1 - others.shape[2], position + 1)
-                # a sequence too short for as many targets has no such question, whose soft target is not read either
-                histories += [self.dataset.train(int(user))[: max(1, end)] for end in ends]
-                candidates += [listed] * len(ends)
-        scores = np.take_along_axis(self._teacher(histories), np.stack(candidates).astype(np.int64), axis=1)
-        scores = torch.from_numpy(scores.reshape(others.shape)).float()
-        return scores.masked_fill(torch.from_numpy(others), -torch.inf).softmax(-1)
+        return self._questions.batch(self._examples, rows)
 
     def _loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the mean cross-entropy of the answers, given logits ``(batch, questions, vocabulary)``."""
-        # what else the user chose, before or after, is neither the answer nor wrong
-        labels = logits[..., self._target_ids].masked_fill(batch.others, -torch.inf)
-        if self.settings.temperature is not None:
-            places = (batch.targets[..., None] == self._target_ids).int().argmax(-1)  # (batch, questions)
-            places = torch.where(batch.targets == IGNORED, IGNORED, places)
-            scaled = (labels / self.settings.temperature).flatten(0, 1)
-            hard = F.cross_entropy(scaled, places.flatten(), ignore_index=IGNORED)
-            if batch.soft_targets is None:
-                return hard
-            log_probabilities = scaled.log_softmax(-1).masked_fill(batch.others.flatten(0, 1), 0.0)
-            soft = -(batch.soft_targets.flatten(0, 1) * log_probabilities).sum(-1)[places.flatten() != IGNORED].mean()
-            return (1 - self.settings.soft_targets) * hard + self.settings.soft_targets * soft
-        logits = logits.index_copy(2, self._target_ids, labels)
-        return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+        """Return the mean cross-entropy of a micro-batch's answers."""
+        return self._questions.loss(logits, batch)
 
     def _schedule_from(self, step: int) -> torch.optim.lr_scheduler.LambdaLR:
         """Return the step size's course from a step on; it depends on nothing else."""

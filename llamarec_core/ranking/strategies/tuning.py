@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from llamarec_core.files import InputError
+from llamarec_core.ranking.batches import IGNORED, Batch
 from llamarec_core.ranking.strategies.strategy import Strategy, answer_rows
-from llamarec_core.ranking.tuning import IGNORED, Batch, Tuning
+from llamarec_core.ranking.tuning import Tuning
 from llamarec_core.ranking.verbalizer import pad
 from llamarec_core.settings import RankerSettings
 
