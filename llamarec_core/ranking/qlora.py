@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
-from llamarec_core.files import replacing, write_json
+from llamarec_core.files import InputError, replacing, write_json
 from llamarec_core.provenance import circumstances, peak_memory_mib
 from llamarec_core.ranking.adapter import add_adapter, freeze_adapter, load_adapter, save_adapter
 from llamarec_core.ranking.backbone import backbone_name, load_backbone
@@ -32,7 +32,7 @@ from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import candidate_items, retrieved_rows
 from llamarec_core.ranking.strategies.strategy import Strategy
 from llamarec_core.ranking.strategies.tuning import TextTuning, refuse_label_settings
-from llamarec_core.ranking.tuning import Tuning, best_row, make_accelerator
+from llamarec_core.ranking.tuning import Teacher, Tuning, best_row, make_accelerator
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
 from llamarec_core.settings import RankerSettings
 
@@ -46,6 +46,7 @@ def fit_ranker(
     folder: Path,
     binding_folder: Path | None = None,
     retrieved: pd.DataFrame | None = None,
+    teacher: Teacher | None = None,
     strategy: type[Strategy] | None = None,
     progress: bool = True,
 ) -> VerbalizerRanker | Strategy:
@@ -62,6 +63,7 @@ def fit_ranker(
         binding_folder: where the label-binding phase is kept, if not in ``folder``: several tunings may share it.
         retrieved: what the retriever recommends after each training sequence (``user``, ``items``), for settings that
             draw negatives from it.
+        teacher: the retriever, as :func:`llamarec_core.retrieval.scorer` returns it, for settings with soft targets.
         strategy: one of :data:`llamarec_core.ranking.strategies.TUNED`; by default the verbalizer is tuned.
         progress: show a progress bar on stderr.
 
@@ -70,11 +72,13 @@ def fit_ranker(
 
     Raises:
         InputError: ``folder`` holds a run of other settings, data, candidates or seed; no user's target is
-            among the candidates; the loss is no longer a number; a setting is for the verbalizer only; or backbone,
-            prompts or adapter are refused.
+            among the candidates; the loss is no longer a number; the teacher is missing; a setting is for the
+            verbalizer only; or backbone, prompts or adapter are refused.
     """
     if strategy:
         refuse_label_settings(strategy, settings)
+    if settings.soft_targets and teacher is None:
+        raise InputError("soft_targets need the retriever that they come from: give it as teacher.")
     folder = Path(folder)
     chosen = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
     validation = retrieved_rows(candidates, "validation", **chosen)
@@ -108,7 +112,8 @@ def fit_ranker(
             progress=progress and main,
         )
     loop = TextTuning if strategy else Tuning
-    tuning = loop(ranker, dataset, validation, settings, retrieved=retrieved, seed=seed, accelerator=accelerator)
+    options = {"retrieved": retrieved, "teacher": teacher, "seed": seed, "accelerator": accelerator}
+    tuning = loop(ranker, dataset, validation, settings, **options)
     if reached:
         tuning.restore(tensors, reached["curve"])
     bar = tqdm(

@@ -5,8 +5,10 @@ The loss::
     L = − mean over questions of log softmax(logits after the prompt)[token of the target's label]
 
 is a softmax over the whole vocabulary at one position, or, with a temperature, over the labels alone; the labels of
-what else the user chose are left out. AdamW, a linear warm-up, then a linear decay. A step's micro-batches are shared
-out to the processes that ``accelerate launch`` or ``torchrun`` started; one process is the special case.
+what else the user chose are left out. Soft targets put a share of it on the retriever's distribution over the
+candidates, ``− Σ_i q_i log softmax(logits)[i]``, which says of each question far more than one label does. AdamW, a
+linear warm-up, then a linear decay. A step's micro-batches are shared out to the processes that ``accelerate launch``
+or ``torchrun`` started; one process is the special case.
 
 Randomness never depends on the past: examples follow from (seed, epoch), dropout from
 (seed, micro-batch). So a run that was killed ends with the same adapter as one that was not, and
@@ -14,6 +16,7 @@ several processes see the dropout masks that one would. :mod:`~llamarec_core.ran
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +35,22 @@ from llamarec_core.files import InputError
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
 from llamarec_core.ranking.examples import NO_ANSWER, draw_examples
 from llamarec_core.ranking.prompt import SharedPrompt
-from llamarec_core.ranking.rerank import ndcg_at_10, rerank
+from llamarec_core.ranking.rerank import (
+    candidate_probabilities,
+    fit_retriever_weight,
+    log_probabilities,
+    ndcg_at_10,
+    rerank_by_scores,
+    with_retriever,
+)
 from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
 from llamarec_core.settings import RankerSettings
 
 MAX_GRADIENT_NORM = 1.0
 """A gradient of a larger norm is scaled down to this one."""
+
+Teacher = Callable[[list[np.ndarray]], np.ndarray]
+"""Scores the whole catalogue after each of some histories, ``(n, n_items + 1)``."""
 
 IGNORED = -100
 """Stands for the answer of a question that a short history does not have."""
@@ -57,6 +70,8 @@ class Batch:
     """Without padding."""
     others: torch.Tensor | None = None
     """Labels of what else the user chose, bool, ``(batch · users, questions, n_candidates)``."""
+    soft_targets: torch.Tensor | None = None
+    """What a teacher makes of each question, as ``others``; each row sums to 1."""
     beginnings: torch.Tensor | None = None
     """The lists that users share, padded on the right, ``(batch, beginning_length)``; none where nothing is shared."""
     beginning_lengths: torch.Tensor | None = None
@@ -70,7 +85,8 @@ class Tuning:
         step: optimiser steps taken.
         total: optimiser steps of the whole run.
         curve: one row a validation: ``step``, ``examples`` (prompts read), ``answers`` (labels learnt), ``tokens``
-            (read, without padding), ``seconds``, ``training_loss`` (mean since the validation before) and ``ndcg@10``.
+            (read, without padding), ``seconds``, ``training_loss`` (mean since the validation before), on validation
+            ``ndcg@10``, and ``ndcg@10_with_retriever``, the best that a weight of the retriever's score makes of it.
         best: the adapter of :func:`best_row`.
 
     Args:
@@ -79,6 +95,7 @@ class Tuning:
         validation: the retriever's candidates of the validation users.
         settings: of the tuning.
         retrieved: as for :func:`~llamarec_core.ranking.examples.draw_examples`.
+        teacher: the retriever, for settings with soft targets.
         seed: of the run.
         accelerator: as :func:`make_accelerator` returns it.
     """
@@ -91,11 +108,12 @@ class Tuning:
         settings: RankerSettings,
         *,
         retrieved: pd.DataFrame | None,
+        teacher: Teacher | None = None,
         seed: int,
         accelerator: Accelerator,
     ):
         self.ranker, self.dataset, self.validation, self.settings = ranker, dataset, validation, settings
-        self.seed, self.accelerator, self._retrieved = seed, accelerator, retrieved
+        self.seed, self.accelerator, self._retrieved, self._teacher = seed, accelerator, retrieved, teacher
         self._start_epoch(0)
         self._step_size = settings.batch_size * settings.gradient_accumulation  # examples
         self._steps_per_epoch = -(-len(self._examples) // self._step_size)
@@ -151,10 +169,13 @@ class Tuning:
 
     def validate(self) -> None:
         """Rank the validation users' candidates, add a row to the curve, and keep the adapter if it is the best."""
-        share = self.validation.iloc[self.accelerator.process_index :: self.accelerator.num_processes]
-        own = self._validation_ranks(share) if len(share) else []
-        # sorted, so that the means do not depend on the number of processes
-        ranks, losses = np.sort(gather_object(own)), np.sort(gather_object(self._losses))
+        places = range(self.accelerator.process_index, len(self.validation), self.accelerator.num_processes)
+        own = self._validation_scores(self.validation.iloc[places]) if places else []
+        gathered = gather_object(list(zip(places, own, strict=True)))
+        scores = np.stack([of_user for _, of_user in sorted(gathered, key=lambda pair: pair[0])])
+        together = with_retriever(self.validation, scores, fit_retriever_weight(self.validation, scores))
+        # sorted, so that the mean does not depend on the number of processes
+        losses = np.sort(gather_object(self._losses))
         answers, tokens = (self._earlier_read + np.sum(gather_object([self._read]), axis=0)).tolist()
         self.curve.append(
             {
@@ -164,7 +185,8 @@ class Tuning:
                 "tokens": tokens,
                 "seconds": round(self._earlier_seconds + time.perf_counter() - self._started, 1),
                 "training_loss": float(losses.mean()) if len(losses) else None,
-                "ndcg@10": ndcg_at_10(ranks),
+                "ndcg@10": ndcg_at_10(rerank_by_scores(self.validation, scores)["rank"].to_numpy()),
+                "ndcg@10_with_retriever": ndcg_at_10(rerank_by_scores(self.validation, together)["rank"].to_numpy()),
             }
         )
         self._losses = []
@@ -193,9 +215,9 @@ class Tuning:
         self._earlier_read = np.array([curve[-1]["answers"], curve[-1]["tokens"]])
         self._schedule = self._schedule_from(self.step)
 
-    def _validation_ranks(self, rows: pd.DataFrame) -> list[int]:
-        """Return the ranks of validation users' targets."""
-        return rerank(self.ranker, self.dataset, rows, "validation")["rank"].tolist()
+    def _validation_scores(self, rows: pd.DataFrame) -> np.ndarray:
+        """Return the ranker's scores of validation users' candidates, ``(n, n_candidates)``."""
+        return log_probabilities(candidate_probabilities(self.ranker, self.dataset, rows, "validation"))
 
     def _start_epoch(self, epoch: int) -> None:
         self._examples = draw_examples(
@@ -233,6 +255,9 @@ class Tuning:
             lengths=torch.from_numpy(ends).flatten(0, 1).to(device),
             targets=torch.where(targets == NO_ANSWER, IGNORED, self._target_ids[targets]),
             others=torch.from_numpy(others).flatten(0, 1).to(device),
+            soft_targets=self._soft_targets(rows, others).flatten(0, 1).to(device)
+            if self.settings.soft_targets
+            else None,
             beginnings=shared[0],
             beginning_lengths=shared[1],
             n_tokens=sum(map(len, beginnings)) + sum(map(len, histories)),
@@ -252,6 +277,20 @@ class Tuning:
         candidates = self._examples.candidates[row]
         return np.stack([np.isin(candidates, self.dataset.train(int(user))) for user in self._examples.users[row]])
 
+    def _soft_targets(self, rows: np.ndarray, others: np.ndarray) -> torch.Tensor:
+        """Return the teacher's softmax over what is no ``others``, ``(batch, users, targets, n_candidates)``."""
+        histories, candidates = [], []
+        for row in rows:
+            users, positions, listed = (part[row] for part in self._examples.parts())
+            for user, position in zip(users, positions, strict=True):
+                ends = range(position + 1 - others.shape[2], position + 1)
+                # a sequence too short for as many targets has no such question, whose soft target is not read either
+                histories += [self.dataset.train(int(user))[: max(1, end)] for end in ends]
+                candidates += [listed] * len(ends)
+        scores = np.take_along_axis(self._teacher(histories), np.stack(candidates).astype(np.int64), axis=1)
+        scores = torch.from_numpy(scores.reshape(others.shape)).float()
+        return scores.masked_fill(torch.from_numpy(others), -torch.inf).softmax(-1)
+
     def _loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean cross-entropy of the answers, given logits ``(batch, questions, vocabulary)``."""
         # what else the user chose, before or after, is neither the answer nor wrong
@@ -260,7 +299,12 @@ class Tuning:
             places = (batch.targets[..., None] == self._target_ids).int().argmax(-1)  # (batch, questions)
             places = torch.where(batch.targets == IGNORED, IGNORED, places)
             scaled = (labels / self.settings.temperature).flatten(0, 1)
-            return F.cross_entropy(scaled, places.flatten(), ignore_index=IGNORED)
+            hard = F.cross_entropy(scaled, places.flatten(), ignore_index=IGNORED)
+            if batch.soft_targets is None:
+                return hard
+            log_probabilities = scaled.log_softmax(-1).masked_fill(batch.others.flatten(0, 1), 0.0)
+            soft = -(batch.soft_targets.flatten(0, 1) * log_probabilities).sum(-1)[places.flatten() != IGNORED].mean()
+            return (1 - self.settings.soft_targets) * hard + self.settings.soft_targets * soft
         logits = logits.index_copy(2, self._target_ids, labels)
         return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
 
@@ -288,13 +332,18 @@ def make_accelerator(settings: RankerSettings) -> Accelerator:
 
 
 def best_row(curve: list[dict[str, Any]], *, settings: RankerSettings) -> dict[str, Any]:
-    """Return the first row with the best NDCG@10.
+    """Return the first row with the best NDCG@10, the ranker's own or with the retriever's score, as the settings say.
 
     The row before any step shows a fresh adapter, which counts only while there is no other; after a warm-up it is
     as good as any.
     """
     rows = curve if settings.warmup != "none" else curve[1:] or curve
-    return max(rows, key=lambda row: row["ndcg@10"])
+    return max(rows, key=lambda row: row[kept_by(settings)])
+
+
+def kept_by(settings: RankerSettings) -> str:
+    """Return the curve's column by which the best adapter is chosen."""
+    return "ndcg@10" if settings.kept_by == "ranker" else "ndcg@10_with_retriever"
 
 
 def _seed_dropout(seed: int, micro_batch: int) -> None:

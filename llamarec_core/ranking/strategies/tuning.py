@@ -12,7 +12,6 @@ import torch
 from torch.nn import functional as F
 
 from llamarec_core.files import InputError
-from llamarec_core.ranking.rerank import rerank_by_scores
 from llamarec_core.ranking.strategies.strategy import Strategy, answer_rows
 from llamarec_core.ranking.tuning import IGNORED, Batch, Tuning
 from llamarec_core.ranking.verbalizer import pad
@@ -44,9 +43,8 @@ class TextTuning(Tuning):
     def _loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
 
-    def _validation_ranks(self, rows: pd.DataFrame) -> list[int]:
-        answers = answer_rows(self.ranker, self.dataset, rows, "validation")
-        return rerank_by_scores(rows, answers.scores)["rank"].tolist()
+    def _validation_scores(self, rows: pd.DataFrame) -> np.ndarray:
+        return answer_rows(self.ranker, self.dataset, rows, "validation").scores
 
     def _example(self, row: int) -> tuple[list[int], list[int]]:
         users, positions, candidates = (part[row] for part in self._examples.parts())
@@ -61,7 +59,7 @@ def refuse_label_settings(strategy: type[Strategy], settings: RankerSettings) ->
         InputError: there is one.
     """
     plain = RankerSettings()
-    for name in ("warmup", "temperature", "users_per_prompt", "targets_per_user"):
+    for name in ("warmup", "temperature", "soft_targets", "users_per_prompt", "targets_per_user"):
         if getattr(settings, name) != getattr(plain, name):
             raise InputError(
                 f"{name}: {getattr(settings, name)} is for the verbalizer's labels, which {strategy.name!r} does not "
