@@ -205,17 +205,20 @@ class PromptBuilder:
         first, second = (listed, past) if self._template.candidates_first else (past, listed)
         return "".join([self._template.opening, *first, self._template.bridge, *second, self._template.closing])
 
-    def length(self, *, history_length: int, n_candidates: int, title_tokens: float) -> float:
+    def length(
+        self, *, history_length: int, n_candidates: int, history_title_tokens: float, title_tokens: float
+    ) -> float:
         """Return how many tokens a prompt has.
 
         Args:
             history_length: titles of the history that are listed.
             n_candidates: candidates that are listed.
-            title_tokens: mean number of tokens of all these titles.
+            history_title_tokens: mean number of tokens of the history's titles.
+            title_tokens: of the candidates' titles.
         """
         marks = [*self._history_mark_tokens[:history_length], *self._candidate_mark_tokens[:n_candidates]]
         fixed = [self._opening, self._bridge, self._closing, *marks]
-        return sum(map(len, fixed)) + (history_length + n_candidates) * title_tokens
+        return sum(map(len, fixed)) + history_length * history_title_tokens + n_candidates * title_tokens
 
     def title(self, item: int) -> str:
         """Return a title as prompts show it, after a space: as its tokens read if it was cut, else exactly as it is."""

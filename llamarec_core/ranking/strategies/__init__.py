@@ -24,6 +24,7 @@ from llamarec_core.ranking.strategies.palr import PALR
 from llamarec_core.ranking.strategies.strategy import Answers, Strategy, answer_rows, catalogue_ranks
 from llamarec_core.ranking.strategies.tallrec import TALLRec
 from llamarec_core.ranking.strategies.verbalizer import Verbalizer
+from llamarec_core.ranking.strategies.wording import RequestSize
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy for strategy in (Verbalizer, CausalLM, PALR, GPT4Rec, TALLRec, P5)
@@ -41,6 +42,7 @@ __all__ = [
     "Answers",
     "CausalLM",
     "GPT4Rec",
+    "RequestSize",
     "Strategy",
     "TALLRec",
     "Verbalizer",

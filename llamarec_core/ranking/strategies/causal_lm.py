@@ -16,14 +16,13 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from llamarec_core.ranking.prompt import PromptBuilder, Template
-from llamarec_core.ranking.strategies.generation import Hypothesis, generate
-from llamarec_core.ranking.strategies.meter import Meter
+from llamarec_core.ranking.strategies.generation import Hypothesis
 from llamarec_core.ranking.strategies.parsing import parse_titles
-from llamarec_core.ranking.strategies.strategy import Strategy, in_order
-from llamarec_core.ranking.strategies.wording import ListPrompt
+from llamarec_core.ranking.strategies.strategy import GeneratingStrategy, in_order
+from llamarec_core.ranking.strategies.wording import ListPrompt, RequestSize
 
 
-class CausalLM(Strategy):
+class CausalLM(GeneratingStrategy):
     """Ranks candidates in the order in which the model lists their titles.
 
     Args:
@@ -50,40 +49,24 @@ class CausalLM(Strategy):
     ):
         super().__init__(model, prompts, batch_size=batch_size)
         end = prompts.tokenizer.eos_token_id
-        self._ends = () if runs_to_limit or end is None else (end,)
-        self._prompt = ListPrompt(prompts, self.template)
+        self.ends = () if runs_to_limit or end is None else (end,)
+        self.prompt = ListPrompt(prompts, self.template)
 
-    def predicted_cost(self, *, history_length: int, n_candidates: int, title_tokens: float) -> dict[str, int]:
+    def predicted_cost(self, size: RequestSize) -> dict[str, int]:
         """Return the cost by the formula at the head of this module."""
-        read = self._prompt.beginning_length(history_length=history_length, title_tokens=title_tokens)
-        read += self._prompt.ending_length(n_candidates=n_candidates, title_tokens=title_tokens)
-        generated = self._limit(n_candidates, round(n_candidates * title_tokens))
+        read = self.prompt.beginning_length(size) + self.prompt.ending_length(size)
+        generated = self._limit(size.n_candidates, round(size.n_candidates * size.title_tokens))
         return {"forward_passes": generated, "tokens_read": round(read), "tokens_generated": generated}
 
     def _limit(self, n_candidates: int, title_tokens: int) -> int:
-        """Return how many tokens may be generated, given those of all candidates' titles together."""
         return max(1, title_tokens)
 
-    def _answer(
-        self, histories: list[list[int]], candidates: list[list[int]], meter: Meter
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        with meter.timed("tokenizing"):
-            prompts = [self._prompt.build(*request) for request in zip(histories, candidates, strict=True)]
-            tokens = [sum(len(self.prompts.title_tokens[item]) for item in listed) for listed in candidates]
-            limits = [self._limit(len(listed), of_titles) for listed, of_titles in zip(candidates, tokens, strict=True)]
-        self._refuse_too_long(max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)))
-        generated = generate(self.model, prompts, meter, limits=limits, ends=self._ends)
-        with meter.timed("parsing"):
-            answers = zip(generated, candidates, strict=True)
-            return [self._parse(request, *answer, meter) for request, answer in enumerate(answers)]
-
     def _parse(
-        self, request: int, hypotheses: list[Hypothesis], candidates: list[int], meter: Meter
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         text = self.prompts.tokenizer.decode(hypotheses[0].tokens, skip_special_tokens=True)
         named, invalid = parse_titles(text, [self.prompts.title(item) for item in candidates])
-        meter.add(request, valid=len(named), invalid=invalid)
-        return in_order(candidates, list_scores(named, len(candidates)))
+        return *in_order(candidates, list_scores(named, len(candidates))), (len(named), invalid)
 
 
 def list_scores(named: list[int], n_candidates: int) -> np.ndarray:

@@ -67,7 +67,9 @@ def generate(
     with meter.timed("reading"):
         read = language_model.model(input_ids=tokens, use_cache=True)
         cache = read.past_key_values
-        hidden = read.last_hidden_state[torch.arange(len(tokens)), lengths - 1]  # (rows, dim), one row a prompt
+        hidden = read.last_hidden_state[
+            torch.arange(len(tokens), device=model.device), lengths - 1
+        ]  # (rows, dim), one row a prompt
     for request, prompt in enumerate(prompts):
         meter.add(request, forward_passes=1, tokens_read=len(prompt))
     beams = _Beams(limits, width, ends, constraint, meter)

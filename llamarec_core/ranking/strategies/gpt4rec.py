@@ -10,6 +10,7 @@ No candidate is read, so that K does not matter.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import bm25s
 import numpy as np
@@ -17,10 +18,9 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from llamarec_core.ranking.prompt import PromptBuilder, Template
-from llamarec_core.ranking.strategies.generation import Hypothesis, generate
-from llamarec_core.ranking.strategies.meter import Meter
-from llamarec_core.ranking.strategies.strategy import Strategy
-from llamarec_core.ranking.strategies.wording import ListPrompt
+from llamarec_core.ranking.strategies.generation import Hypothesis
+from llamarec_core.ranking.strategies.strategy import GeneratingStrategy
+from llamarec_core.ranking.strategies.wording import ListPrompt, RequestSize
 
 QUERIES = 10
 """Queries that are generated for a request, m."""
@@ -37,7 +37,7 @@ _TEMPLATE = Template(
 )
 
 
-class GPT4Rec(Strategy):
+class GPT4Rec(GeneratingStrategy):
     """Searches the catalogue with queries that the model generates.
 
     Args:
@@ -57,51 +57,42 @@ class GPT4Rec(Strategy):
         queries: int = QUERIES,
     ):
         super().__init__(model, prompts, batch_size=batch_size)
-        self._queries, self._limit = queries, prompts.settings.title_tokens
-        self._prompt = ListPrompt(prompts, _TEMPLATE)
+        self.width = queries
+        self.prompt = ListPrompt(prompts, _TEMPLATE)
         self._line_break = prompts.tokenize(["\n"])[0]
-        self._ends = {self._line_break[-1], prompts.tokenizer.eos_token_id} - {None}
+        self.ends = {self._line_break[-1], prompts.tokenizer.eos_token_id} - {None}
         self._search = TitleSearch([prompts.title(item) for item in range(len(prompts.title_tokens))])
 
     def example(
         self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
     ) -> tuple[list[int], list[int]]:
         """Return the history, and the title of what was chosen next as the query to learn."""
-        return self._prompt.build(history), self.prompts.title_tokens[candidates[answer]] + self._line_break
+        return self.prompt.build(history), self.prompts.title_tokens[candidates[answer]] + self._line_break
 
-    def predicted_cost(self, *, history_length: int, n_candidates: int, title_tokens: float) -> dict[str, int]:
+    def predicted_cost(self, size: RequestSize) -> dict[str, int]:
         """Return the cost by the formula at the head of this module."""
-        read = self._prompt.beginning_length(history_length=history_length, title_tokens=title_tokens)
-        read += self._prompt.ending_length(n_candidates=0, title_tokens=0)
+        unread = replace(size, n_candidates=0)
+        read = self.prompt.beginning_length(unread) + self.prompt.ending_length(unread)
+        limit = self.prompts.settings.title_tokens
         return {
-            "forward_passes": 1 + self._queries * (self._limit - 1),
+            "forward_passes": 1 + self.width * (limit - 1),
             "tokens_read": round(read),
-            "tokens_generated": self._queries * self._limit,
+            "tokens_generated": self.width * limit,
         }
 
-    def _answer(
-        self, histories: list[list[int]], candidates: list[list[int]], meter: Meter
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        with meter.timed("tokenizing"):
-            prompts = [self._prompt.build(history) for history in histories]
-        self._refuse_too_long(max(map(len, prompts)) + self._limit)
-        limits = [self._limit] * len(prompts)
-        generated = generate(self.model, prompts, meter, limits=limits, width=self._queries, ends=self._ends)
-        with meter.timed("parsing"):
-            requests = zip(generated, histories, candidates, strict=True)
-            return [self._parse(request, *answer, meter) for request, answer in enumerate(requests)]
+    def _limit(self, n_candidates: int, title_tokens: int) -> int:
+        return self.prompts.settings.title_tokens
 
     def _parse(
-        self, request: int, hypotheses: list[Hypothesis], history: list[int], candidates: list[int], meter: Meter
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         decode = self.prompts.tokenizer.decode
         # a token may hold a line break among other characters
         lines = [decode(hypothesis.tokens, skip_special_tokens=True).splitlines() for hypothesis in hypotheses]
         scores = np.stack([self._search.scores(line[0] if line else "") for line in lines])  # (m, n_items + 1)
         scores[:, history] = 0.0  # what the user has is not recommended again
         valid = int(scores.any(axis=1).sum())
-        meter.add(request, valid=valid, invalid=len(scores) - valid)
-        return scores.max(axis=0)[candidates], retrieve(scores, RECOMMENDED)
+        return scores.max(axis=0)[candidates], retrieve(scores, RECOMMENDED), (valid, len(scores) - valid)
 
 
 class TitleSearch:

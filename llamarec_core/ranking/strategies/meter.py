@@ -10,7 +10,7 @@ import torch
 COUNTS = ("forward_passes", "tokens_read", "tokens_generated", "valid", "invalid")
 """What is counted for each request: sequences that the backbone was run over (one of a batch of k counts as one, not
 as 1/k), tokens of prompts without padding, tokens chosen one by one (of all beams), outputs that name an item, and
-outputs that name none or one that was named before."""
+outputs that name none, or one that an earlier output or the history had named."""
 
 PARTS = ("tokenizing", "reading", "generating", "parsing")
 """The parts of a request's time: building prompts, the passes over them, the passes after them, finding items."""

@@ -7,21 +7,22 @@ recommend. With n_d distinct beginnings of d tokens among the ids, each of D tok
 
     forward passes 1 + Σ_{d < D} b_d,    tokens read c + H · (mark + D),    tokens generated Σ_{d ≤ D} b_d.
 
-No title and no candidate is read, so that T and K do not matter.
+No title and no candidate is read, so that T and K do not matter. A tokenizer that does not give each digit a token, as
+SmolLM2's and Llama's do, makes ids of unequal length, for which these are upper bounds.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from llamarec_core.ranking.prompt import PromptBuilder, Template
-from llamarec_core.ranking.strategies.generation import Hypothesis, generate
-from llamarec_core.ranking.strategies.meter import Meter
-from llamarec_core.ranking.strategies.strategy import Strategy
-from llamarec_core.ranking.strategies.wording import ListPrompt
+from llamarec_core.ranking.strategies.generation import Hypothesis
+from llamarec_core.ranking.strategies.strategy import GeneratingStrategy
+from llamarec_core.ranking.strategies.wording import ListPrompt, RequestSize
 
 WIDTH = 20
 """Items that are recommended, the beam's width."""
@@ -61,7 +62,7 @@ class Trie:
         return self._following.get(beginning, [])
 
 
-class P5(Strategy):
+class P5(GeneratingStrategy):
     """Recommends the items whose ids the model generates.
 
     Args:
@@ -76,51 +77,36 @@ class P5(Strategy):
         self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1, width: int = WIDTH
     ):
         super().__init__(model, prompts, batch_size=batch_size)
-        self._width = width
+        self.width = width
         n_items = len(prompts.title_tokens) - 1
         digits = len(str(n_items))
         self._ids = prompts.tokenize([f" {item:0{digits}}" for item in range(n_items + 1)])  # 0 is padding
         self._items = {tuple(tokens): item for item, tokens in enumerate(self._ids) if item}
         self._trie = Trie(self._ids[1:])
-        self._prompt = ListPrompt(prompts, _TEMPLATE, self._ids)
+        self.constraint = self._trie.following
+        self.prompt = ListPrompt(prompts, _TEMPLATE, self._ids)
 
     def example(
         self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
     ) -> tuple[list[int], list[int]]:
         """Return the history, and the id of what was chosen next."""
-        return self._prompt.build(history), self._ids[candidates[answer]]
+        return self.prompt.build(history), self._ids[candidates[answer]]
 
-    def predicted_cost(self, *, history_length: int, n_candidates: int, title_tokens: float) -> dict[str, int]:
+    def predicted_cost(self, size: RequestSize) -> dict[str, int]:
         """Return the cost by the formula at the head of this module."""
-        depth = len(self._trie.widths)
-        read = self._prompt.beginning_length(history_length=history_length, title_tokens=depth)
-        read += self._prompt.ending_length(n_candidates=0, title_tokens=0)
-        beams = [min(self._width, beginnings) for beginnings in self._trie.widths]
-        return {
-            "forward_passes": 1 + sum(beams[:-1]),
-            "tokens_read": round(read),
-            "tokens_generated": sum(beams),
-        }
+        as_read = replace(size, n_candidates=0, history_title_tokens=len(self._trie.widths))
+        read = self.prompt.beginning_length(as_read) + self.prompt.ending_length(as_read)
+        beams = [min(self.width, beginnings) for beginnings in self._trie.widths]
+        return {"forward_passes": 1 + sum(beams[:-1]), "tokens_read": round(read), "tokens_generated": sum(beams)}
 
-    def _answer(
-        self, histories: list[list[int]], candidates: list[list[int]], meter: Meter
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        with meter.timed("tokenizing"):
-            prompts = [self._prompt.build(history) for history in histories]
-        depth = len(self._trie.widths)
-        self._refuse_too_long(max(map(len, prompts)) + depth)
-        limits, constraint = [depth] * len(prompts), self._trie.following
-        generated = generate(self.model, prompts, meter, limits=limits, width=self._width, constraint=constraint)
-        with meter.timed("parsing"):
-            requests = zip(generated, histories, candidates, strict=True)
-            return [self._parse(request, *answer, meter) for request, answer in enumerate(requests)]
+    def _limit(self, n_candidates: int, title_tokens: int) -> int:
+        return len(self._trie.widths)
 
     def _parse(
-        self, request: int, hypotheses: list[Hypothesis], history: list[int], candidates: list[int], meter: Meter
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         found = {self._items[hypothesis.tokens]: hypothesis.score for hypothesis in hypotheses}
         new = [item for item in found if item not in history]  # what the user has is not recommended again
-        meter.add(request, valid=len(new), invalid=len(found) - len(new))
         # below all that were generated, the retriever's order is kept
         scores = np.array([found.get(item, -np.inf) for item in candidates])
-        return scores, np.array(new, dtype=np.int64)
+        return scores, np.array(new, dtype=np.int64), (len(new), len(found) - len(new))

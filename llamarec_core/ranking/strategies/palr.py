@@ -37,8 +37,8 @@ class PALR(CausalLM):
         """Return history and candidates, and the title of what was chosen next."""
         end = self.prompts.tokenizer.eos_token_id
         title = self.prompts.title_tokens[candidates[answer]]
-        return self._prompt.build(history, candidates), [*title, *([] if end is None else [end])]
+        return self.prompt.build(history, candidates), [*title, *([] if end is None else [end])]
 
     def _limit(self, n_candidates: int, title_tokens: int) -> int:
         entries = min(RECOMMENDED, n_candidates)
-        return entries * self._prompt.mark_tokens + -(-entries * title_tokens // n_candidates)
+        return entries * self.prompt.mark_tokens + -(-entries * title_tokens // n_candidates)

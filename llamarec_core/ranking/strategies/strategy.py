@@ -1,7 +1,7 @@
 """What all strategies share: requests in, scores, recommended items and counted cost out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +16,9 @@ from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import candidate_items
+from llamarec_core.ranking.strategies.generation import Constraint, Hypothesis, generate
 from llamarec_core.ranking.strategies.meter import Meter
+from llamarec_core.ranking.strategies.wording import ListPrompt, RequestSize
 
 
 @dataclass(frozen=True)
@@ -110,17 +112,22 @@ class Strategy(ABC):
         """
         raise InputError(f"The strategy {self.name!r} has no training format: tune palr, gpt4rec, tallrec or p5.")
 
+    def predicted_costs(self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> pd.DataFrame:
+        """Return :meth:`predicted_cost` of requests as of :meth:`rank`, one row each."""
+        costs = []
+        for history, listed in zip(histories, candidates, strict=True):
+            past = history[-self.prompts.settings.history_length :]
+            tokens = [[len(self.prompts.title_tokens[item]) for item in items] for items in (past, listed)]
+            means = [float(np.mean(of_titles)) if of_titles else 0.0 for of_titles in tokens]
+            costs.append(self.predicted_cost(RequestSize(len(past), len(listed), *means)))
+        return pd.DataFrame(costs)
+
     @abstractmethod
-    def predicted_cost(self, *, history_length: int, n_candidates: int, title_tokens: float) -> dict[str, int]:
+    def predicted_cost(self, size: RequestSize) -> dict[str, int]:
         """Return ``forward_passes``, ``tokens_read`` and ``tokens_generated`` of one request, by a formula.
 
         What is generated is taken to run to its limit, so that the formula is an upper bound where a model may end
         earlier.
-
-        Args:
-            history_length: H, titles of the history that are listed.
-            n_candidates: K.
-            title_tokens: T, mean number of tokens of all titles listed.
         """
 
     @abstractmethod
@@ -137,6 +144,56 @@ class Strategy(ABC):
                 f"A request to {self.name!r} takes {n_tokens} tokens with its answer, but "
                 f"{self.prompts.settings.backbone!r} reads at most {limit}: lower history_length or title_tokens."
             )
+
+
+class GeneratingStrategy(Strategy):
+    """A strategy whose answers are generated and then parsed.
+
+    Attributes:
+        prompt: the wording.
+        width: hypotheses that the beam keeps.
+        ends: tokens each of which ends a hypothesis.
+        constraint: which tokens may follow those that were generated; none allows all.
+    """
+
+    prompt: ListPrompt
+    width: int = 1
+    ends: Collection[int] = ()
+    constraint: Constraint | None = None
+
+    def _answer(
+        self, histories: list[list[int]], candidates: list[list[int]], meter: Meter
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        requests = list(zip(histories, candidates, strict=True))
+        with meter.timed("tokenizing"):
+            prompts = [self.prompt.build(past, listed if self.reads_candidates else ()) for past, listed in requests]
+            tokens = [sum(len(self.prompts.title_tokens[item]) for item in listed) for listed in candidates]
+            limits = [self._limit(len(listed), of_titles) for listed, of_titles in zip(candidates, tokens, strict=True)]
+        self._refuse_too_long(max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)))
+        rules = {"width": self.width, "ends": self.ends, "constraint": self.constraint}
+        generated = generate(self.model, prompts, meter, limits=limits, **rules)
+        answers = []
+        with meter.timed("parsing"):
+            for request, hypotheses in enumerate(generated):
+                scores, recommended, (valid, invalid) = self._parse(hypotheses, *requests[request])
+                meter.add(request, valid=valid, invalid=invalid)
+                answers.append((scores, recommended))
+        return answers
+
+    @abstractmethod
+    def _limit(self, n_candidates: int, title_tokens: int) -> int:
+        """Return how many tokens a hypothesis may have.
+
+        Args:
+            n_candidates: K.
+            title_tokens: of all candidates' titles together.
+        """
+
+    @abstractmethod
+    def _parse(
+        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        """Return the candidates' scores, ``(K,)``, the items recommended, and how many outputs were valid and not."""
 
 
 def in_order(candidates: Sequence[int], scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

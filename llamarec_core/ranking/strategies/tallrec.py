@@ -13,6 +13,7 @@ and nothing is generated.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from llamarec_core.files import InputError
 from llamarec_core.ranking.prompt import PromptBuilder, Template
 from llamarec_core.ranking.strategies.meter import Meter
 from llamarec_core.ranking.strategies.strategy import Strategy, in_order
-from llamarec_core.ranking.strategies.wording import ListPrompt
+from llamarec_core.ranking.strategies.wording import ListPrompt, RequestSize
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
 
 _TEMPLATE = Template(
@@ -67,16 +68,13 @@ class TALLRec(Strategy):
         place = answer if positive else (answer + 1) % len(candidates)
         return self._prompt.build(history, [candidates[place]]), [self._answers[0 if positive else 1]]
 
-    def predicted_cost(self, *, history_length: int, n_candidates: int, title_tokens: float) -> dict[str, int]:
+    def predicted_cost(self, size: RequestSize) -> dict[str, int]:
         """Return the cost by the formula at the head of this module."""
-        beginning = self._prompt.beginning_length(history_length=history_length, title_tokens=title_tokens)
-        ending = self._prompt.ending_length(n_candidates=1, title_tokens=title_tokens)
-        times = 1 if self._shared else n_candidates
-        return {
-            "forward_passes": n_candidates + (1 if self._shared else 0),
-            "tokens_read": round(times * beginning + n_candidates * ending),
-            "tokens_generated": 0,
-        }
+        beginning = self._prompt.beginning_length(size)
+        ending = self._prompt.ending_length(replace(size, n_candidates=1))
+        times, passes = (1, 1 + size.n_candidates) if self._shared else (size.n_candidates, size.n_candidates)
+        read = times * beginning + size.n_candidates * ending
+        return {"forward_passes": passes, "tokens_read": round(read), "tokens_generated": 0}
 
     def _answer(
         self, histories: list[list[int]], candidates: list[list[int]], meter: Meter

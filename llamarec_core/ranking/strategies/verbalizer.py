@@ -6,11 +6,14 @@ history and T tokens a title::
     forward passes 1,    tokens read c + (H + K) · (mark + T),    tokens generated 0.
 """
 
+from dataclasses import asdict
+
 import numpy as np
 import torch
 
 from llamarec_core.ranking.strategies.meter import Meter
 from llamarec_core.ranking.strategies.strategy import Strategy, in_order
+from llamarec_core.ranking.strategies.wording import RequestSize
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
 
 
@@ -19,9 +22,9 @@ class Verbalizer(Strategy):
 
     name = "verbalizer"
 
-    def predicted_cost(self, *, history_length: int, n_candidates: int, title_tokens: float) -> dict[str, int]:
+    def predicted_cost(self, size: RequestSize) -> dict[str, int]:
         """Return the cost by the formula at the head of this module."""
-        read = self.prompts.length(history_length=history_length, n_candidates=n_candidates, title_tokens=title_tokens)
+        read = self.prompts.length(**asdict(size))
         return {"forward_passes": 1, "tokens_read": round(read), "tokens_generated": 0}
 
     def _answer(

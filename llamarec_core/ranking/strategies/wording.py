@@ -1,9 +1,24 @@
 """Prompts of the strategies: a list of the history and, where the strategy reads them, of the candidates."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 from llamarec_core.ranking.prompt import PromptBuilder, Template
+
+
+@dataclass(frozen=True)
+class RequestSize:
+    """What the cost of a request depends on."""
+
+    history_length: int
+    """Titles of the history that are listed, H."""
+    n_candidates: int
+    """K."""
+    history_title_tokens: float
+    """Mean number of tokens of the history's titles, T."""
+    title_tokens: float
+    """Mean number of tokens of the candidates' titles, T."""
 
 
 class ListPrompt:
@@ -45,10 +60,11 @@ class ListPrompt:
         listed = (self._candidate_mark + self._entries[item] for item in candidates)
         return [*chain.from_iterable(listed), *self._closing]
 
-    def beginning_length(self, *, history_length: int, title_tokens: float) -> float:
+    def beginning_length(self, size: RequestSize) -> float:
         """Return the number of tokens of :meth:`beginning`: opening + H · (mark + T) + bridge."""
-        return len(self._opening) + history_length * (len(self._history_mark) + title_tokens) + len(self._bridge)
+        past = size.history_length * (len(self._history_mark) + size.history_title_tokens)
+        return len(self._opening) + past + len(self._bridge)
 
-    def ending_length(self, *, n_candidates: int, title_tokens: float) -> float:
+    def ending_length(self, size: RequestSize) -> float:
         """Return the number of tokens of :meth:`ending`: K · (mark + T) + closing."""
-        return n_candidates * (self.mark_tokens + title_tokens) + len(self._closing)
+        return size.n_candidates * (self.mark_tokens + size.title_tokens) + len(self._closing)

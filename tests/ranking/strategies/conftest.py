@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from llamarec_core.ranking import PromptBuilder, load_backbone
 
@@ -45,11 +44,3 @@ class PassCounter:
 def pass_counter(model):
     with PassCounter(model) as counter:
         yield counter
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

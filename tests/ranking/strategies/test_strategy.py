@@ -1,17 +1,28 @@
 """What holds for every strategy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llamarec_core.files import InputError
 from llamarec_core.ranking import PromptBuilder, rerank_by_scores, split_rows
-from llamarec_core.ranking.strategies import STRATEGIES, Answers, TALLRec, answer_rows, catalogue_ranks
+from llamarec_core.ranking.strategies import STRATEGIES, Answers, RequestSize, TALLRec, answer_rows, catalogue_ranks
 from llamarec_core.ranking.strategies.meter import COUNTS, PARTS
 from llamarec_core.ranking.strategies.strategy import in_order
 
 EACH = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES.keys())
 COUNTED = ["forward_passes", "tokens_read", "tokens_generated"]
+
+
+@pytest.fixture(scope="module")
+def uneven_titles(tokenizer, tiny):
+    """Prompts over thirty titles of two to six tokens."""
+    words = ["The", "film", "of", "a", "day"]
+    return PromptBuilder(tokenizer, ["", *(" ".join(words[: 1 + item % 5]) for item in range(1, 31))], tiny.settings)
 
 
 @pytest.fixture(scope="module")
@@ -53,29 +64,45 @@ def test_what_is_counted_is_what_the_backbone_ran(strategy, model, even_titles, 
 
 
 @EACH
-@pytest.mark.parametrize(("history_length", "n_candidates"), [(1, 2), (3, 2), (3, 4)])
-def test_the_formula_predicts_what_is_counted(strategy, model, even_titles, history_length, n_candidates):
-    answering = strategy(model, even_titles)
-    answering._ends = ()  # the formula is of generations that run to their limit
-    cost = answering.rank([list(range(1, 1 + history_length))], [list(range(11, 11 + n_candidates))]).cost
-    lengths = {"history_length": history_length, "n_candidates": n_candidates, "title_tokens": 4}
-    assert answering.predicted_cost(**lengths) == cost.loc[0, COUNTED].to_dict()
+def test_the_formula_predicts_what_is_counted(strategy, model, uneven_titles):
+    answering = strategy(model, uneven_titles)
+    answering.ends = ()  # the formula is of generations that run to their limit
+    requests = [[1], [1, 2], [8, 9, 3, 14]], [[11, 12, 13], [21, 4, 30], [5, 16, 17]]
+    predicted = answering.predicted_costs(*requests)
+    pd.testing.assert_frame_equal(predicted, answering.rank(*requests).cost[COUNTED])
+    if strategy.reads_candidates:
+        assert predicted["tokens_read"].nunique() == 3
 
 
 @EACH
 def test_the_formula_bounds_what_a_model_generates_that_may_end(strategy, model, prompts, requests):
     answering = strategy(model, prompts)
-    cost = answering.rank(*requests).cost
-    for request, (history, listed) in enumerate(zip(*requests, strict=True)):
-        past = history[-prompts.settings.history_length :]
-        lengths = [len(prompts.title_tokens[item]) for item in [*past, *listed]]
-        assert len(set(lengths)) == 1
-        predicted = answering.predicted_cost(
-            history_length=len(past), n_candidates=len(listed), title_tokens=lengths[0]
-        )
-        assert cost["tokens_read"][request] == predicted["tokens_read"]
-        assert cost["forward_passes"][request] <= predicted["forward_passes"]
-        assert cost["tokens_generated"][request] <= predicted["tokens_generated"]
+    if getattr(answering, "ends", ()):
+        answering.ends = set(range(0, 49_152, 5))  # of the model's end alone, random weights would never think
+    predicted, cost = answering.predicted_costs(*requests), answering.rank(*requests).cost
+    assert cost["tokens_read"].equals(predicted["tokens_read"])
+    assert (cost[COUNTED] <= predicted).all(axis=None)
+
+
+@EACH
+def test_one_more_title_costs_what_the_formula_says(strategy, model, prompts):
+    size = RequestSize(history_length=2, n_candidates=3, history_title_tokens=5.0, title_tokens=4.0)
+    costs = [
+        strategy(model, prompts).predicted_cost(replace(size, **change))
+        for change in ({}, {"history_length": 3}, {"n_candidates": 4}, {"title_tokens": 6.0})
+    ]
+    read, generated = ([cost[name] - costs[0][name] for cost in costs[1:]] for name in COUNTED[1:])
+    mark = 2  # a line break and a dash; the verbalizer's candidates have a line break, a letter and a full stop
+    expected = {
+        "verbalizer": ([mark + 5, 3 + 4, 3 * 2], [0, 0, 0]),
+        "causal_lm": ([mark + 5, mark + 4, 3 * 2], [0, 4, 3 * 2]),
+        "palr": ([mark + 5, mark + 4, 3 * 2], [0, mark + 4, 3 * 2]),
+        "gpt4rec": ([mark + 5, 0, 0], [0, 0, 0]),
+        # each candidate has a question of its own, which ends with two line breaks and "Answer:"
+        "tallrec": ([mark + 5, mark + 4 + 4, 3 * 2], [0, 0, 0]),
+        "p5": ([mark + 3, 0, 0], [0, 0, 0]),  # a space and two digits
+    }
+    assert (read, generated) == expected[strategy.name]
 
 
 @EACH
@@ -111,6 +138,20 @@ def test_ties_keep_the_retrievers_order():
     answers = Answers(np.array([[0.0, 2.0, 0.0], [-np.inf, -np.inf, -1.0]]), [], pd.DataFrame())
     assert answers.ranks.tolist() == [[2, 1, 3], [2, 3, 1]]
     assert in_order([7, 8, 9], answers.scores[0])[1].tolist() == [8, 7, 9]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(allow_nan=False), min_size=5, max_size=5), min_size=1, max_size=3),
+    st.lists(st.sampled_from([-np.inf, 0.0, 1.0]), min_size=5, max_size=5),
+)
+def test_ranks_are_permutations_whatever_the_scores(scores, tied):
+    scores = np.array([*scores, tied])
+    ranks = Answers(scores, [], pd.DataFrame()).ranks
+    assert (np.sort(ranks, axis=1) == np.arange(1, 6)).all()
+    for of_request, ranked in zip(scores, ranks, strict=True):
+        by_rank = of_request[np.argsort(ranked)]
+        assert (by_rank[:-1] >= by_rank[1:]).all()
 
 
 def test_rows_are_answered_with_the_history_of_the_split_and_ranked(model, prompts, dataset, candidates):

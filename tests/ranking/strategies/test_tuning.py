@@ -72,7 +72,7 @@ def test_the_loaded_strategy_is_the_tuned_one(tuned, tiny, dataset, requests):
 
 
 def test_p5_learns_what_is_always_the_same(tiny, dataset, candidates, tmp_path, monkeypatch):
-    monkeypatch.setattr(P5, "example", lambda self, *example: (self._prompt.build(example[1]), self._ids[17]))
+    monkeypatch.setattr(P5, "example", lambda self, *example: (self.prompt.build(example[1]), self._ids[17]))
     settings = tiny.settings.model_copy(update={"epochs": 6})
     options = {"seed": 0, "folder": tmp_path, "strategy": P5, "progress": False}
     ranker = fit_ranker(dataset, candidates, settings, **options)
