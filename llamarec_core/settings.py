@@ -129,6 +129,9 @@ class RankerSettings(Settings):
     temperature: Annotated[float, Field(gt=0.0)] | None = None
     """Empty: the loss is a softmax over the whole vocabulary. A number divides the labels' logits in a softmax over the
     labels alone, so that a confident warm-up is refined and not unlearnt."""
+    soft_targets: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Share of the loss that teaches the retriever's distribution over the candidates instead of the one target; it
+    needs a ``temperature``."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
     epochs: Annotated[int, Field(ge=0)] = 1
@@ -145,6 +148,9 @@ class RankerSettings(Settings):
     """Optimiser steps between two validations; a checkpoint is written at each."""
     validation_users: PositiveInt | None = None
     """Users of the retrieved validation subset to validate on, drawn once; empty takes all of them."""
+    kept_by: Literal["ranker", "with_retriever"] = "ranker"
+    """The adapter that is kept is the best on validation by itself, as published, or with the retriever's score added:
+    there a preference for early labels, which the retriever's order rewards, is no advantage."""
     weight_users: PositiveInt | None = None
     """Users of the retrieved validation subset on whom the retriever's weight is fitted; empty takes all of them."""
     evaluation_batch_size: PositiveInt = 16
@@ -168,6 +174,8 @@ class RankerSettings(Settings):
                 f"template: {self.template} has one question a prompt: with several users_per_prompt or "
                 "targets_per_user choose candidates_first"
             )
+        if self.soft_targets and self.temperature is None:
+            raise ValueError("soft_targets: they are a distribution over the labels alone: set a temperature too")
         if self.targets_per_user > self.history_length:
             raise ValueError(
                 f"targets_per_user: {self.targets_per_user} is more than the history's {self.history_length} titles: "

@@ -46,7 +46,7 @@ def test_a_source_notebook_is_short_commented_and_without_outputs(path):
     cells = nbformat.read(path, as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)
-    assert max(len(cell.source.splitlines()) for cell in code) <= 16
+    assert max(len(cell.source.splitlines()) for cell in code) <= 15
     assert all("hide-input" in cell.metadata.tags for cell in code)
     (parameters,) = (cell for cell in code if "parameters" in cell.metadata.tags)
     assert all("  # " in line for line in parameters.source.splitlines())

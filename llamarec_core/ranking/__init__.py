@@ -4,7 +4,8 @@
 
 :func:`fit_ranker` tunes the model (QLoRA), :func:`load_ranker` loads it with or without its adapter,
 :func:`rerank` writes the ranks that the evaluation reads. The ``rerank_…`` functions make the ranks
-of simpler orders of the same candidates.
+of simpler orders of the same candidates. :mod:`~llamarec_core.ranking.strategies` holds the ways of ranking with a
+language model that LlamaRec argues against.
 """
 
 from llamarec_core.ranking.ablations import UNTUNED, Ablation

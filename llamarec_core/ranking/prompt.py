@@ -96,6 +96,8 @@ class PromptBuilder:
     """Builds the prompts of one data set for one tokenizer.
 
     Attributes:
+        tokenizer: the backbone's tokenizer.
+        title_tokens: token ids of each title as prompts list it, by item id.
         label_ids: the token ids whose logits the verbalizer reads, one for each of :data:`LABELS`;
             they follow ``settings.label_tokens``.
         target_ids: the token ids that stand for the labels inside a prompt, which training teaches.
@@ -114,19 +116,17 @@ class PromptBuilder:
         if settings.template not in TEMPLATES:
             raise InputError(f"Unknown template {settings.template!r}: choose from {', '.join(TEMPLATES)}.")
         self.settings = settings
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._template = template = TEMPLATES[settings.template]
         self._titles = [" " + " ".join(title.split()) for title in titles]
-        self._title_tokens = [tokens[: settings.title_tokens] for tokens in self._tokenize(self._titles)]
+        self.title_tokens = [tokens[: settings.title_tokens] for tokens in self.tokenize(self._titles)]
         self._history_marks = _marks(template.history_mark, template, number=range(1, settings.history_length + 1))
         self._candidate_marks = _marks(template.candidate_mark, template, label=LABELS)
-        self._history_mark_tokens = self._tokenize(self._history_marks)
-        self._candidate_mark_tokens = self._tokenize(self._candidate_marks)
-        self._opening = tokenizer(template.opening, add_special_tokens=False).input_ids
-        if tokenizer.bos_token_id is not None and tokenizer(template.opening).input_ids[0] == tokenizer.bos_token_id:
-            self._opening = [tokenizer.bos_token_id, *self._opening]
-        self._bridge, self._closing = self._tokenize([template.bridge, template.closing])
-        self._question, self._line_break = self._tokenize(["\n-", "\n"])
+        self._history_mark_tokens = self.tokenize(self._history_marks)
+        self._candidate_mark_tokens = self.tokenize(self._candidate_marks)
+        self._opening = self.begin(template.opening)
+        self._bridge, self._closing = self.tokenize([template.bridge, template.closing])
+        self._question, self._line_break = self.tokenize(["\n-", "\n"])
         self.target_ids = self._labels_in_prompt()
         self.label_ids = self.target_ids if settings.label_tokens == "in_prompt" else self._labels_alone()
 
@@ -184,7 +184,7 @@ class PromptBuilder:
         """
         tokens, before = [*self._opening, *chain(*self._entries(self._candidate_mark_tokens, pool))], []
         for place in places:
-            title = self._title_tokens[pool[place]]
+            title = self.title_tokens[pool[place]]
             if generator is not None and generator.random() < 0.5:
                 start = generator.integers(len(title) // 2 + 1)
                 title = title[start : start + (len(title) + 1) // 2]
@@ -195,15 +195,48 @@ class PromptBuilder:
 
     def _entries(self, marks: Sequence[list[int]], items: Sequence[int]) -> list[list[int]]:
         """Return the tokens of each title of an enumeration with its mark."""
-        return [mark + self._title_tokens[item] for mark, item in zip(marks, items, strict=False)]
+        return [mark + self.title_tokens[item] for mark, item in zip(marks, items, strict=False)]
 
     def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
         """Return the prompt of :meth:`build` as text, for people to read."""
         history = self._checked(history, candidates)
-        past = [mark + self._cut_title(item) for mark, item in zip(self._history_marks, history, strict=False)]
-        listed = [mark + self._cut_title(item) for mark, item in zip(self._candidate_marks, candidates, strict=False)]
+        past = [mark + self.title(item) for mark, item in zip(self._history_marks, history, strict=False)]
+        listed = [mark + self.title(item) for mark, item in zip(self._candidate_marks, candidates, strict=False)]
         first, second = (listed, past) if self._template.candidates_first else (past, listed)
         return "".join([self._template.opening, *first, self._template.bridge, *second, self._template.closing])
+
+    def length(
+        self, *, history_length: int, n_candidates: int, history_title_tokens: float, title_tokens: float
+    ) -> float:
+        """Return how many tokens a prompt has.
+
+        Args:
+            history_length: titles of the history that are listed.
+            n_candidates: candidates that are listed.
+            history_title_tokens: mean number of tokens of the history's titles.
+            title_tokens: of the candidates' titles.
+        """
+        marks = [*self._history_mark_tokens[:history_length], *self._candidate_mark_tokens[:n_candidates]]
+        fixed = [self._opening, self._bridge, self._closing, *marks]
+        return sum(map(len, fixed)) + history_length * history_title_tokens + n_candidates * title_tokens
+
+    def title(self, item: int) -> str:
+        """Return a title as prompts show it, after a space: as its tokens read if it was cut, else exactly as it is."""
+        tokens = self.title_tokens[item]
+        if len(tokens) < self.settings.title_tokens:
+            return self._titles[item]
+        return " " + self.tokenizer.decode(tokens).strip()
+
+    def begin(self, text: str) -> list[int]:
+        """Tokenize what a prompt opens with, after the token that begins a sequence if the tokenizer puts one."""
+        start, tokens = self.tokenizer.bos_token_id, self.tokenizer(text, add_special_tokens=False).input_ids
+        return [start, *tokens] if start is not None and self.tokenizer(text).input_ids[0] == start else tokens
+
+    def tokenize(self, pieces: Sequence[str]) -> list[list[int]]:
+        """Tokenize pieces, each of which begins with white space, as they stand in the middle of a text."""
+        anchored = self.tokenizer([_ANCHOR, *(_ANCHOR + piece for piece in pieces)], add_special_tokens=False)
+        start = len(anchored.input_ids[0])
+        return [tokens[start:] for tokens in anchored.input_ids[1:]]
 
     def _checked(self, history: Sequence[int], candidates: Sequence[int]) -> Sequence[int]:
         """Return the part of the history that the prompt lists."""
@@ -214,23 +247,10 @@ class PromptBuilder:
             )
         return history[-self.settings.history_length :]
 
-    def _cut_title(self, item: int) -> str:
-        # a title that was cut is shown as its tokens read; any other exactly as it is
-        tokens = self._title_tokens[item]
-        if len(tokens) < self.settings.title_tokens:
-            return self._titles[item]
-        return " " + self._tokenizer.decode(tokens).strip()
-
-    def _tokenize(self, pieces: Sequence[str]) -> list[list[int]]:
-        """Tokenize pieces as they stand in the middle of a text."""
-        anchored = self._tokenizer([_ANCHOR, *(_ANCHOR + piece for piece in pieces)], add_special_tokens=False)
-        start = len(anchored.input_ids[0])
-        return [tokens[start:] for tokens in anchored.input_ids[1:]]
-
     def _labels_in_prompt(self) -> list[int]:
         """Find each label's token by tokenizing the prompt's end with the label after it."""
         end = self._template.closing
-        followed = self._tokenize([end + label for label in LABELS])
+        followed = self.tokenize([end + label for label in LABELS])
         if any(tokens[:-1] != self._closing or len(tokens) == len(self._closing) for tokens in followed):
             raise InputError(
                 f"The tokenizer of {self.settings.backbone!r} does not give each label A…{LABELS[-1]} one token "
@@ -240,7 +260,7 @@ class PromptBuilder:
 
     def _labels_alone(self) -> list[int]:
         """Find each label's token as the authors' code does: the letter is encoded by itself."""
-        encoded = self._tokenizer(list(LABELS), add_special_tokens=False).input_ids
+        encoded = self.tokenizer(list(LABELS), add_special_tokens=False).input_ids
         if any(len(tokens) != 1 for tokens in encoded):
             raise InputError(
                 f"The tokenizer of {self.settings.backbone!r} gives a letter alone more than one token: "

@@ -1,12 +1,8 @@
 """The tuning loop's state and its two moves: take some optimiser steps, validate (LlamaRec, section 4.1).
 
-The loss::
-
-    L = − mean over questions of log softmax(logits after the prompt)[token of the target's label]
-
-is a softmax over the whole vocabulary at one position, or, with a temperature, over the labels alone; the labels of
-what else the user chose are left out. AdamW, a linear warm-up, then a linear decay. A step's micro-batches are shared
-out to the processes that ``accelerate launch`` or ``torchrun`` started; one process is the special case.
+The loss is that of :mod:`~llamarec_core.ranking.batches`. AdamW, a linear warm-up, then a linear decay. A step's
+micro-batches are shared out to the processes that ``accelerate launch`` or ``torchrun`` started; one process is the
+special case.
 
 Randomness never depends on the past: examples follow from (seed, epoch), dropout from
 (seed, micro-batch). So a run that was killed ends with the same adapter as one that was not, and
@@ -14,7 +10,6 @@ several processes see the dropout masks that one would. :mod:`~llamarec_core.ran
 """
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +17,6 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
@@ -30,37 +24,21 @@ from llamarec_core.checkpoint import optimizer_tensors, restore_optimizer
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
-from llamarec_core.ranking.examples import NO_ANSWER, draw_examples
-from llamarec_core.ranking.prompt import SharedPrompt
-from llamarec_core.ranking.rerank import ndcg_at_10, rerank
-from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
+from llamarec_core.ranking.batches import Batch, LabelBatches, Teacher
+from llamarec_core.ranking.examples import draw_examples
+from llamarec_core.ranking.rerank import (
+    candidate_probabilities,
+    fit_retriever_weight,
+    log_probabilities,
+    ndcg_at_10,
+    rerank_by_scores,
+    with_retriever,
+)
+from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
 from llamarec_core.settings import RankerSettings
 
 MAX_GRADIENT_NORM = 1.0
 """A gradient of a larger norm is scaled down to this one."""
-
-IGNORED = -100
-"""Stands for the answer of a question that a short history does not have."""
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What one forward pass of the tuning reads: prompts, each with one or several questions."""
-
-    tokens: torch.Tensor
-    """Prompts, or what follows their beginnings, padded on the right, ``(batch · users, length)``."""
-    lengths: torch.Tensor
-    """Where each question stands, ``(batch · users, questions)``."""
-    targets: torch.Tensor
-    """The token of each answer's label, or :data:`IGNORED`, as ``lengths``."""
-    others: torch.Tensor
-    """Labels of what else the user chose, bool, ``(batch · users, questions, n_candidates)``."""
-    beginnings: torch.Tensor | None
-    """The lists that users share, padded on the right, ``(batch, beginning_length)``; none where nothing is shared."""
-    beginning_lengths: torch.Tensor | None
-    """Without padding, ``(batch,)``."""
-    n_tokens: int
-    """Without padding."""
 
 
 class Tuning:
@@ -70,7 +48,8 @@ class Tuning:
         step: optimiser steps taken.
         total: optimiser steps of the whole run.
         curve: one row a validation: ``step``, ``examples`` (prompts read), ``answers`` (labels learnt), ``tokens``
-            (read, without padding), ``seconds``, ``training_loss`` (mean since the validation before) and ``ndcg@10``.
+            (read, without padding), ``seconds``, ``training_loss`` (mean since the validation before), on validation
+            ``ndcg@10``, and ``ndcg@10_with_retriever``, the best that a weight of the retriever's score makes of it.
         best: the adapter of :func:`best_row`.
 
     Args:
@@ -79,6 +58,7 @@ class Tuning:
         validation: the retriever's candidates of the validation users.
         settings: of the tuning.
         retrieved: as for :func:`~llamarec_core.ranking.examples.draw_examples`.
+        teacher: the retriever, for settings with soft targets.
         seed: of the run.
         accelerator: as :func:`make_accelerator` returns it.
     """
@@ -91,6 +71,7 @@ class Tuning:
         settings: RankerSettings,
         *,
         retrieved: pd.DataFrame | None,
+        teacher: Teacher | None = None,
         seed: int,
         accelerator: Accelerator,
     ):
@@ -106,7 +87,7 @@ class Tuning:
         )
         self._schedule = self._schedule_from(0)
         self._network, self._optimizer = accelerator.prepare(NextTokenLogits(ranker.model), self._plain_optimizer)
-        self._target_ids = torch.tensor(ranker.prompts.target_ids[: settings.candidates], device=accelerator.device)
+        self._questions = LabelBatches(ranker.prompts, dataset, settings, teacher=teacher, device=accelerator.device)
         self._losses: list[float] = []
         self._read = np.zeros(2, dtype=np.int64)  # labels learnt and tokens read by this process
         self._earlier_read = np.zeros(2, dtype=np.int64)
@@ -151,10 +132,13 @@ class Tuning:
 
     def validate(self) -> None:
         """Rank the validation users' candidates, add a row to the curve, and keep the adapter if it is the best."""
-        share = self.validation.iloc[self.accelerator.process_index :: self.accelerator.num_processes]
-        own = rerank(self.ranker, self.dataset, share, "validation")["rank"].tolist() if len(share) else []
-        # sorted, so that the means do not depend on the number of processes
-        ranks, losses = np.sort(gather_object(own)), np.sort(gather_object(self._losses))
+        places = range(self.accelerator.process_index, len(self.validation), self.accelerator.num_processes)
+        own = self._validation_scores(self.validation.iloc[places]) if places else []
+        gathered = gather_object(list(zip(places, own, strict=True)))
+        scores = np.stack([of_user for _, of_user in sorted(gathered, key=lambda pair: pair[0])])
+        together = with_retriever(self.validation, scores, fit_retriever_weight(self.validation, scores))
+        # sorted, so that the mean does not depend on the number of processes
+        losses = np.sort(gather_object(self._losses))
         answers, tokens = (self._earlier_read + np.sum(gather_object([self._read]), axis=0)).tolist()
         self.curve.append(
             {
@@ -164,7 +148,8 @@ class Tuning:
                 "tokens": tokens,
                 "seconds": round(self._earlier_seconds + time.perf_counter() - self._started, 1),
                 "training_loss": float(losses.mean()) if len(losses) else None,
-                "ndcg@10": ndcg_at_10(ranks),
+                "ndcg@10": ndcg_at_10(rerank_by_scores(self.validation, scores)["rank"].to_numpy()),
+                "ndcg@10_with_retriever": ndcg_at_10(rerank_by_scores(self.validation, together)["rank"].to_numpy()),
             }
         )
         self._losses = []
@@ -193,69 +178,32 @@ class Tuning:
         self._earlier_read = np.array([curve[-1]["answers"], curve[-1]["tokens"]])
         self._schedule = self._schedule_from(self.step)
 
+    def _validation_scores(self, rows: pd.DataFrame) -> np.ndarray:
+        """Return the ranker's scores of validation users' candidates, ``(n, n_candidates)``."""
+        return log_probabilities(candidate_probabilities(self.ranker, self.dataset, rows, "validation"))
+
     def _start_epoch(self, epoch: int) -> None:
         self._examples = draw_examples(
             self.dataset, self.settings, seed=self.seed, epoch=epoch, retrieved=self._retrieved
         )
         self._epoch = epoch
 
-    def _micro_batch(self, step: int, place: int) -> "_Batch":
+    def _micro_batch(self, step: int, place: int) -> Batch:
         """Return one of a step's micro-batches."""
         epoch, step_of_epoch = divmod(step, self._steps_per_epoch)
         if epoch != self._epoch:
             self._start_epoch(epoch)
         start = step_of_epoch * self._step_size + place * self.settings.batch_size
         # every step is full: an epoch's last is filled up from its beginning
-        rows = np.arange(start, start + self.settings.batch_size) % len(self._examples)
-        prompts = [self._prompt(row) for row in rows]
-        answers = self._examples.answers[rows]  # (batch, users, targets)
-        ends = np.ones_like(answers)
-        for row, prompt in enumerate(prompts):
-            for column, of_titles in enumerate(prompt.ends):
-                asked = of_titles[-answers.shape[2] :]
-                ends[row, column, answers.shape[2] - len(asked) :] = asked
-        device, labels = self.accelerator.device, np.arange(self.settings.candidates)
-        chosen = np.stack([self._chosen(row) for row in rows])  # (batch, users, n_candidates)
-        others = chosen[:, :, None] & (labels != answers[..., None])  # (batch, users, targets, n_candidates)
-        targets = torch.from_numpy(answers).to(device).flatten(0, 1)
-        histories = [history for prompt in prompts for history in prompt.histories]
-        beginnings = [prompt.beginning for prompt in prompts]
-        shared = pad(beginnings, device=device) if any(beginnings) else (None, None)
-        return _Batch(
-            tokens=pad(histories, device=device)[0],
-            lengths=torch.from_numpy(ends).flatten(0, 1).to(device),
-            targets=torch.where(targets == NO_ANSWER, IGNORED, self._target_ids[targets]),
-            others=torch.from_numpy(others).flatten(0, 1).to(device),
-            beginnings=shared[0],
-            beginning_lengths=shared[1],
-            n_tokens=sum(map(len, beginnings)) + sum(map(len, histories)),
-        )
+        return self._batch(np.arange(start, start + self.settings.batch_size) % len(self._examples))
 
-    def _prompt(self, row: int) -> SharedPrompt:
-        """Return an example's prompt; with a single question it may be of any template."""
-        users, positions, candidates = (part[row] for part in self._examples.parts())
-        histories = [self.dataset.train(int(user))[:end] for user, end in zip(users, positions, strict=True)]
-        if self._examples.answers[row].size > 1:
-            return self.ranker.prompts.build_shared(histories, candidates)
-        tokens = self.ranker.prompts.build(histories[0], candidates)
-        return SharedPrompt(beginning=[], histories=[tokens], ends=[[len(tokens)]])
+    def _batch(self, rows: np.ndarray) -> Batch:
+        """Return the micro-batch of some of the epoch's examples."""
+        return self._questions.batch(self._examples, rows)
 
-    def _chosen(self, row: int) -> np.ndarray:
-        """Tell which of an example's candidates each of its users has chosen in training, ``(users, n_candidates)``."""
-        candidates = self._examples.candidates[row]
-        return np.stack([np.isin(candidates, self.dataset.train(int(user))) for user in self._examples.users[row]])
-
-    def _loss(self, logits: torch.Tensor, batch: "_Batch") -> torch.Tensor:
-        """Return the mean cross-entropy of the answers, given logits ``(batch, questions, vocabulary)``."""
-        # what else the user chose, before or after, is neither the answer nor wrong
-        labels = logits[..., self._target_ids].masked_fill(batch.others, -torch.inf)
-        if self.settings.temperature is not None:
-            places = (batch.targets[..., None] == self._target_ids).int().argmax(-1)  # (batch, questions)
-            places = torch.where(batch.targets == IGNORED, IGNORED, places)
-            scaled = (labels / self.settings.temperature).flatten(0, 1)
-            return F.cross_entropy(scaled, places.flatten(), ignore_index=IGNORED)
-        logits = logits.index_copy(2, self._target_ids, labels)
-        return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+    def _loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the mean cross-entropy of a micro-batch's answers."""
+        return self._questions.loss(logits, batch)
 
     def _schedule_from(self, step: int) -> torch.optim.lr_scheduler.LambdaLR:
         """Return the step size's course from a step on; it depends on nothing else."""
@@ -281,13 +229,18 @@ def make_accelerator(settings: RankerSettings) -> Accelerator:
 
 
 def best_row(curve: list[dict[str, Any]], *, settings: RankerSettings) -> dict[str, Any]:
-    """Return the first row with the best NDCG@10.
+    """Return the first row with the best NDCG@10, the ranker's own or with the retriever's score, as the settings say.
 
     The row before any step shows a fresh adapter, which counts only while there is no other; after a warm-up it is
     as good as any.
     """
     rows = curve if settings.warmup != "none" else curve[1:] or curve
-    return max(rows, key=lambda row: row["ndcg@10"])
+    return max(rows, key=lambda row: row[kept_by(settings)])
+
+
+def kept_by(settings: RankerSettings) -> str:
+    """Return the curve's column by which the best adapter is chosen."""
+    return "ndcg@10" if settings.kept_by == "ranker" else "ndcg@10_with_retriever"
 
 
 def _seed_dropout(seed: int, micro_batch: int) -> None:

@@ -1,19 +1,12 @@
 """What the book shows: tables and figures, each made by one function from ranks, curves and data sets.
 
 Tables are computed and stored tidy, one number a row (``tables``), and laid out wide for the page and for
-LaTeX (``layout``). ``figures`` holds the one theme and every plot. ``methods`` names what is compared.
+LaTeX (``layout``). ``figures`` holds the one theme and the plots of the results. ``methods`` names what is compared.
 """
 
-from llamarec_core.report.ablations import (
-    ablation_display,
-    ablation_forest,
-    ablation_table,
-    learning_curves,
-    training_table,
-)
+from llamarec_core.report.ablations import ablation_display, ablation_table, training_table
 from llamarec_core.report.claims import claims_display, verdict_counts
 from llamarec_core.report.figures import (
-    candidate_probabilities,
     metric_bars,
     rank_histogram,
     save_figure,
@@ -23,6 +16,7 @@ from llamarec_core.report.figures import (
 )
 from llamarec_core.report.layout import ShownTable, show_table, write_table
 from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES
+from llamarec_core.report.ranking_figures import ablation_forest, candidate_probabilities, learning_curves
 from llamarec_core.report.retrieval import (
     noise_table,
     pairs_table,

@@ -1,4 +1,4 @@
-"""What the ranker knows: variants of it on the same users, as a table and a figure.
+"""What the ranker knows: variants of it on the same users, as a table.
 
 Variants come in groups, each with one reference that the others of the group are compared with, user by user.
 """
@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from llamarec_core.evaluation import bootstrap_interval, holm, paired_difference, per_user
 from llamarec_core.files import InputError, read_json
 from llamarec_core.provenance import commit_name
-from llamarec_core.report.figures import described, new_figure
 
 METRIC = "NDCG@10"
 
@@ -105,30 +103,6 @@ def _training_row(name: str, curve: pd.DataFrame, reached: float, folder: Path) 
     }
 
 
-def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Plot training loss and validation NDCG@10 of several tunings against the answers learnt.
-
-    Args:
-        curves: name → ``answers``, ``training_loss`` and ``ndcg@10``, as ``training.csv`` holds them.
-    """
-    figure, (upper, lower) = new_figure(rows=2, height=4.4, sharex=True)
-    for name, curve in curves.items():
-        losses = curve.dropna(subset="training_loss")
-        upper.plot(losses["answers"], losses["training_loss"], marker="o", markersize=3, label=name)
-        lower.plot(curve["answers"], curve["ndcg@10"], marker="o", markersize=4, label=name)
-    upper.set(ylabel="training loss (nats)")
-    lower.set(xlabel="answers learnt", ylabel="validation NDCG@10")
-    upper.legend()
-    parts = [
-        f"{name}: {curve['ndcg@10'].iloc[0]:.4f} to {curve['ndcg@10'].max():.4f}" for name, curve in curves.items()
-    ]
-    return described(
-        figure,
-        "Training loss (upper panel) and validation NDCG@10 (lower panel) against answers learnt, one line a tuning. "
-        f"NDCG@10 before the first step and at its best: {'; '.join(parts)}.",
-    )
-
-
 def ablation_display(table: pd.DataFrame) -> pd.DataFrame:
     """Lay out :func:`ablation_table` for the page: one row a variant, the groups one after another."""
     return pd.DataFrame(
@@ -147,36 +121,4 @@ def ablation_display(table: pd.DataFrame) -> pd.DataFrame:
                 "" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}" for value in table["p_holm"]
             ],
         }
-    )
-
-
-def ablation_forest(table: pd.DataFrame) -> Figure:
-    """Plot each variant's NDCG@10 with its interval, one panel a group.
-
-    Args:
-        table: from :func:`ablation_table`, of one data set.
-    """
-    groups = list(table["group"].unique())
-    sizes = [int((table["group"] == group).sum()) for group in groups]
-    figure, axes = new_figure(
-        rows=len(groups), height=0.32 * sum(sizes) + 0.62 * len(groups), sharex=True, height_ratios=sizes
-    )
-    for axis, group in zip(axes, groups, strict=True):
-        rows = table[table["group"] == group].reset_index(drop=True)
-        for place, row in enumerate(rows.itertuples()):
-            color = (
-                "0.35" if place == 0 else "C2" if row.difference_low > 0 else "C3" if row.difference_high < 0 else "C0"
-            )
-            axis.plot([row.ci_low, row.ci_high], [place, place], color=color, linewidth=2.5)
-            axis.plot(row.measured, place, marker="o", color=color)
-        axis.axvline(rows["measured"][0], color="0.35", linestyle=":", linewidth=1)
-        axis.set_yticks(range(len(rows)), rows["method"])
-        axis.set(ylim=(len(rows) - 0.4, -0.6))
-        axis.set_title(group, fontsize=9.5, loc="left")
-    axes[-1].set(xlabel=f"{METRIC}, users whose target was retrieved")
-    parts = [f"{row.group}, {row.method}: {row.measured:.4f}" for row in table.itertuples()]
-    return described(
-        figure,
-        f"{METRIC} of each variant with its 95 % interval, one panel a comparison; the dotted line is the panel's "
-        f"reference. Green: better than the reference, red: worse, by the paired interval. {'; '.join(parts)}.",
     )

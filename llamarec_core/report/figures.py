@@ -1,4 +1,4 @@
-"""Every plot of the study, in one theme.
+"""The theme of every plot, and the plots of data and results.
 
 Each function returns a matplotlib Figure whose axes carry their units; it is not registered with pyplot, so that
 a notebook shows it once, as a cell's last value. ``figure.alt_text`` says in words what it shows.
@@ -25,7 +25,6 @@ from llamarec_core.report.methods import METHOD_NAMES, display_name, in_order
 
 _WIDTH = 6.0
 """In inches, fits the book's text, and stays readable when a phone shrinks it."""
-_TITLE_CHARACTERS = 40
 
 
 def set_theme() -> None:
@@ -206,47 +205,6 @@ def metric_bars(table: pd.DataFrame, *, metrics: Sequence[str] = METRICS, subset
     )
 
 
-def candidate_probabilities(
-    titles: Sequence[str], *, before: np.ndarray, after: np.ndarray, target: int | None = None
-) -> Figure:
-    """Plot one user's P(candidate) before and after tuning.
-
-    Args:
-        titles: the candidates' titles, in the retriever's order.
-        before: probabilities ``(candidates,)`` of the model as it came.
-        after: the same of the tuned model.
-        target: position of the target among the candidates, from 0; ``None`` if it was not retrieved.
-
-    Raises:
-        InputError: titles and probabilities differ in number.
-    """
-    if not len(titles) == len(before) == len(after):
-        raise InputError(
-            f"Each candidate needs a title and two probabilities, but there are {len(titles)} titles and "
-            f"{len(before)} and {len(after)} probabilities."
-        )
-    places = np.arange(len(titles))
-    figure, (axis,) = new_figure(height=0.27 * len(titles) + 1.2)
-    handles = [
-        axis.barh(places - 0.2, before, height=0.38, color="0.65", label="before tuning", linewidth=0),
-        axis.barh(places + 0.2, after, height=0.38, color=color("llamarec"), label="after tuning", linewidth=0),
-        axis.axvline(1 / len(titles), color="0.15", linestyle=":", label=f"uniform, 1/{len(titles)}"),
-    ]
-    axis.set(xlabel="P(candidate)", ylabel="candidates, in the retriever's order", ylim=(len(titles) - 0.4, -0.6))
-    axis.set_yticks(places, [_shortened(title) for title in titles])
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.grid(visible=False, axis="y")
-    text = f"P(candidate) for the {len(titles)} candidates of one user, before and after tuning."
-    if target is not None:
-        handles.append(
-            axis.axhspan(target - 0.5, target + 0.5, color="C8", alpha=0.25, linewidth=0, zorder=0, label="target")
-        )
-        axis.get_yticklabels()[target].set_fontweight("bold")
-        text += f" The target, {titles[target]}, goes from {before[target]:.3f} to {after[target]:.3f}."
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    return described(figure, text)
-
-
 def save_figure(figure: Figure, path_without_suffix: Path) -> list[Path]:
     """Write a figure as PNG, PDF and SVG, each whole or not at all, with no date inside; return the files.
 
@@ -295,8 +253,3 @@ def color(method: str) -> tuple[float, float, float]:
 
 def _broken(method: str) -> str:
     return "\n".join(textwrap.wrap(display_name(method), 24))
-
-
-def _shortened(title: str) -> str:
-    """Cut a title to fit beside a bar; a dollar sign is escaped, because two of them would start a formula."""
-    return textwrap.shorten(title, _TITLE_CHARACTERS, placeholder="…").replace("$", r"\$")

@@ -12,7 +12,7 @@ candidates exactly when its rank is at most k, and then stands at place rank −
 The candidates file feeds the ranker, the ranks files every table (DESIGN: the contracts between stages).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +87,27 @@ def retrieve(
     return pd.concat(frames).sort_values("user", ignore_index=True)
 
 
-@torch.inference_mode()
+def scorer(model: SequentialRecommender, *, max_length: int) -> Callable[[list[np.ndarray]], np.ndarray]:
+    """Return a function that scores the whole catalogue after each of some histories, whoever's they are.
+
+    Args:
+        model: a retriever.
+        max_length: most recent interactions that the model reads.
+
+    Returns:
+        Histories, item ids oldest first, (length,) each, to float32 (n, n_items + 1), with −inf for the padding.
+    """
+    device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def score(histories: list[np.ndarray]) -> np.ndarray:
+        recent = [torch.from_numpy(np.asarray(history[-max_length:], dtype=np.int64)) for history in histories]
+        states = model.eval().last_states([history.to(device) for history in recent])
+        return model.scores(states).numpy(force=True)
+
+    return score
+
+
 def top_candidates(model: SequentialRecommender, history: np.ndarray, *, max_length: int, k: int = 20) -> np.ndarray:
     """Retrieve candidates for one history, of any person.
 
@@ -103,9 +123,8 @@ def top_candidates(model: SequentialRecommender, history: np.ndarray, *, max_len
     Raises:
         InputError: fewer than k items are outside the history.
     """
-    items = torch.from_numpy(np.asarray(history, dtype=np.int64)).to(next(model.parameters()).device)
-    scores = model.scores(model.eval().last_states([items[-max_length:]]))  # (1, n_items + 1)
-    scores[:, items] = -torch.inf
+    scores = torch.from_numpy(scorer(model, max_length=max_length)([history]))  # (1, n_items + 1)
+    scores[:, np.asarray(history)] = -torch.inf
     top_scores, top_items = _top(scores, k)
     if top_scores.isneginf().any():
         raise InputError(f"Fewer than {k} items are outside the history: give a shorter history.")

@@ -83,21 +83,13 @@ def test_the_loss_is_that_of_the_labels_at_their_places(settings, dataset, candi
 
 @pytest.mark.parametrize("forward_passes", [3, 21, 23])
 def test_killed_and_started_again_the_adapter_is_the_same(
-    forward_passes, settings, dataset, candidates, tmp_path, monkeypatch
+    forward_passes, settings, dataset, candidates, tmp_path, fit_killed
 ):
-    fit_ranker(dataset, candidates, settings, seed=0, folder=tmp_path / "undisturbed", progress=False)
-    whole, left = NextTokenLogits.forward, iter(range(forward_passes))
-
-    def killed(*arguments, **options):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return whole(*arguments, **options)
-
-    monkeypatch.setattr(NextTokenLogits, "forward", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fit_ranker(dataset, candidates, settings, seed=0, folder=tmp_path / "killed", progress=False)
-    monkeypatch.setattr(NextTokenLogits, "forward", whole)
-    fit_ranker(dataset, candidates, settings, seed=0, folder=tmp_path / "killed", progress=False)
+    options = {"seed": 0, "progress": False}
+    fit_ranker(dataset, candidates, settings, folder=tmp_path / "undisturbed", **options)
+    options["folder"] = tmp_path / "killed"
+    fit_killed(dataset, candidates, settings, forward_passes=forward_passes, **options)
+    fit_ranker(dataset, candidates, settings, **options)
     files = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("undisturbed", "killed")]
     first, second = map(load_file, files)
     assert all(torch.equal(first[name], second[name]) for name in first)

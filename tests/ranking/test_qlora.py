@@ -52,7 +52,8 @@ def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny):
     files = ["adapter", "circumstances.json", "ranker.json", "training.csv"]
     assert sorted(path.name for path in folder.iterdir()) == files
     curve = pd.read_csv(folder / "training.csv")
-    assert list(curve.columns) == ["step", "examples", "answers", "tokens", "seconds", "training_loss", "ndcg@10"]
+    counted = ["step", "examples", "answers", "tokens", "seconds"]
+    assert list(curve.columns) == [*counted, "training_loss", "ndcg@10", "ndcg@10_with_retriever"]
     assert curve["step"].tolist() == [0, 2, 4]  # 14 examples, 2 x 2 a step
     assert curve["examples"].tolist() == curve["answers"].tolist() == [0, 8, 16]
     assert curve["training_loss"].isna().tolist() == [True, False, False]
@@ -66,11 +67,17 @@ def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny):
 
 
 def test_an_adapter_that_no_step_improved_counts_only_after_a_warmup(tiny):
-    curve = [{"step": step, "ndcg@10": value} for step, value in enumerate((0.6, 0.4, 0.5, 0.5))]
+    alone, together = (0.6, 0.4, 0.5, 0.5), (0.1, 0.2, 0.1, 0.3)
+    curve = [
+        {"step": step, "ndcg@10": value, "ndcg@10_with_retriever": other}
+        for step, (value, other) in enumerate(zip(alone, together, strict=True))
+    ]
     assert best_row(curve, settings=tiny.settings)["step"] == 2
     assert best_row(curve[:1], settings=tiny.settings)["step"] == 0
     warmed_up = tiny.settings.model_copy(update={"warmup": "label_binding"})
     assert best_row(curve, settings=warmed_up)["step"] == 0
+    together = tiny.settings.model_copy(update={"kept_by": "with_retriever"})
+    assert best_row(curve, settings=together)["step"] == 3
 
 
 def test_tuning_learns_what_is_always_the_same(tiny, dataset, candidates, tmp_path, monkeypatch):
@@ -144,22 +151,13 @@ def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates,
 
 @pytest.mark.parametrize("forward_passes", [1, 6, 9, 13, 16])
 def test_killed_and_started_again_the_adapter_is_the_same(
-    forward_passes, tuned, tiny, dataset, candidates, tmp_path, monkeypatch
+    forward_passes, tuned, tiny, dataset, candidates, tmp_path, fit_killed
 ):
-    whole, left = NextTokenLogits.forward, iter(range(forward_passes))
-
-    def killed(*arguments, **options):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return whole(*arguments, **options)
-
-    monkeypatch.setattr(NextTokenLogits, "forward", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=tmp_path, progress=False)
+    options = {"seed": 0, "folder": tmp_path, "progress": False}
+    fit_killed(dataset, candidates, tiny.settings, forward_passes=forward_passes, **options)
     assert not (tmp_path / "adapter").exists()
-    monkeypatch.setattr(NextTokenLogits, "forward", whole)
     torch.manual_seed(99)  # nothing may hang on the generator's state
-    fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=tmp_path, progress=False)
+    fit_ranker(dataset, candidates, tiny.settings, **options)
     assert weights(tmp_path) == weights(tuned[1])
     curve = pd.read_csv(tmp_path / "training.csv").drop(columns="seconds")
     assert curve.equals(pd.read_csv(tuned[1] / "training.csv").drop(columns="seconds"))
@@ -266,15 +264,21 @@ def test_shared_lists_are_read_as_each_users_own_prompt(tiny, dataset):
             torch.testing.assert_close(together[row, column], logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("temperature", [None, 3.0])
-def test_the_loss_over_shared_lists_leaves_out_what_else_the_user_chose(temperature, tiny, dataset, candidates):
+def taught(histories):
+    """Scores that depend on the whole history."""
+    return np.stack([np.cos(np.arange(31) * (1 + np.sum(history))) for history in histories])
+
+
+@pytest.mark.parametrize(("temperature", "soft"), [(None, 0.0), (3.0, 0.0), (3.0, 0.7)])
+def test_the_loss_over_shared_lists_leaves_out_what_else_the_user_chose(temperature, soft, tiny, dataset, candidates):
     change = {"template": "candidates_first", "users_per_prompt": 2, "targets_per_user": 2, "lora_dropout": 0.0}
-    change["temperature"] = temperature
+    change |= {"temperature": temperature, "soft_targets": soft}
     settings = RankerSettings(**tiny.settings.model_dump() | change)
     model, tokenizer = load_backbone(settings, device="cpu")
     ranker = VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings), batch_size=2)
     model.requires_grad_(True)
-    loop = Tuning(ranker, dataset, candidates, settings, retrieved=None, seed=0, accelerator=make_accelerator(settings))
+    options = {"retrieved": None, "teacher": taught, "seed": 0, "accelerator": make_accelerator(settings)}
+    loop = Tuning(ranker, dataset, candidates, settings, **options)
     batch = loop._micro_batch(0, 0)
     shared = {"beginnings": batch.beginnings, "beginning_lengths": batch.beginning_lengths}
     logits = NextTokenLogits(model)(batch.tokens, batch.lengths, **shared)
@@ -284,17 +288,21 @@ def test_the_loss_over_shared_lists_leaves_out_what_else_the_user_chose(temperat
         for column, user in enumerate(examples.users[row]):
             sequence, position = dataset.train(int(user)), examples.positions[row, column]
             listed = examples.candidates[row]
-            shown = sequence[:position][-settings.history_length :]
-            for back in range(min(2, len(shown))):
-                prompt = ranker.prompts.build(shown[: len(shown) - back], listed)
+            for target in range(max(1, position - 1), position + 1):
+                shown = sequence[max(0, position - settings.history_length) : target]
+                prompt = ranker.prompts.build(shown, listed)
                 alone = NextTokenLogits(model)(torch.tensor([prompt]), torch.tensor([len(prompt)]))[0]
-                answer = int(np.flatnonzero(listed == sequence[position - back])[0])
+                answer = int(np.flatnonzero(listed == sequence[target])[0])
                 others = [label for label in range(4) if listed[label] in sequence and label != answer]
                 alone[labels[others]] = -torch.inf
-                if temperature:
-                    losses.append(-(alone[labels] / temperature).log_softmax(0)[answer].item())
-                else:
+                if temperature is None:
                     losses.append(-alone.log_softmax(0)[labels[answer]].item())
+                    continue
+                scaled = (alone[labels] / temperature).log_softmax(0)
+                kept = [label for label in range(4) if label not in others]
+                of_teacher = torch.from_numpy(taught([sequence[:target]])[0, listed[kept]]).softmax(0)
+                asked = (of_teacher * scaled[kept]).sum()
+                losses.append(-(soft * asked + (1 - soft) * scaled[answer]).item())
     assert loop._loss(logits, batch).item() == pytest.approx(np.mean(losses), rel=1e-4)
 
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from llamarec_core.files import InputError
-from llamarec_core.report import figures
+from llamarec_core.report import candidate_probabilities, figures
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +46,7 @@ def candidates(**changes):
     titles = [f"Film {number}" for number in range(19)] + ["The $5 and the $10 Film: A Subtitle That Will Not Fit"]
     after = np.full(20, 0.5 / 19)
     after[3] = 0.5
-    return figures.candidate_probabilities(
-        titles, **({"before": np.full(20, 0.05), "after": after, "target": 3} | changes)
-    )
+    return candidate_probabilities(titles, **({"before": np.full(20, 0.05), "after": after, "target": 3} | changes))
 
 
 def every_figure():

@@ -1,0 +1,138 @@
+"""GPT4Rec: generated queries, a search over the catalogue's titles (Li et al., 2023, arXiv 2304.03879).
+
+The model reads the history alone and generates m search queries by beam search; a BM25 index over all titles answers
+each of them with K / m items, in the order of the queries' probabilities. Tuned, it generates the title of what the
+user chose next. A candidate's score here is its best BM25 score over all queries. For queries of at most L tokens::
+
+    forward passes 1 + m · (L − 1),    tokens read c + H · (mark + T),    tokens generated m · L.
+
+No candidate is read, so that K does not matter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import bm25s
+import numpy as np
+from peft import PeftModel
+from transformers import LlamaForCausalLM
+
+from llamarec_core.ranking.prompt import PromptBuilder, Template
+from llamarec_core.ranking.strategies.generation import Hypothesis
+from llamarec_core.ranking.strategies.strategy import GeneratingStrategy
+from llamarec_core.ranking.strategies.wording import ListPrompt, RequestSize
+
+QUERIES = 10
+"""Queries that are generated for a request, m."""
+
+RECOMMENDED = 20
+"""Items that all queries together retrieve."""
+
+_TEMPLATE = Template(
+    opening="Previously, the customer has bought:",
+    history_mark="\n-",
+    bridge="",
+    candidate_mark="",
+    closing="\n\nIn the future, the customer wants to buy:\n-",
+)
+
+
+class GPT4Rec(GeneratingStrategy):
+    """Searches the catalogue with queries that the model generates.
+
+    Args:
+        model, prompts, batch_size: as of :class:`~llamarec_core.ranking.strategies.Strategy`.
+        queries: m, the beam's width.
+    """
+
+    name = "gpt4rec"
+    reads_candidates = False
+
+    def __init__(
+        self,
+        model: LlamaForCausalLM | PeftModel,
+        prompts: PromptBuilder,
+        *,
+        batch_size: int = 1,
+        queries: int = QUERIES,
+    ):
+        super().__init__(model, prompts, batch_size=batch_size)
+        self.width = queries
+        self.prompt = ListPrompt(prompts, _TEMPLATE)
+        self._line_break = prompts.tokenize(["\n"])[0]
+        self.ends = {self._line_break[-1], prompts.tokenizer.eos_token_id} - {None}
+        self._search = TitleSearch([prompts.title(item) for item in range(len(prompts.title_tokens))])
+
+    def example(
+        self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
+    ) -> tuple[list[int], list[int]]:
+        """Return the history, and the title of what was chosen next as the query to learn."""
+        return self.prompt.build(history), self.prompts.title_tokens[candidates[answer]] + self._line_break
+
+    def predicted_cost(self, size: RequestSize) -> dict[str, int]:
+        """Return the cost by the formula at the head of this module."""
+        unread = replace(size, n_candidates=0)
+        read = self.prompt.beginning_length(unread) + self.prompt.ending_length(unread)
+        limit = self.prompts.settings.title_tokens
+        return {
+            "forward_passes": 1 + self.width * (limit - 1),
+            "tokens_read": round(read),
+            "tokens_generated": self.width * limit,
+        }
+
+    def _limit(self, n_candidates: int, title_tokens: int) -> int:
+        return self.prompts.settings.title_tokens
+
+    def _parse(
+        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        decode = self.prompts.tokenizer.decode
+        # a token may hold a line break among other characters
+        lines = [decode(hypothesis.tokens, skip_special_tokens=True).splitlines() for hypothesis in hypotheses]
+        scores = np.stack([self._search.scores(line[0] if line else "") for line in lines])  # (m, n_items + 1)
+        scores[:, history] = 0.0  # what the user has is not recommended again
+        valid = int(scores.any(axis=1).sum())
+        return scores.max(axis=0)[candidates], retrieve(scores, RECOMMENDED), (valid, len(scores) - valid)
+
+
+class TitleSearch:
+    """A BM25 index over titles.
+
+    Args:
+        titles: by item id; the first is padding.
+    """
+
+    def __init__(self, titles: Sequence[str]):
+        self._index = bm25s.BM25()
+        self._index.index(_words(titles[1:]), show_progress=False)
+
+    def scores(self, query: str) -> np.ndarray:
+        """Return the BM25 score of every item, float32, ``(n_items + 1,)``; 0 where no word is shared."""
+        known = [word for word in _words([query])[0] if word in self._index.vocab_dict]
+        if not known:
+            return np.zeros(self._index.scores["num_docs"] + 1, dtype=np.float32)
+        return np.concatenate([np.zeros(1, dtype=np.float32), self._index.get_scores(known)])
+
+
+def retrieve(scores: np.ndarray, count: int) -> np.ndarray:
+    """Return the items that queries find, each query its share of what is asked for, in the queries' order.
+
+    Args:
+        scores: of each query and item, ``(m, n_items + 1)``.
+        count: most items that are returned.
+
+    Returns:
+        Distinct item ids, at most ``count``, none of which scores 0.
+    """
+    share, found = -(-count // len(scores)), []
+    for of_query in scores:
+        best = np.argsort(-of_query, kind="stable")[: share + len(found)]  # enough, were all of them found before
+        new = [item for item in best.tolist() if of_query[item] > 0 and item not in found]
+        found += new[:share]
+    return np.array(found[:count], dtype=np.int64)
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    # by default single characters are no words: the 2 of a sequel would be lost
+    options = {"stopwords": None, "token_pattern": r"(?u)\b\w+\b", "return_ids": False, "show_progress": False}
+    return bm25s.tokenize(list(texts), **options)

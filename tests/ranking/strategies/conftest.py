@@ -1,0 +1,46 @@
+import pytest
+
+from llamarec_core.ranking import PromptBuilder, load_backbone
+
+
+@pytest.fixture(scope="session")
+def model(tiny):
+    """The tiny Llama of random weights."""
+    return load_backbone(tiny.settings, device="cpu")[0]
+
+
+@pytest.fixture(scope="session")
+def prompts(tokenizer, dataset, tiny):
+    return PromptBuilder(tokenizer, dataset.titles, tiny.settings)
+
+
+@pytest.fixture(scope="session")
+def requests(dataset):
+    """Histories of one to nine items and four candidates each, none of which is in its history."""
+    histories = [dataset.sequence(user).tolist() for user in range(4)] + [[5]]
+    candidates = [[item for item in range(30, 0, -3) if item not in history][:4] for history in histories]
+    return histories, candidates
+
+
+class PassCounter:
+    """Counts what a model is really run over: sequences, and their tokens, padding included."""
+
+    def __init__(self, model):
+        self.passes, self.tokens = 0, 0
+        self._handle = model.model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module, arguments, options):
+        self.passes += options["input_ids"].shape[0]
+        self.tokens += options["input_ids"].numel()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._handle.remove()
+
+
+@pytest.fixture
+def pass_counter(model):
+    with PassCounter(model) as counter:
+        yield counter

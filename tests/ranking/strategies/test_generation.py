@@ -1,0 +1,106 @@
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from llamarec_core.files import InputError
+from llamarec_core.ranking import load_backbone
+from llamarec_core.ranking.adapter import add_adapter
+from llamarec_core.ranking.strategies.generation import generate
+from llamarec_core.ranking.strategies.meter import Meter
+
+PROMPTS = [[100, 200, 300, 400], [500, 600], [700, 800, 900]]
+
+
+@pytest.fixture
+def meter():
+    return Meter(len(PROMPTS), torch.device("cpu"))
+
+
+def log_probability(model, prompt, tokens):
+    """The sum that a beam search maximises, by one plain forward pass."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1)[torch.arange(len(tokens)), list(tokens)].sum().item()
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_the_beam_is_that_of_transformers(model, meter, width):
+    ours = generate(model, PROMPTS, meter, limits=[6] * 3, width=width)
+    for prompt, hypotheses in zip(PROMPTS, ours, strict=True):
+        theirs = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), num_beams=width,
+            num_return_sequences=width, max_new_tokens=6, min_new_tokens=6, do_sample=False, pad_token_id=0,
+            eos_token_id=-1,
+        )  # fmt: skip
+        assert [list(hypothesis.tokens) for hypothesis in hypotheses] == theirs[:, len(prompt) :].tolist()
+
+
+def test_scores_are_log_probabilities_also_with_an_adapter(tiny):
+    model = add_adapter(load_backbone(tiny.settings, device="cpu")[0], tiny.settings, seed=0).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    for hypotheses, prompt in zip(
+        generate(model, PROMPTS, Meter(3, model.device), limits=[5] * 3, width=4), PROMPTS, strict=True
+    ):
+        assert len(hypotheses) == 4
+        expected = [log_probability(model, prompt, hypothesis.tokens) for hypothesis in hypotheses]
+        assert [hypothesis.score for hypothesis in hypotheses] == pytest.approx(expected, abs=1e-4)
+        assert expected == sorted(expected, reverse=True)
+
+
+def test_a_beam_that_is_wide_enough_finds_all_that_the_constraint_allows_in_order(model, meter):
+    allowed = {0: [11, 12], 1: [21, 22, 23], 2: [31, 32]}
+    found = generate(
+        model, PROMPTS, meter, limits=[9] * 3, width=20, constraint=lambda tokens: allowed.get(len(tokens), [])
+    )
+    for prompt, hypotheses in zip(PROMPTS, found, strict=True):
+        everything = sorted(product(*allowed.values()), key=lambda tokens: -log_probability(model, prompt, tokens))
+        assert [hypothesis.tokens for hypothesis in hypotheses] == everything
+    assert meter.frame()["tokens_generated"].tolist() == [2 + 6 + 12] * 3
+    assert meter.frame()["forward_passes"].tolist() == [1 + 2 + 6] * 3
+
+
+def test_each_prompt_has_its_own_limit_and_a_finished_one_is_not_run_any_further(model, meter, pass_counter):
+    found = generate(model, PROMPTS, meter, limits=[1, 5, 3])
+    assert [len(hypotheses[0].tokens) for hypotheses in found] == [1, 5, 3]
+    assert meter.frame()["forward_passes"].tolist() == [1, 5, 3]
+    assert pass_counter.passes == 9
+
+
+def test_an_end_is_kept_out_of_the_tokens_but_in_the_score_and_the_count(model, meter):
+    whole = generate(model, PROMPTS, Meter(3, model.device), limits=[6] * 3)
+    end = whole[0][0].tokens[3]
+    assert end not in whole[0][0].tokens[:3]
+    (cut,), *_ = generate(model, PROMPTS, meter, limits=[6] * 3, ends={end})
+    assert cut.tokens == whole[0][0].tokens[:3]
+    assert cut.score == pytest.approx(log_probability(model, PROMPTS[0], [*cut.tokens, end]), abs=1e-4)
+    assert meter.frame()["tokens_generated"][0] == 4
+
+
+def test_a_hypothesis_that_ended_gives_way_to_better_ones(model, meter):
+    ends = set(range(0, 40_000, 2))
+    few, many = (
+        generate(model, PROMPTS, Meter(3, model.device), limits=[4] * 3, width=width, ends=ends) for width in (2, 50)
+    )
+    for narrow, wide in zip(few, many, strict=True):
+        assert len(narrow) == 2
+        assert wide[0].score >= narrow[0].score - 1e-4
+        assert len({hypothesis.score for hypothesis in wide}) == 50
+
+
+def test_parts_are_timed(model, meter):
+    generate(model, PROMPTS, meter, limits=[3] * 3)
+    frame = meter.frame()
+    assert (frame[["reading_seconds", "generating_seconds"]] > 0).all(axis=None)
+    assert (frame[["tokenizing_seconds", "parsing_seconds"]] == 0).all(axis=None)
+    assert frame["reading_seconds"].nunique() == 1
+
+
+def test_logits_that_are_no_numbers_are_refused(model, meter, monkeypatch):
+    norm = model.model.norm.weight
+    monkeypatch.setattr(norm, "data", norm.data * np.nan)
+    with pytest.raises(InputError, match="logits are not numbers"):
+        generate(model, PROMPTS, meter, limits=[3] * 3)
