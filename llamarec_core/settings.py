@@ -115,6 +115,9 @@ class RankerSettings(Settings):
     """``label_binding`` first teaches which label a title stands under; the paper has no such phase."""
     binding_examples: PositiveInt = 480
     """Sequences of the label-binding phase."""
+    binding_resembling: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Share of the titles of the label-binding phase that are asked for by another title, which shares words with it:
+    a history names no candidate, but what resembles one."""
     binding_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     """AdamW's step size in the label-binding phase."""
     negatives: Literal["random", "retrieved"] = "random"

@@ -26,9 +26,9 @@ from llamarec_core.ranking.rerank import (
     retrieved_rows,
     shown_candidates,
     split_rows,
-    title_overlap,
     with_retriever,
 )
+from llamarec_core.ranking.titles import title_overlap
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
 
 __all__ = [

@@ -12,9 +12,10 @@ its titles in random order, each followed by its label::
     - Alien
     A …
 
-with the cross-entropy over the label tokens at each of those places. Half of the titles are asked for by half of their
-tokens, because a history never names a candidate, only what resembles one. Titles are drawn from the whole catalogue;
-no user and no preference enters. It is this study's addition; the paper has no such phase.
+with the cross-entropy over the label tokens at each of those places. A history never names a candidate, only what
+resembles one. So some titles are asked for by another title of the catalogue that shares words with them, as the
+settings say, and half of the others by half of their tokens. Titles are drawn from the whole catalogue; no user and no
+preference enters. It is this study's addition; the paper has no such phase.
 
 The tuning loop (:mod:`~llamarec_core.ranking.qlora`) runs it before the first prompt where the settings say so.
 """
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_matrix
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
@@ -36,12 +38,15 @@ from llamarec_core.files import InputError, replacing, write_json
 from llamarec_core.provenance import circumstances, peak_memory_mib
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
 from llamarec_core.ranking.backbone import backbone_name
+from llamarec_core.ranking.prompt import PromptBuilder
+from llamarec_core.ranking.titles import resembling, title_vectors
 from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
 from llamarec_core.settings import RankerSettings
 
 SHAPING = {
     "quantization", "dtype", "template", "candidates", "title_tokens", "lora_rank", "lora_alpha", "lora_dropout",
-    "target_modules", "binding_examples", "binding_learning_rate", "batch_size", "gradient_accumulation",
+    "target_modules", "binding_examples", "binding_resembling", "binding_learning_rate", "batch_size",
+    "gradient_accumulation",
 }  # fmt: skip
 """The settings that shape this phase; tunings that agree on them can share it."""
 
@@ -98,14 +103,14 @@ def bind_labels(
     made = circumstances(Path(__file__).parent)  # now, because the code on disk may change while it runs
     seconds, started = (curve[-1]["seconds"] if curve else 0.0), time.perf_counter()
     schedule = get_linear_schedule_with_warmup(optimizer, LEARNING_RATE_WARMUP, total, last_epoch=begun - 1)
-    network = NextTokenLogits(ranker.model)
+    network, vectors = NextTokenLogits(ranker.model), title_vectors(dataset)
     network.train()
     figures, tokens = [], (curve[-1]["tokens"] if curve else 0)
     bar = tqdm(desc="Binding labels", total=total, initial=begun, unit="step", mininterval=10, disable=not progress)
     with bar:
         for step in range(begun, total):
             loss, accuracy, n_tokens = _step(
-                network, optimizer, ranker, dataset, settings, parameters, generator_of=(seed, step)
+                network, optimizer, ranker, dataset, settings, parameters, vectors, generator_of=(seed, step)
             )
             figures.append((loss, accuracy))
             tokens += n_tokens
@@ -147,6 +152,7 @@ def _step(
     dataset: Dataset,
     settings: RankerSettings,
     parameters: list[torch.nn.Parameter],
+    vectors: csr_matrix,
     *,
     generator_of: tuple[int, int],
 ) -> tuple[float, float, int]:
@@ -160,7 +166,8 @@ def _step(
         for _ in range(settings.batch_size):
             pool = generator.choice(dataset.n_items, size=settings.candidates, replace=False) + 1
             places = generator.permutation(settings.candidates)
-            tokens, before = ranker.prompts.build_binding(pool.tolist(), places.tolist(), generator)
+            queries = [_query(ranker.prompts, pool, place, vectors, settings, generator) for place in places]
+            tokens, before = ranker.prompts.build_binding(pool.tolist(), places.tolist(), queries)
             sequences.append(tokens)
             ends.append(before)
             answers.append(places)
@@ -176,3 +183,23 @@ def _step(
     optimizer.step()
     optimizer.zero_grad()
     return float(np.mean(losses)), float(np.mean(rights)), read
+
+
+def _query(
+    prompts: PromptBuilder,
+    pool: np.ndarray,
+    place: int,
+    vectors: csr_matrix,
+    settings: RankerSettings,
+    generator: np.random.Generator,
+) -> list[int]:
+    """Draw the token ids by which an item of a pool is asked for."""
+    if generator.random() < settings.binding_resembling:
+        others = np.setdiff1d(resembling(vectors, pool[place]), pool)
+        if len(others):
+            return prompts.title_tokens[generator.choice(others)]
+    title = prompts.title_tokens[pool[place]]
+    if generator.random() < 0.5:
+        return title
+    start = generator.integers(len(title) // 2 + 1)
+    return title[start : start + (len(title) + 1) // 2]

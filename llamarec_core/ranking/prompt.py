@@ -170,25 +170,21 @@ class PromptBuilder:
         return SharedPrompt(beginning, tokens, ends)
 
     def build_binding(
-        self, pool: Sequence[int], places: Sequence[int], generator: np.random.Generator | None = None
+        self, pool: Sequence[int], places: Sequence[int], asked: Sequence[Sequence[int]] | None = None
     ) -> tuple[list[int], list[int]]:
         """Return the token ids of a sequence that binds labels to titles, and where its labels are predicted.
 
         Args:
             pool: item ids in the order of their labels.
             places: which of the pool are asked for, in this order.
-            generator: draws which titles are asked for by half of their tokens only; without it, all are whole.
+            asked: token ids by which each is asked for; by default those of its title.
 
         Returns:
             The token ids, and for each place asked for the length of the sequence's beginning before its label.
         """
         tokens, before = [*self._opening, *chain(*self._entries(self._candidate_mark_tokens, pool))], []
-        for place in places:
-            title = self.title_tokens[pool[place]]
-            if generator is not None and generator.random() < 0.5:
-                start = generator.integers(len(title) // 2 + 1)
-                title = title[start : start + (len(title) + 1) // 2]
-            tokens += self._question + title + self._line_break
+        for place, title in zip(places, asked or [self.title_tokens[pool[place]] for place in places], strict=True):
+            tokens += [*self._question, *title, *self._line_break]
             before.append(len(tokens))
             tokens.append(self.target_ids[place])
         return tokens, before

@@ -7,7 +7,6 @@ retriever gave it. The ranks frames made here are the input of the evaluation.
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
@@ -191,29 +190,6 @@ def rerank_by_item_scores(candidates: pd.DataFrame, split: str, item_scores: np.
     """Return the targets' ranks when an item scores the same for all users: its popularity, ``(n_items + 1,)``."""
     rows = split_rows(candidates, split)
     return rerank_by_scores(rows, np.asarray(item_scores)[candidate_items(rows)])
-
-
-def title_overlap(dataset: Dataset, rows: pd.DataFrame, split: str, *, history_length: int) -> np.ndarray:
-    """Score each candidate by the words that its title shares with the history's: what needs no language model.
-
-    The score is the largest cosine between the candidate's TF-IDF vector and those of the history's titles.
-
-    Args:
-        dataset: its titles make the vectors.
-        rows: candidates of one split.
-        split: where the histories end.
-        history_length: most recent titles that are compared.
-
-    Returns:
-        Scores for :func:`rerank_by_scores`, between 0 and 1, ``(n, n_candidates)``.
-    """
-    vectors = TfidfVectorizer().fit_transform(dataset.titles)  # (n_items + 1, words), rows of length 1
-    items = candidate_items(rows)
-    scores = np.empty(items.shape)
-    for row, user in enumerate(rows["user"]):
-        history = dataset.history(int(user), split)[-history_length:]
-        scores[row] = (vectors[items[row]] @ vectors[history].T).toarray().max(axis=1)
-    return scores
 
 
 def split_rows(candidates: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -6,8 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llamarec_core.data import Dataset
 from llamarec_core.ranking import PromptBuilder, binding, fit_ranker, load_ranker
+from llamarec_core.ranking.binding import _query
 from llamarec_core.ranking.prompt import LABELS
+from llamarec_core.ranking.titles import resembling, title_vectors
 from llamarec_core.ranking.verbalizer import NextTokenLogits
 from llamarec_core.settings import RankerSettings
 
@@ -37,6 +40,27 @@ def test_a_sequence_lists_a_pool_and_asks_for_some_of_it(tokenizer, template):
     assert [tokens[place] for place in before] == [prompts.target_ids[2], prompts.target_ids[0]]
     assert [tokenizer.decode(tokens[place]) for place in before] == ["C", "A"]
     assert all(f"{label}" in text for label in LABELS[:3])
+
+
+def test_some_titles_are_asked_for_by_others_that_share_words_with_them(tokenizer):
+    titles = ["", "Zelda Ocarina", "Zelda Majora", "Halo Wars", "Halo Reach", "Tetris"]
+    sequences = [[1, 2, 3, 4, 5] * 2] * 4
+    data = Dataset(
+        name="games",
+        items=np.concatenate(sequences),
+        offsets=np.arange(0, 41, 10),
+        titles=titles,
+        user_ids=list("abcd"),
+        item_ids=["", *"12345"],
+    )
+    vectors = title_vectors(data)
+    assert resembling(vectors, 1).tolist() == [2]
+    assert resembling(vectors, 5).tolist() == []
+    settings = RankerSettings(binding_resembling=1.0)
+    prompts, generator = PromptBuilder(tokenizer, titles, settings), np.random.default_rng(0)
+    asked = [_query(prompts, np.array(pool), 0, vectors, settings, generator) for pool in ([1, 3], [1, 2])]
+    assert tokenizer.decode(asked[0]) == " Zelda Majora"
+    assert tokenizer.decode(asked[1]) in " Zelda Ocarina"  # the other is in the pool, with a label of its own
 
 
 def test_logits_at_several_places_are_those_of_each_beginning(tiny, smollm2):

@@ -16,11 +16,11 @@ from llamarec_core.ranking import (
     rerank_by_item_scores,
     rerank_by_scores,
     split_rows,
-    title_overlap,
     verbalizer,
     with_retriever,
 )
 from llamarec_core.ranking.adapter import add_adapter
+from llamarec_core.ranking.titles import title_overlap
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
 
 
