@@ -29,6 +29,7 @@ from llamarec_core.ranking.rerank import (
     with_retriever,
 )
 from llamarec_core.ranking.titles import title_overlap
+from llamarec_core.ranking.tuning import kept_by
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "draw_examples",
     "fit_ranker",
     "fit_retriever_weight",
+    "kept_by",
     "load_backbone",
     "load_ranker",
     "log_probabilities",

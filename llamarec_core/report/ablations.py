@@ -76,19 +76,20 @@ def training_table(folders: Mapping[str, Path], binding: Path) -> pd.DataFrame:
     Returns:
         ``tuning``, ``prompts``, ``answers`` (labels learnt), ``tokens``, ``seconds`` (with validations),
         ``tokens_per_second``, ``reached`` (the validation NDCG@10 of the adapter kept; of the warm-up, the share of
-        right labels in its last steps), ``peak_memory_mib`` of the process, ``commit``.
+        right labels in its last steps), ``reached_with_retriever`` (with the retriever's score added),
+        ``peak_memory_mib`` of the process, ``commit``.
     """
     rows = []
     if (binding / "binding.csv").is_file():
         curve = pd.read_csv(binding / "binding.csv")
-        rows.append(_training_row("label binding", curve, curve["accuracy"].iloc[-1], binding))
+        rows.append(_training_row("label binding", curve, {"ndcg@10": curve["accuracy"].iloc[-1]}, binding))
     for name, folder in folders.items():
         curve, kept = pd.read_csv(folder / "training.csv"), read_json(folder / "ranker.json")["best"]
-        rows.append(_training_row(name, curve, kept["ndcg@10"], folder))
+        rows.append(_training_row(name, curve, kept, folder))
     return pd.DataFrame(rows)
 
 
-def _training_row(name: str, curve: pd.DataFrame, reached: float, folder: Path) -> dict[str, Any]:
+def _training_row(name: str, curve: pd.DataFrame, kept: Mapping[str, float], folder: Path) -> dict[str, Any]:
     last, made = curve.iloc[-1], read_json(folder / "circumstances.json")
     return {
         "tuning": name,
@@ -97,7 +98,8 @@ def _training_row(name: str, curve: pd.DataFrame, reached: float, folder: Path) 
         "tokens": int(last["tokens"]),
         "seconds": last["seconds"],
         "tokens_per_second": last["tokens"] / last["seconds"],
-        "reached": reached,
+        "reached": kept["ndcg@10"],
+        "reached_with_retriever": kept.get("ndcg@10_with_retriever", np.nan),
         "peak_memory_mib": made["peak_memory_mib"],
         "commit": commit_name(made["git_commit"], dirty=made["git_dirty"]),
     }

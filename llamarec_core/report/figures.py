@@ -97,7 +97,7 @@ def training_curve(
         if column not in frame.columns:
             raise InputError(f"The training curve lacks the column {column!r}: it has {', '.join(frame.columns)}.")
     losses, validations = (frame[[x, column]].dropna() for column in (loss, metric))
-    name = metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("mrr", "MRR")
+    name = metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("mrr", "MRR").replace("_", " ")
     figure, (upper, lower) = new_figure(rows=2, height=4.2, sharex=True)
     upper.plot(losses[x], losses[loss], color="C0")
     upper.set(ylabel="training loss (nats)")

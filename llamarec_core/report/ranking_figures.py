@@ -60,22 +60,27 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Plot training loss and validation NDCG@10 of several tunings against the answers learnt.
 
     Args:
-        curves: name → ``answers``, ``training_loss`` and ``ndcg@10``, as ``training.csv`` holds them.
+        curves: name → ``answers``, ``training_loss``, ``ndcg@10`` and ``ndcg@10_with_retriever``, as ``training.csv``
+            holds them.
     """
     figure, (upper, lower) = new_figure(rows=2, height=4.4, sharex=True)
     for name, curve in curves.items():
         losses = curve.dropna(subset="training_loss")
         upper.plot(losses["answers"], losses["training_loss"], marker="o", markersize=3, label=name)
-        lower.plot(curve["answers"], curve["ndcg@10"], marker="o", markersize=4, label=name)
+        (line,) = lower.plot(curve["answers"], curve["ndcg@10"], marker="o", markersize=4)
+        together = {"linestyle": "--", "marker": "s", "markersize": 4, "color": line.get_color()}
+        lower.plot(curve["answers"], curve["ndcg@10_with_retriever"], **together)
     upper.set(ylabel="training loss (nats)")
     lower.set(xlabel="answers learnt", ylabel="validation NDCG@10")
     upper.legend()
+    lower.legend(lower.lines[:2], ["by itself", "with the retriever's score"])
     parts = [
         f"{name}: {curve['ndcg@10'].iloc[0]:.4f} to {curve['ndcg@10'].max():.4f}" for name, curve in curves.items()
     ]
     return described(
         figure,
-        "Training loss (upper panel) and validation NDCG@10 (lower panel) against answers learnt, one line a tuning. "
+        "Training loss (upper panel) and validation NDCG@10 (lower panel; dashed: with the retriever's score added) "
+        "against answers learnt, one line a tuning. "
         f"NDCG@10 before the first step and at its best: {'; '.join(parts)}.",
     )
 

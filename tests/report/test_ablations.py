@@ -74,7 +74,7 @@ def curve(ndcg):
         {
             "step": steps, "examples": 4 * steps, "answers": 40 * steps, "tokens": 1000 * steps,
             "seconds": 10.0 * steps,
-            "training_loss": losses, "ndcg@10": ndcg,
+            "training_loss": losses, "ndcg@10": ndcg, "ndcg@10_with_retriever": np.array(ndcg) + 0.1,
         }
     )  # fmt: skip
 
@@ -85,19 +85,22 @@ def test_the_training_table_says_what_was_read_and_reached(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "circumstances.json").write_text(json.dumps(made))
     curve([0.6, 0.3, 0.5, 0.4]).to_csv(tmp_path / "ranker" / "training.csv", index=False)
-    (tmp_path / "ranker" / "ranker.json").write_text(json.dumps({"best": {"ndcg@10": 0.5}}))
+    (tmp_path / "ranker" / "ranker.json").write_text(
+        json.dumps({"best": {"ndcg@10": 0.5, "ndcg@10_with_retriever": 0.6}})
+    )
     bound = curve([0.0, 0.0]).drop(columns="ndcg@10").assign(accuracy=[0.1, 0.9])
     bound.to_csv(tmp_path / "binding" / "binding.csv", index=False)
     table = training_table({"tuned": tmp_path / "ranker"}, tmp_path / "binding").set_index("tuning")
     assert table.loc["tuned", ["prompts", "answers", "tokens", "seconds"]].tolist() == [12, 120, 3000, 30.0]
     assert table.loc["tuned", "tokens_per_second"] == 100
     assert table["reached"].tolist() == [0.9, 0.5]
+    assert table.loc["tuned", "reached_with_retriever"] == 0.6
     assert set(table["commit"]) == {"abc"}
     assert training_table({"tuned": tmp_path / "ranker"}, tmp_path)["tuning"].tolist() == ["tuned"]
 
 
 def test_learning_curves_have_a_line_for_each_tuning():
     figure = learning_curves({"tuned": curve([0.3, 0.5]), "other": curve([0.3, 0.2])})
-    assert len(figure.axes[1].lines) == 2
+    assert [line.get_linestyle() for line in figure.axes[1].lines] == ["-", "--", "-", "--"]
     assert figure.axes[1].get_xlabel() == "answers learnt"
     assert "tuned: 0.3000 to 0.5000" in figure.alt_text
