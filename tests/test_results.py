@@ -41,6 +41,21 @@ def test_a_training_step_is_as_much_faster_than_the_published_form_as_required(d
     assert ours["ratio_to_reference"].item() >= factor
 
 
+@pytest.mark.parametrize(("precision", "share"), [("float32", 0.6), ("bfloat16", 0.5)])
+def test_ranking_many_requests_is_as_fast_as_required(precision, share):
+    bench = pd.read_csv(ROOT / "results" / "bench" / "ranker.csv")
+    ours = bench[bench["share_of_matmul_rate"].notna() & (bench["variant"] == f"ours, {precision}")]
+    assert ours["share_of_matmul_rate"].item() >= share
+    assert ours["ratio_to_reference"].item() >= 1.5
+
+
+def test_ranking_one_request_is_ten_times_as_fast_as_generating_the_list():
+    bench = pd.read_csv(ROOT / "results" / "bench" / "ranker.csv")
+    one = bench[bench["case"].str.startswith("ranking one request")]
+    assert one["variant"].iloc[0] == "generating the list, float32"  # the reference, in its fastest precision
+    assert one.loc[one["variant"].str.startswith("ours"), "ratio_to_reference"].max() >= 10
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_a_source_notebook_is_short_commented_and_without_outputs(path):
     cells = nbformat.read(path, as_version=4).cells
