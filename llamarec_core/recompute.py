@@ -13,6 +13,7 @@ import pandas as pd
 from llamarec_core import evaluation, report
 from llamarec_core.grid import grid_table, load_orders
 from llamarec_core.provenance import commit_name, record_of
+from llamarec_core.ranking import answers_learnt
 from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share
 from llamarec_core.report.retrieval import AS_PUBLISHED
 from llamarec_core.settings import Profile, load_profile
@@ -59,7 +60,8 @@ class Recomputation:
     def opening(self) -> str:
         """Return the opening page's summary."""
         ranker, retriever = self.profile.ranker, self.profile.retriever.method
-        return report.opening(self.study, self.comparison, published=self.published, ranker=ranker, retriever=retriever)
+        options = {"ranker": ranker, "retriever": retriever, "kept": self._kept}
+        return report.opening(self.study, self.comparison, published=self.published, **options)
 
     @cached_property
     def study(self) -> pd.DataFrame:
@@ -85,6 +87,11 @@ class Recomputation:
     def ablations(self) -> dict[str, pd.DataFrame]:
         """Data set → the ranks of the ranker's variants."""
         return load_ablations(self.results, datasets=self.datasets)
+
+    @property
+    def _kept(self) -> dict[str, int | None]:
+        weights = self.results / "weights"
+        return {name: answers_learnt(weights / f"{name}-seed{self.profile.seed}" / "adapter") for name in self.datasets}
 
     @cached_property
     def _ranks(self) -> tuple[dict[tuple[str, str, int], pd.DataFrame], str]:

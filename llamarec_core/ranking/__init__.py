@@ -9,6 +9,7 @@ language model that LlamaRec argues against.
 """
 
 from llamarec_core.ranking.ablations import UNTUNED, Ablation
+from llamarec_core.ranking.adapter import answers_learnt
 from llamarec_core.ranking.backbone import default_device, load_backbone
 from llamarec_core.ranking.examples import draw_examples
 from llamarec_core.ranking.prompt import LABELS, TEMPLATES, PromptBuilder
@@ -40,6 +41,7 @@ __all__ = [
     "Ablation",
     "PromptBuilder",
     "VerbalizerRanker",
+    "answers_learnt",
     "candidate_items",
     "candidate_probabilities",
     "default_device",

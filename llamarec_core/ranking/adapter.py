@@ -108,3 +108,8 @@ def load_adapter(folder: Path, *, settings: dict[str, Any]) -> tuple[dict[str, t
     if not (folder / WEIGHTS).exists():
         raise InputError(f"{folder / WEIGHTS} is missing: tune the ranker first.")
     return load_checkpoint(folder / WEIGHTS, settings=settings)
+
+
+def answers_learnt(folder: Path) -> int | None:
+    """Return how many answers an adapter had learnt after its warm-up, or ``None`` where there is no adapter."""
+    return load_adapter(folder, settings={})[1]["best"]["answers"] if folder.is_dir() else None

@@ -70,6 +70,7 @@ def opening(
     published: pd.DataFrame,
     ranker: RankerSettings,
     retriever: str = "lrurec",
+    kept: Mapping[str, int | None] | None = None,
     metric: str = "NDCG@10",
 ) -> str:
     """Return the opening page's summary as Markdown: what the paper claims, what we measured, at what scale.
@@ -80,6 +81,8 @@ def opening(
         published: what :func:`llamarec_core.evaluation.published` loads.
         ranker: the settings of stage 2.
         retriever: the method that retrieved the candidates.
+        kept: data set → answers that the adapter which validation kept had learnt, where they are known; 0 is that of
+            the warm-up.
         metric: the metric that the summary quotes.
     """
     printed = published[(published["metric"] == metric) & (published["subset"] == "all")]
@@ -92,6 +95,7 @@ def opening(
     results, comparison = (frame[frame["metric"] == metric] for frame in (results, comparison))
     measured = "\n\n".join(
         _measured(dataset, rows, comparison[comparison["dataset"] == dataset], metric, display_name(retriever))
+        + _kept((kept or {}).get(dataset))
         for dataset, rows in results.groupby("dataset", sort=False)
     )
     return f"""\
@@ -143,6 +147,14 @@ def _verdict(row: pd.Series) -> str:
     if row["ci_low"] <= 0 <= row["ci_high"]:
         return "no different from"
     return "better than" if row["ci_low"] > 0 else "worse than"
+
+
+def _kept(answers: int | None) -> str:
+    """Say which adapter ranked."""
+    if answers is None:
+        return ""
+    of = f"after {answers:,} answers" if answers else "of the warm-up: no answer learnt after it made validation better"
+    return f"\n\nValidation kept the adapter {of}."
 
 
 def _interval(row: pd.Series) -> str:

@@ -17,7 +17,9 @@ RECORD = {
 }
 
 
-def opening_page(*, low: float, high: float, methods: tuple[str, ...] = ("lrurec", "llamarec")) -> str:
+def opening_page(
+    *, low: float, high: float, methods: tuple[str, ...] = ("lrurec", "llamarec"), kept: dict[str, int] | None = None
+) -> str:
     rows = [
         {"dataset": "toys", "method": method, "metric": "NDCG@10", "subset": subset, "measured": 0.25, "users": users}
         for method in methods
@@ -38,7 +40,7 @@ def opening_page(*, low: float, high: float, methods: tuple[str, ...] = ("lrurec
         }
     )
     settings = RankerSettings(training_examples=7)
-    return opening(pd.DataFrame(rows), pd.DataFrame(differences), published=published, ranker=settings)
+    return opening(pd.DataFrame(rows), pd.DataFrame(differences), published=published, ranker=settings, kept=kept)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,17 @@ def test_the_opening_page_states_the_claim_and_the_scale():
     assert "`llama" not in page
     assert "`smollm2-135m` (4-bit NF4 weights, LoRA on q_proj, v_proj)" in page
     assert "after 7 training examples:" in page
+
+
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        ({"toys": 1200}, "Validation kept the adapter after 1,200 answers."),
+        ({"toys": 0}, "Validation kept the adapter of the warm-up: no answer learnt after it made validation better."),
+    ],
+)
+def test_the_opening_page_says_which_adapter_ranked(kept, sentence):
+    assert sentence in opening_page(low=0.0, high=0.1, kept=kept)
 
 
 def test_the_opening_page_says_where_the_ranker_was_not_run():
