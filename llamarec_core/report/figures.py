@@ -102,7 +102,7 @@ def training_curve(
     upper.plot(losses[x], losses[loss], color="C0")
     upper.set(ylabel="training loss (nats)")
     lower.plot(validations[x], validations[metric], color="C2", marker="o", markersize=4)
-    lower.set(xlabel=x, ylabel=f"validation {name}")
+    lower.set(xlabel=x, ylabel=f"validation\n{name}")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     text = f"Training loss (upper panel) and validation {name} (lower panel) against {x}."
     if len(losses):

@@ -99,7 +99,7 @@ def test_training_curve_skips_what_was_not_measured_and_marks_the_best():
     assert len(upper.lines[0].get_xdata()) == 3
     assert lower.lines[0].get_xdata().tolist() == [100, 300]
     assert lower.lines[1].get_xdata().tolist() == [300]
-    assert lower.get_ylabel() == "validation NDCG@10"
+    assert lower.get_ylabel() == "validation\nNDCG@10"
     assert "best validation is 0.0400 at iteration 300" in figure.alt_text
 
 
