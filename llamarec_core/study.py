@@ -1,9 +1,8 @@
 """The runs of the study: where each artefact lies, and the record of how it was made.
 
-A notebook opens with :func:`begin`, asks the :class:`Run` for every path, and closes with
-:meth:`Run.finish`, which writes ``provenance.json`` beside each artefact. Recomputable and heavy
-files (data sets, weights, checkpoints) go to ``runs/``, which git ignores; what a reader cites
-(ranks, tables, executed notebooks) goes to ``results/``.
+A notebook opens with :func:`begin`, asks the :class:`Run` for every path, and closes with :meth:`Run.finish`, which
+writes ``provenance.json`` beside each artefact. Recomputable and heavy files (data sets, weights, checkpoints) go to
+``runs/``, which git ignores; what a reader cites (ranks, tables, executed notebooks) goes to ``results/``.
 """
 
 import ast
