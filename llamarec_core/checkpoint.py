@@ -46,7 +46,8 @@ def load_checkpoint(
 
     Args:
         path: the file that :func:`save_checkpoint` wrote.
-        settings: those that must be as they were; others in the file are not looked at.
+        settings: those that must be as they were; others in the file are not looked at, and one that the file does not
+            know, because it is younger, was off (0, false, none) then.
         device: where the tensors go.
 
     Raises:
@@ -61,7 +62,7 @@ def load_checkpoint(
         raise InputError(f"{path} is not a whole checkpoint ({error}): delete it to start this step again.") from None
     # through JSON, so that a tuple and the list that it was stored as count as equal
     for name, value in json.loads(json.dumps(settings)).items():
-        if stored.get(name) != value:
+        if value if name not in stored else stored[name] != value:
             raise InputError(
                 f"{path} was written with {name} = {stored.get(name)!r}, but this run has {name} = {value!r}: "
                 "delete it to start this step again, or restore the setting."

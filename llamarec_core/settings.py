@@ -118,6 +118,8 @@ class RankerSettings(Settings):
     binding_resembling: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Share of the titles of the label-binding phase that are asked for by another title, which shares words with it:
     a history names no candidate, but what resembles one."""
+    binding_histories: Annotated[int, Field(ge=0)] = 0
+    """Pools of a second part of the label-binding phase, in which histories of titles ask for what resembles them."""
     binding_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     """AdamW's step size in the label-binding phase."""
     negatives: Literal["random", "retrieved"] = "random"
@@ -176,6 +178,11 @@ class RankerSettings(Settings):
             raise ValueError(
                 f"template: {self.template} has one question a prompt: with several users_per_prompt or "
                 "targets_per_user choose candidates_first"
+            )
+        if self.binding_histories and self.template != "candidates_first":
+            raise ValueError(
+                f"binding_histories: template: {self.template} puts the history first, where several cannot follow one "
+                "list of candidates: choose candidates_first"
             )
         if self.soft_targets and self.temperature is None:
             raise ValueError("soft_targets: they are a distribution over the labels alone: set a temperature too")

@@ -28,6 +28,12 @@ def test_a_checkpoint_of_other_settings_names_the_setting(checkpoint):
         load_checkpoint(checkpoint, settings=SETTINGS | {"dim": 8})
 
 
+def test_a_setting_younger_than_the_file_was_off_then(checkpoint):
+    load_checkpoint(checkpoint, settings=SETTINGS | {"histories": 0})
+    with pytest.raises(InputError, match="written with histories = None, but this run has histories = 8"):
+        load_checkpoint(checkpoint, settings=SETTINGS | {"histories": 8})
+
+
 @pytest.mark.parametrize("keep", [0, 4, 40, 200])
 def test_a_truncated_checkpoint_is_refused_in_one_sentence(checkpoint, keep):
     checkpoint.write_bytes(checkpoint.read_bytes()[:keep])

@@ -2,20 +2,9 @@
 
 Llama-2-7B answers with the letter of a title at once. A model of a hundred million parameters does not: tuned by the
 paper's recipe alone it stays at chance, because one loss a prompt is a slow teacher of two things at a time. So this
-phase teaches the first thing alone, densely. One sequence lists a pool of candidates as the prompt does, then asks for
-its titles in random order, each followed by its label::
-
-    A. Alien
-    B. Brazil …
-    - Brazil
-    B
-    - Alien
-    A …
-
-with the cross-entropy over the label tokens at each of those places. A history never names a candidate, only what
-resembles one. So some titles are asked for by another title of the catalogue that shares words with them, as the
-settings say, and half of the others by half of their tokens. Titles are drawn from the whole catalogue; no user and no
-preference enters. It is this study's addition; the paper has no such phase.
+phase teaches the first thing alone, densely: first with titles, then, if the settings ask for it, with histories of
+titles in the form of the prompt (:mod:`~llamarec_core.ranking.binding_questions` has both). It is this study's
+addition; the paper has no such phase.
 
 The tuning loop (:mod:`~llamarec_core.ranking.qlora`) runs it before the first prompt where the settings say so.
 """
@@ -27,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.sparse import csr_matrix
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
@@ -38,9 +26,8 @@ from llamarec_core.files import InputError, replacing, write_json
 from llamarec_core.provenance import circumstances, peak_memory_mib
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
 from llamarec_core.ranking.backbone import backbone_name
-from llamarec_core.ranking.prompt import PromptBuilder
-from llamarec_core.ranking.titles import resembling, title_vectors
-from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker, pad
+from llamarec_core.ranking.binding_questions import HistoryQuestions, Questions, TitleQuestions
+from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
 from llamarec_core.settings import RankerSettings
 
 SHAPING = {
@@ -50,6 +37,9 @@ SHAPING = {
 }  # fmt: skip
 """The settings that shape this phase; tunings that agree on them can share it."""
 
+SHAPING_HISTORIES = {"history_length", "binding_histories"}
+"""Those that shape its second part alone."""
+
 INTERVAL = 10
 """Optimiser steps between two rows of the curve, at each of which a checkpoint is written."""
 
@@ -57,6 +47,12 @@ LEARNING_RATE_WARMUP = 10
 """Optimiser steps over which the step size rises from zero."""
 
 MAX_GRADIENT_NORM = 1.0
+
+QUESTIONS = {"binding": TitleQuestions, "binding_histories": HistoryQuestions}
+"""What each part asks."""
+
+EXAMPLES = {"binding": "binding_examples", "binding_histories": "binding_histories"}
+"""The setting that says how many pools a part has."""
 
 
 def bind_labels(
@@ -76,130 +72,159 @@ def bind_labels(
     Args:
         ranker: the backbone with its fresh adapter.
         dataset: its titles are read.
-        settings: those of :data:`SHAPING` are read.
+        settings: those of :data:`SHAPING` and :data:`SHAPING_HISTORIES` are read.
         seed: of the pools and of dropout.
-        folder: gets ``binding.csv`` (the curve) and ``binding.safetensors`` (the adapter, or a checkpoint of it).
+        folder: gets ``binding.csv`` (the curve) and ``binding.safetensors`` (the adapter, or a checkpoint of it), and
+            the same of ``binding_histories``.
         writes: whether this process writes the files.
         progress: show a progress bar on stderr.
 
     Raises:
         InputError: the folder holds a run of other settings, or the loss is no longer a number.
     """
-    file, identity = folder / "binding.safetensors", _identity(dataset, settings) | {"seed": seed}
-    size = settings.batch_size * settings.gradient_accumulation
-    total = -(-settings.binding_examples // size)
-    parameters = [parameter for parameter in ranker.model.parameters() if parameter.requires_grad]
-    step_size = settings.binding_learning_rate  # the schedule starts from it, also when a run goes on
-    optimizer = torch.optim.AdamW([{"params": parameters, "initial_lr": step_size}], lr=step_size, weight_decay=0.0)
-    curve: list[dict[str, float]] = []
-    if file.exists():
-        tensors, reached = load_checkpoint(file, settings=identity)
-        set_adapter_tensors(
-            ranker.model, {name: tensors[name] for name in tensors if not name.startswith("optimizer.")}
+    shaping = {"binding": SHAPING}
+    if settings.binding_histories:
+        shaping["binding_histories"] = SHAPING | SHAPING_HISTORIES
+    for name, of_part in shaping.items():
+        questions = QUESTIONS[name](ranker.prompts, dataset, settings)
+        identity = _identity(dataset, settings, of_part) | {"seed": seed}
+        part = _Part(name, ranker, settings, questions, seed=seed, folder=folder, identity=identity)
+        part.run(writes=writes, progress=progress)
+
+
+class _Part:
+    """One part of the phase: its loop, which goes on where a killed run left its checkpoint.
+
+    Args:
+        name: of its files.
+        ranker: the backbone with its adapter, which is taught in place.
+        settings: of the run.
+        questions: makes its batches.
+        seed: of the pools and of dropout.
+        folder: of its files.
+        identity: what a checkpoint must belong to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ranker: VerbalizerRanker,
+        settings: RankerSettings,
+        questions: Questions,
+        *,
+        seed: int,
+        folder: Path,
+        identity: dict[str, Any],
+    ):
+        self._name, self._file, self._identity, self._seed = name, folder / f"{name}.safetensors", identity, seed
+        self._model, self._settings, self._questions = ranker.model, settings, questions
+        self._size = settings.batch_size * settings.gradient_accumulation  # pools in a step
+        self._total = -(-getattr(settings, EXAMPLES[name]) // self._size)
+        self._parameters = [parameter for parameter in ranker.model.parameters() if parameter.requires_grad]
+        step_size = settings.binding_learning_rate  # the schedule starts from it, also when a run goes on
+        groups = [{"params": self._parameters, "initial_lr": step_size}]
+        self._optimizer = torch.optim.AdamW(groups, lr=step_size, weight_decay=0.0)
+        self._network = NextTokenLogits(ranker.model)
+        self._label_ids = torch.tensor(ranker.prompts.target_ids[: settings.candidates], device=ranker.model.device)
+        self._curve: list[dict[str, float]] = []
+
+    def run(self, *, writes: bool, progress: bool) -> None:
+        """Take the steps that are left, and write curve, checkpoints and circumstances.
+
+        Raises:
+            InputError: the folder holds a run of other settings, or the loss is no longer a number.
+        """
+        if self._file.exists():
+            self._restore()
+        begun = self._curve[-1]["step"] if self._curve else 0
+        made = circumstances(Path(__file__).parent)  # now, because the code on disk may change while it runs
+        seconds, tokens = (self._curve[-1][column] if self._curve else 0 for column in ("seconds", "tokens"))
+        schedule = get_linear_schedule_with_warmup(
+            self._optimizer, LEARNING_RATE_WARMUP, self._total, last_epoch=begun - 1
         )
-        restore_optimizer(optimizer, tensors)
-        curve = reached["curve"]
-    begun = curve[-1]["step"] if curve else 0
-    made = circumstances(Path(__file__).parent)  # now, because the code on disk may change while it runs
-    seconds, started = (curve[-1]["seconds"] if curve else 0.0), time.perf_counter()
-    schedule = get_linear_schedule_with_warmup(optimizer, LEARNING_RATE_WARMUP, total, last_epoch=begun - 1)
-    network, vectors = NextTokenLogits(ranker.model), title_vectors(dataset)
-    network.train()
-    figures, tokens = [], (curve[-1]["tokens"] if curve else 0)
-    bar = tqdm(desc="Binding labels", total=total, initial=begun, unit="step", mininterval=10, disable=not progress)
-    with bar:
-        for step in range(begun, total):
-            loss, accuracy, n_tokens = _step(
-                network, optimizer, ranker, dataset, settings, parameters, vectors, generator_of=(seed, step)
-            )
-            figures.append((loss, accuracy))
-            tokens += n_tokens
-            schedule.step()
-            bar.update()
-            if (step + 1) % INTERVAL and step + 1 < total:
-                continue
-            loss, accuracy = np.mean(figures, axis=0)
-            if not np.isfinite(loss):
-                raise InputError(f"The loss is no longer a number at step {step + 1}: lower binding_learning_rate.")
-            elapsed = round(seconds + time.perf_counter() - started, 1)
-            examples = (step + 1) * size
-            row = {"step": step + 1, "examples": examples, "answers": examples * settings.candidates, "tokens": tokens}
-            row["seconds"] = elapsed
-            curve.append(row | {"training_loss": float(loss), "accuracy": float(accuracy)})
-            figures = []
-            bar.set_postfix_str(f"right label {accuracy:.0%}", refresh=False)
-            if writes:
-                tensors = adapter_tensors(ranker.model) | optimizer_tensors(optimizer)
-                save_checkpoint(file, tensors=tensors, progress={"curve": curve}, settings=identity)
-    network.eval()
-    if writes:
-        if begun < total or not (folder / "circumstances.json").exists():
-            write_json(folder / "circumstances.json", made | {"peak_memory_mib": peak_memory_mib()})
-        with replacing(folder / "binding.csv") as temporary:
-            pd.DataFrame(curve).to_csv(temporary, index=False)
+        figures, started = [], time.perf_counter()
+        description = self._name.replace("_", " ").capitalize()
+        self._network.train()
+        bar = tqdm(
+            desc=description, total=self._total, initial=begun, unit="step", mininterval=10, disable=not progress
+        )
+        with bar:
+            for step in range(begun, self._total):
+                figures.append(self._step(step))
+                tokens += figures[-1][2]
+                schedule.step()
+                bar.update()
+                if (step + 1) % INTERVAL and step + 1 < self._total:
+                    continue
+                elapsed = round(seconds + time.perf_counter() - started, 1)
+                self._add_row(step + 1, figures, tokens=tokens, seconds=elapsed)
+                figures = []
+                bar.set_postfix_str(f"right label {self._curve[-1]['accuracy']:.0%}", refresh=False)
+                if writes:
+                    tensors = adapter_tensors(self._model) | optimizer_tensors(self._optimizer)
+                    curve = {"curve": self._curve}
+                    save_checkpoint(self._file, tensors=tensors, progress=curve, settings=self._identity)
+        self._network.eval()
+        if writes:
+            folder = self._file.parent
+            if begun < self._total or not (folder / "circumstances.json").exists():
+                write_json(folder / "circumstances.json", made | {"peak_memory_mib": peak_memory_mib()})
+            with replacing(self._file.with_suffix(".csv")) as temporary:
+                pd.DataFrame(self._curve).to_csv(temporary, index=False)
+
+    def _restore(self) -> None:
+        """Go back to where the checkpoint was written."""
+        tensors, reached = load_checkpoint(self._file, settings=self._identity)
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+        set_adapter_tensors(self._model, own)
+        restore_optimizer(self._optimizer, tensors)
+        self._curve = reached["curve"]
+
+    def _add_row(self, step: int, figures: list[tuple[float, float, int]], *, tokens: int, seconds: float) -> None:
+        """Add the means since the row before to the curve."""
+        loss, accuracy, _ = np.mean(figures, axis=0)
+        if not np.isfinite(loss):
+            raise InputError(f"The loss is no longer a number at step {step}: lower binding_learning_rate.")
+        self._curve.append(
+            {
+                "step": step,
+                "examples": step * self._size,
+                "answers": step * self._size * self._questions.answers,
+                "tokens": tokens,
+                "seconds": seconds,
+                "training_loss": float(loss),
+                "accuracy": float(accuracy),
+            }
+        )
+
+    def _step(self, step: int) -> tuple[float, float, int]:
+        """Take one optimiser step on fresh pools; return its mean loss, the share of right labels, the tokens read."""
+        generator = np.random.default_rng([self._seed, step, 1])  # 1: apart from the draws of the ranking phase
+        torch.manual_seed(int(generator.integers(2**31)))
+        accumulation = self._settings.gradient_accumulation
+        losses, rights, read = [], [], 0
+        for _ in range(accumulation):
+            batch = self._questions.batch(self._settings.batch_size, generator, device=self._model.device)
+            read += batch.n_tokens
+            logits = self._network(
+                batch.tokens,
+                batch.lengths,
+                self._label_ids,
+                beginnings=batch.beginnings,
+                beginning_lengths=batch.beginning_lengths,
+            ).flatten(0, 1)  # (answers, n_candidates)
+            targets = batch.targets.flatten(0, 1)
+            loss = F.cross_entropy(logits, targets)
+            (loss / accumulation).backward()
+            losses.append(loss.item())
+            rights.append((logits.argmax(1) == targets.argmax(1)).float().mean().item())
+        torch.nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(np.mean(losses)), float(np.mean(rights)), read
 
 
-def _identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
+def _identity(dataset: Dataset, settings: RankerSettings, names: set[str]) -> dict[str, Any]:
     """Return what the phase's result belongs to."""
-    shaping = settings.model_dump(mode="json", include=SHAPING)
+    shaping = settings.model_dump(mode="json", include=names)
     return shaping | {"backbone": backbone_name(settings), "dataset": dataset.name, "data": dataset.content_hash}
-
-
-def _step(
-    network: NextTokenLogits,
-    optimizer: torch.optim.Optimizer,
-    ranker: VerbalizerRanker,
-    dataset: Dataset,
-    settings: RankerSettings,
-    parameters: list[torch.nn.Parameter],
-    vectors: csr_matrix,
-    *,
-    generator_of: tuple[int, int],
-) -> tuple[float, float, int]:
-    """Take one optimiser step on fresh pools and return its mean loss, the share of right labels and tokens read."""
-    generator = np.random.default_rng([*generator_of, 1])  # 1: apart from the draws of the ranking phase
-    torch.manual_seed(int(generator.integers(2**31)))
-    label_ids = torch.tensor(ranker.prompts.target_ids[: settings.candidates], device=ranker.model.device)
-    losses, rights, read = [], [], 0
-    for _ in range(settings.gradient_accumulation):
-        sequences, ends, answers = [], [], []
-        for _ in range(settings.batch_size):
-            pool = generator.choice(dataset.n_items, size=settings.candidates, replace=False) + 1
-            places = generator.permutation(settings.candidates)
-            queries = [_query(ranker.prompts, pool, place, vectors, settings, generator) for place in places]
-            tokens, before = ranker.prompts.build_binding(pool.tolist(), places.tolist(), queries)
-            sequences.append(tokens)
-            ends.append(before)
-            answers.append(places)
-        read += sum(map(len, sequences))
-        tokens, _ = pad(sequences, device=ranker.model.device)
-        logits = network(tokens, torch.tensor(ends, device=tokens.device), label_ids).flatten(0, 1)
-        targets = torch.from_numpy(np.concatenate(answers)).to(tokens.device)  # (batch · n_candidates,)
-        loss = F.cross_entropy(logits, targets)
-        (loss / settings.gradient_accumulation).backward()
-        losses.append(loss.item())
-        rights.append((logits.argmax(1) == targets).float().mean().item())
-    torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(np.mean(losses)), float(np.mean(rights)), read
-
-
-def _query(
-    prompts: PromptBuilder,
-    pool: np.ndarray,
-    place: int,
-    vectors: csr_matrix,
-    settings: RankerSettings,
-    generator: np.random.Generator,
-) -> list[int]:
-    """Draw the token ids by which an item of a pool is asked for."""
-    if generator.random() < settings.binding_resembling:
-        others = np.setdiff1d(resembling(vectors, pool[place]), pool)
-        if len(others):
-            return prompts.title_tokens[generator.choice(others)]
-    title = prompts.title_tokens[pool[place]]
-    if generator.random() < 0.5:
-        return title
-    start = generator.integers(len(title) // 2 + 1)
-    return title[start : start + (len(title) + 1) // 2]

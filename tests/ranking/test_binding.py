@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from llamarec_core.data import Dataset
 from llamarec_core.ranking import PromptBuilder, binding, fit_ranker, load_ranker
-from llamarec_core.ranking.binding import _query
+from llamarec_core.ranking.binding_questions import HistoryQuestions, TitleQuestions
 from llamarec_core.ranking.prompt import LABELS
 from llamarec_core.ranking.titles import resembling, title_vectors
 from llamarec_core.ranking.verbalizer import NextTokenLogits
@@ -42,10 +42,11 @@ def test_a_sequence_lists_a_pool_and_asks_for_some_of_it(tokenizer, template):
     assert all(f"{label}" in text for label in LABELS[:3])
 
 
-def test_some_titles_are_asked_for_by_others_that_share_words_with_them(tokenizer):
+@pytest.fixture
+def games():
     titles = ["", "Zelda Ocarina", "Zelda Majora", "Halo Wars", "Halo Reach", "Tetris"]
     sequences = [[1, 2, 3, 4, 5] * 2] * 4
-    data = Dataset(
+    return Dataset(
         name="games",
         items=np.concatenate(sequences),
         offsets=np.arange(0, 41, 10),
@@ -53,14 +54,42 @@ def test_some_titles_are_asked_for_by_others_that_share_words_with_them(tokenize
         user_ids=list("abcd"),
         item_ids=["", *"12345"],
     )
-    vectors = title_vectors(data)
+
+
+def test_some_titles_are_asked_for_by_others_that_share_words_with_them(tokenizer, games, monkeypatch):
+    vectors = title_vectors(games)
     assert resembling(vectors, 1).tolist() == [2]
     assert resembling(vectors, 5).tolist() == []
-    settings = RankerSettings(binding_resembling=1.0)
-    prompts, generator = PromptBuilder(tokenizer, titles, settings), np.random.default_rng(0)
-    asked = [_query(prompts, np.array(pool), 0, vectors, settings, generator) for pool in ([1, 3], [1, 2])]
-    assert tokenizer.decode(asked[0]) == " Zelda Majora"
-    assert tokenizer.decode(asked[1]) in " Zelda Ocarina"  # the other is in the pool, with a label of its own
+    settings = RankerSettings(binding_resembling=1.0, candidates=2)
+    questions = TitleQuestions(PromptBuilder(tokenizer, games.titles, settings), games, settings)
+    for pool, asked in (([1, 3], "Zelda Majora"), ([5, 3], "Tetris")):
+        monkeypatch.setattr(questions, "_pool", lambda generator, pool=pool: np.array(pool))
+        batch = questions.batch(1, np.random.default_rng(1), device=torch.device("cpu"))
+        text = tokenizer.decode(batch.tokens[0])
+        assert asked in text.split("\n- ", 1)[1]
+
+
+def test_histories_ask_after_each_title_for_what_resembles_them_so_far(tokenizer, games, monkeypatch):
+    change = {"template": "candidates_first", "candidates": 3, "history_length": 2, "binding_resembling": 1.0}
+    settings = RankerSettings(**change)
+    questions = HistoryQuestions(PromptBuilder(tokenizer, games.titles, settings), games, settings)
+    assert questions.answers == 2  # one history of two titles a pool
+    monkeypatch.setattr(questions, "_pool", lambda generator: np.array([1, 3, 5]))
+    titles = iter([2, 4, 5, 5, 1, 2])  # Zelda, then Halo; Tetris; the title itself, then one that resembles it
+    monkeypatch.setattr(questions, "_title", lambda pool, generator: next(titles))
+    batch = questions.batch(3, np.random.default_rng(0), device=torch.device("cpu"))
+    assert batch.targets.shape == (3, 2, 3)
+    torch.testing.assert_close(batch.targets.sum(-1), torch.ones(3, 2))
+    zelda, tetris, same = batch.targets
+    assert zelda[0].argmax() == 0
+    assert zelda[0, 0] > 0.9
+    assert zelda[1, 0] == pytest.approx(zelda[1, 1].item(), abs=0.3)
+    assert zelda[1, 2] < 0.05
+    assert (tetris[:, 2] > 0.99).all()
+    torch.testing.assert_close(same[0], same[1])  # the best of the history counts, not the latest
+    row = batch.tokens[0, : batch.lengths[0, 1]]
+    assert tokenizer.decode(row).startswith("\n- Zelda Majora\n- Halo Reach\n")
+    assert tokenizer.decode(batch.beginnings[0]).count("Tetris") == 1
 
 
 def test_logits_at_several_places_are_those_of_each_beginning(tiny, smollm2):
@@ -105,10 +134,14 @@ def test_the_loss_is_that_of_the_labels_at_their_places(settings, dataset, candi
     assert pd.read_csv(tmp_path / "binding.csv")["training_loss"][0] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-@pytest.mark.parametrize("forward_passes", [3, 21, 23])
+@pytest.mark.parametrize(("forward_passes", "histories"), [(3, 0), (21, 0), (23, 0), (35, 40)])
 def test_killed_and_started_again_the_adapter_is_the_same(
-    forward_passes, settings, dataset, candidates, tmp_path, fit_killed
+    forward_passes, histories, settings, dataset, candidates, tmp_path, fit_killed
 ):
+    if histories:
+        settings = RankerSettings(
+            **settings.model_dump() | {"binding_histories": histories, "template": "candidates_first"}
+        )
     options = {"seed": 0, "progress": False}
     fit_ranker(dataset, candidates, settings, folder=tmp_path / "undisturbed", **options)
     options["folder"] = tmp_path / "killed"
