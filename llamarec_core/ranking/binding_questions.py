@@ -15,9 +15,9 @@ resembles one. So some titles are asked for by another title of the catalogue th
 settings say, and half of the others by half of their tokens.
 
 :class:`HistoryQuestions` have the form of the prompt: after a pool stand histories of made-up users, each read by
-itself. Their titles are of the pool, resemble one of it, or have nothing to do with it. After each title the answer is
-a softmax over how much each item's title overlaps with the history's so far (:mod:`~llamarec_core.ranking.titles`):
-where several resemble a history, they share the probability.
+itself. Their titles resemble one of the pool, are that title if none does, or have nothing to do with it. After each
+title the answer is a softmax over how much each item's title overlaps with the history's so far
+(:mod:`~llamarec_core.ranking.titles`): where several resemble a history, they share the probability.
 
 All titles are drawn from the whole catalogue; no user and no preference enters.
 """
@@ -85,12 +85,9 @@ class Questions(ABC):
         return generator.choice(self._n_items, size=self._settings.candidates, replace=False) + 1
 
     def _resembling(self, item: int, pool: np.ndarray, generator: np.random.Generator) -> int | None:
-        """Draw an item outside the pool whose title resembles another's, if the settings' share falls on it."""
-        if generator.random() < self._settings.binding_resembling:
-            others = np.setdiff1d(resembling(self._vectors, item), pool)
-            if len(others):
-                return int(generator.choice(others))
-        return None
+        """Draw an item outside the pool whose title resembles another's, if there is one."""
+        others = np.setdiff1d(resembling(self._vectors, item), pool)
+        return int(generator.choice(others)) if len(others) else None
 
 
 class TitleQuestions(Questions):
@@ -116,9 +113,10 @@ class TitleQuestions(Questions):
 
     def _asked(self, pool: np.ndarray, place: int, generator: np.random.Generator) -> list[int]:
         """Draw the token ids by which an item of a pool is asked for."""
-        other = self._resembling(pool[place], pool, generator)
-        if other is not None:
-            return self._prompts.title_tokens[other]
+        if generator.random() < self._settings.binding_resembling:
+            other = self._resembling(pool[place], pool, generator)
+            if other is not None:
+                return self._prompts.title_tokens[other]
         title = self._prompts.title_tokens[pool[place]]
         if generator.random() < 0.5:
             return title
