@@ -203,6 +203,12 @@ class EvaluationSettings(Settings):
     """Data sets on which `3_ablations` compares variants of the ranker."""
     ablation_users: PositiveInt | None = None
     """Test users, of those whose target was retrieved, on whom `3_ablations` compares variants; empty takes all."""
+    strategy_datasets: tuple[str, ...] = ()
+    """Data sets on which `5_strategies` compares the ways of ranking with a language model."""
+    strategy_users: PositiveInt | None = None
+    """Test users on whom `5_strategies` compares them, half with a retrieved target, half without; empty takes all."""
+    strategy_examples: PositiveInt | None = None
+    """Examples on which each strategy is tuned; empty takes as many as the ranker's ``training_examples``."""
 
 
 class Overrides(Settings):
@@ -239,8 +245,9 @@ class Profile(Settings):
             adapted = self.for_dataset(dataset)
             for variant in self.variants:
                 adapted.variant(variant)
-        for dataset in set(self.evaluation.ablation_datasets) - self.datasets.keys():
-            raise ValueError(f"evaluation.ablation_datasets: {dataset!r} is not among the profile's datasets")
+        for setting in ("ablation_datasets", "strategy_datasets"):
+            for dataset in set(getattr(self.evaluation, setting)) - self.datasets.keys():
+                raise ValueError(f"evaluation.{setting}: {dataset!r} is not among the profile's datasets")
         for method, grids in self.grid.items():
             for dataset in grids.keys() - self.datasets.keys():
                 raise ValueError(f"grid.{method}: {dataset!r} is not among the profile's datasets")
