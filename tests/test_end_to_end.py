@@ -27,7 +27,8 @@ LIMIT = 600  # seconds for one run of the smoke profile: a hang ends as a failur
 def copy_of_the_study(folder: Path) -> Path:
     for name in ("notebooks", "results/published"):
         shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "Snakefile", folder)
+    for name in ("Snakefile", "CITATION.cff"):
+        shutil.copy(ROOT / name, folder)
     (folder / "llamarec_core").symlink_to(ROOT / "llamarec_core")
     return folder
 

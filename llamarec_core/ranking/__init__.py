@@ -9,7 +9,7 @@ language model that LlamaRec argues against.
 """
 
 from llamarec_core.ranking.ablations import UNTUNED, Ablation
-from llamarec_core.ranking.adapter import answers_learnt
+from llamarec_core.ranking.adapter import answers_learnt, kept_row
 from llamarec_core.ranking.backbone import default_device, load_backbone
 from llamarec_core.ranking.examples import draw_examples
 from llamarec_core.ranking.prompt import LABELS, TEMPLATES, PromptBuilder
@@ -49,6 +49,7 @@ __all__ = [
     "fit_ranker",
     "fit_retriever_weight",
     "kept_by",
+    "kept_row",
     "load_backbone",
     "load_ranker",
     "log_probabilities",

@@ -110,6 +110,15 @@ def load_adapter(folder: Path, *, settings: dict[str, Any]) -> tuple[dict[str, t
     return load_checkpoint(folder / WEIGHTS, settings=settings)
 
 
+def kept_row(folder: Path) -> dict[str, Any] | None:
+    """Return the row of the validation curve at which an adapter was kept, or ``None`` where there is no adapter.
+
+    Its ``examples`` and ``answers`` are 0 if validation kept what the ranking phase began with.
+    """
+    return load_adapter(folder, settings={})[1]["best"] if folder.is_dir() else None
+
+
 def answers_learnt(folder: Path) -> int | None:
     """Return how many answers an adapter had learnt after its warm-up, or ``None`` where there is no adapter."""
-    return load_adapter(folder, settings={})[1]["best"]["answers"] if folder.is_dir() else None
+    row = kept_row(folder)
+    return row and row["answers"]

@@ -1,7 +1,8 @@
 """What the book shows: tables and figures, each made by one function from ranks, curves and data sets.
 
-Tables are computed and stored tidy, one number a row (``tables``), and laid out wide for the page and for
-LaTeX (``layout``). ``figures`` holds the one theme and the plots of the results. ``methods`` names what is compared.
+Tables are computed and stored tidy, one number a row (``tables``), laid out wide for the page and for LaTeX
+(``layout``), and published with what they were measured with (``publication``). ``figures`` holds the one theme and the
+plots of the results. ``methods`` names what is compared.
 """
 
 from llamarec_core.report.ablations import ablation_display, ablation_table, training_table
@@ -16,6 +17,7 @@ from llamarec_core.report.figures import (
 )
 from llamarec_core.report.layout import ShownTable, show_table, write_table
 from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES
+from llamarec_core.report.publication import publish_table
 from llamarec_core.report.ranking_figures import ablation_forest, candidate_probabilities, learning_curves
 from llamarec_core.report.retrieval import (
     noise_table,
@@ -56,6 +58,7 @@ __all__ = [
     "noise_table",
     "opening",
     "pairs_table",
+    "publish_table",
     "rank_histogram",
     "reached_table",
     "results_table",

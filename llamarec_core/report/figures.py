@@ -4,6 +4,9 @@ Each function returns a matplotlib Figure whose axes carry their units; it is no
 a notebook shows it once, as a cell's last value. ``figure.alt_text`` says in words what it shows.
 """
 
+import base64
+import html
+import io
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -28,7 +31,10 @@ _WIDTH = 6.0
 
 
 def set_theme() -> None:
-    """Set the look of every figure: colour-blind palette, a font that ships with matplotlib, SVG in notebooks."""
+    """Set the look of every figure: colour-blind palette, a font that ships with matplotlib, SVG in notebooks.
+
+    Figures keep a white ground, as a card on a dark page: their labels read in print and in both of the book's modes.
+    """
     sns.set_theme(
         context="notebook",
         style="whitegrid",
@@ -49,7 +55,17 @@ def set_theme() -> None:
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("svg", metadata={"Date": None})
+        set_matplotlib_formats()  # none of its own: they have no place for the words
+        sys.modules["IPython"].get_ipython().display_formatter.formatters["text/html"].for_type(Figure, as_html)
+
+
+def as_html(figure: Figure) -> str:
+    """Return a figure as an SVG image with its text for those who cannot see it."""
+    with io.BytesIO() as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        source = base64.b64encode(file.getvalue()).decode()
+    words = html.escape(getattr(figure, "alt_text", "Figure"))
+    return f'<img src="data:image/svg+xml;base64,{source}" alt="{words}">'
 
 
 def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:

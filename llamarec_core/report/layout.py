@@ -1,13 +1,14 @@
 """Tables as a person reads them: the wide form, on the page (HTML) and in an article (LaTeX, booktabs).
 
 A tidy table of :mod:`llamarec_core.report.tables` becomes one row a metric and one column a method. Each of our
-numbers stands above its 95 % interval; the best of a row is bold and the second best underlined, as in
-the paper. What a reader cites is the tidy CSV and the ``.tex`` that :func:`write_table` writes side by side.
+numbers stands above its 95 % interval and its difference to the published one; the best of a row is bold and the second
+best underlined, as in the paper. What a reader cites is the tidy CSV and the ``.tex`` that :func:`write_table` writes
+side by side.
 """
 
 import html
-import textwrap
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import pandas as pd
 from llamarec_core.files import replacing, write_text
 from llamarec_core.report.ablations import ablation_display
 from llamarec_core.report.claims import claims_display
+from llamarec_core.report.latex import to_latex
 from llamarec_core.report.methods import METHOD_NAMES, in_order
 
 _QUANTITIES = {
@@ -39,20 +41,16 @@ _STYLE = """<style>
   position: sticky; left: 0; background: var(--pst-color-background, var(--jp-layout-color0, Canvas)); }
 .llamarec-figure table.llamarec-table small { display: block; white-space: nowrap; font-size: 0.85em; opacity: 0.85; }
 .llamarec-figure .second-best { text-decoration: underline; }
+.llamarec-figure .files { margin: 0.4em 0 0; font-size: 0.85em; }
 </style>"""
 """Stands in each table's output, so that a notebook looks the same in JupyterLab and in the book."""
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "−": "$-$",
-}  # fmt: skip
 
 
 def write_table(frame: pd.DataFrame, path_without_suffix: Path, *, caption: str | None = None) -> list[Path]:
     """Write a table as tidy CSV and as wide LaTeX, each whole or not at all.
 
     The CSV's numbers have six significant digits, so that the file is the same on every machine. The LaTeX
-    needs ``booktabs`` and no other package; its label is ``tab:`` and the file's name.
+    needs ``booktabs`` and ``graphicx``; its label is ``tab:`` and the file's name.
 
     Args:
         frame: a table of :mod:`llamarec_core.report.tables`, or any other.
@@ -69,7 +67,7 @@ def write_table(frame: pd.DataFrame, path_without_suffix: Path, *, caption: str 
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("csv", "tex")]
     with replacing(files[0]) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    write_text(files[1], _to_latex(frame, caption=caption, label=f"tab:{path.name}"))
+    write_text(files[1], to_latex(_wide(frame), caption=caption, label=f"tab:{path.name}"))
     return files
 
 
@@ -89,6 +87,10 @@ class ShownTable:
 
     frame: pd.DataFrame
     caption: str | None = None
+    name: str | None = None
+    """Anchor on the page."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Name of a format → address of the file, as seen from the page."""
 
     def __repr__(self) -> str:
         text = _wide(self.frame).map(lambda cell: " ".join([cell.value, *cell.details])).to_string()
@@ -97,12 +99,18 @@ class ShownTable:
     def _repr_html_(self) -> str:
         wide = _wide(self.frame).map(_html_cell).rename(index=_escape_html, columns=_escape_html)
         kind = "llamarec-table" if _is_wide(self.frame) else "llamarec-table plain"
-        table = wide.to_html(escape=False, border=0, index_names=False, classes=kind)
+        table = wide.to_html(escape=False, border=0, classes=kind)
         caption = html.escape(self.caption or "")
         heading = f"<figcaption>{caption}</figcaption>" if caption else ""
         # a region that scrolls must be reachable by keyboard, and named for those who cannot see it
-        region = f'<div role="region" tabindex="0" aria-label="{caption or "Table"}">{table}</div>'
-        return f'{_STYLE}<figure class="llamarec-figure">{heading}{region}</figure>'
+        label = caption.partition(". ")[0] or "Table"
+        region = f'<div role="region" tabindex="0" aria-label="{label}">{table}</div>'
+        place = f' id="{self.name}"' if self.name else ""
+        files = [f'<a href="{html.escape(link)}" download>{kind}</a>' for kind, link in self.links.items()]
+        if self.name:
+            files.append(f'<a href="#{self.name}">link to this table</a>')
+        below = f'<p class="files">{" · ".join(files)}</p>' if files else ""
+        return f'{_STYLE}<figure class="llamarec-figure"{place}>{heading}{region}{below}</figure>'
 
 
 class _Cell(NamedTuple):
@@ -120,8 +128,12 @@ def _wide(frame: pd.DataFrame) -> pd.DataFrame:
     for columns, layout in _LAYOUTS.items():
         if columns <= set(frame.columns):
             return layout(frame)
-    plain = frame.set_index(frame.columns[0]).map(_plain_cell)
-    return plain.rename(columns=lambda name: str(name).replace("_", " "))
+    plain = frame.set_index(frame.columns[0]).map(_plain_cell).rename(columns=_words)
+    return plain.rename_axis(index=None, columns=_words(frame.columns[0]))
+
+
+def _words(name: object) -> str:
+    return str(name).replace("_", " ")
 
 
 def _is_wide(frame: pd.DataFrame) -> bool:
@@ -146,6 +158,7 @@ def _wide_metrics(frame: pd.DataFrame) -> pd.DataFrame:
     )
     wide = wide.dropna(axis="columns", how="all")
     wide = wide.map(_or_empty).rename(columns=METHOD_NAMES)
+    wide = wide.rename_axis(index=[None] * wide.index.nlevels)
     # where the paper prints nothing at all, the header needs no second line
     return wide if "paper" in wide.columns.get_level_values(1) else wide.droplevel(1, axis="columns")
 
@@ -158,12 +171,19 @@ def _result_cells(group: pd.DataFrame) -> dict[tuple[str, str], _Cell]:
         ranking = sorted(values.unique(), reverse=True)
         for method, value in values.items():
             place = ranking.index(value) if len(ranking) > 1 else len(ranking)
-            interval = ()
-            if kind == "ours":
-                low, high = group.loc[method, ["ci_low", "ci_high"]]
-                interval = (f"[{low:.3f}, {high:.3f}]",)
-            cells[method, kind] = _Cell(f"{value:.4f}", interval, {0: "best", 1: "second"}.get(place, ""))
+            details = _beside_the_paper(group.loc[method]) if kind == "ours" else ()
+            cells[method, kind] = _Cell(f"{value:.4f}", details, {0: "best", 1: "second"}.get(place, ""))
     return cells
+
+
+def _beside_the_paper(row: pd.Series) -> tuple[str, ...]:
+    """Return our interval and, where the paper prints a value, the difference to it with its mark."""
+    low, high, printed = row["ci_low"], row["ci_high"], row["published"]
+    interval = f"[{low:.3f}, {high:.3f}]"
+    if pd.isna(printed):
+        return (interval,)
+    mark = "≈" if low <= printed <= high else "↑" if low > printed else "↓"
+    return interval, f"{_signed(row['measured'] - printed)} {mark}"
 
 
 def _comparison_cells(group: pd.DataFrame) -> dict[tuple[str, str], _Cell]:
@@ -187,7 +207,7 @@ def _wide_statistics(frame: pd.DataFrame) -> pd.DataFrame:
         _QUANTITIES.get(quantity, quantity): rows.set_index("dataset").apply(_statistics_cell, axis="columns")
         for quantity, rows in frame.groupby("quantity", sort=False)
     }
-    return pd.DataFrame(columns).loc[frame["dataset"].unique()].map(_or_empty)
+    return pd.DataFrame(columns).loc[frame["dataset"].unique()].map(_or_empty).rename_axis(index=None)
 
 
 def _statistics_cell(row: pd.Series) -> _Cell:
@@ -216,44 +236,6 @@ def _html_cell(cell: _Cell) -> str:
         value = f'<span class="second-best">{value}</span>'
     details = "".join(f"<small>{html.escape(line)}</small>" for line in cell.details)
     return value + details
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in str(text))
-
-
-def _latex_cell(cell: _Cell) -> str:
-    value = _escape_latex(cell.value)
-    if cell.emphasis:
-        value = f"\\{'textbf' if cell.emphasis == 'best' else 'underline'}{{{value}}}"
-    if not cell.details:
-        return value
-    lines = [value, *(f"\\scriptsize {_escape_latex(line)}" for line in cell.details)]
-    return r"\begin{tabular}[t]{@{}r@{}}" + r" \\ ".join(lines) + r" \\[2pt]\end{tabular}"
-
-
-def _latex_header(text: str) -> str:
-    lines = textwrap.wrap(str(text), 12, break_long_words=False, break_on_hyphens=False)
-    if len(lines) < 2:
-        return _escape_latex(text)
-    return r"\begin{tabular}[b]{@{}r@{}}" + r" \\ ".join(map(_escape_latex, lines)) + r"\end{tabular}"
-
-
-def _to_latex(frame: pd.DataFrame, *, caption: str | None, label: str) -> str:
-    wide = _wide(frame).map(_latex_cell).rename(index=_escape_latex, columns=_latex_header)
-    table = wide.to_latex(
-        escape=False,
-        caption=_escape_latex(caption) if caption else None,
-        label=label,
-        column_format="l" * wide.index.nlevels + "r" * wide.shape[1],
-        multicolumn_format="c",
-        multirow=False,
-        index_names=False,
-        position="htbp",
-    )
-    # numbers with their intervals do not fit an article's page at its normal size
-    compact = "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}\n\\begin{tabular}"
-    return "% needs \\usepackage{booktabs}\n" + table.replace("\\begin{tabular}", compact, 1)
 
 
 _LAYOUTS = {

@@ -24,10 +24,17 @@ def show_record(record: Mapping[str, Any]) -> ShownTable:
         "commit": commit,
         "data": ", ".join(f"{name}: {value[:12]}" for name, value in record["data_sha256"].items())
         or "ranks files only",
-        "machine": _machine(record["hardware"]),
+        "machine": machine(record["hardware"]),
         "time and memory": f"{record['wall_seconds']:.0f} s, {record['peak_memory_mib'] / 1024:.1f} GiB at most",
     }
     return show_table(pd.DataFrame({"record": lines.keys(), "of this run": lines.values()}))
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """Name the hardware of a record: processor, cores, memory, accelerators."""
+    return (
+        f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {_accelerators(hardware)}"
+    )
 
 
 def run_times(records: Records) -> ShownTable:
@@ -159,12 +166,6 @@ def _kept(answers: int | None) -> str:
 
 def _interval(row: pd.Series) -> str:
     return f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
-
-
-def _machine(hardware: Mapping[str, Any]) -> str:
-    return (
-        f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {_accelerators(hardware)}"
-    )
 
 
 def _accelerators(hardware: Mapping[str, Any]) -> str:

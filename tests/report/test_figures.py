@@ -1,7 +1,11 @@
 """Figures: labelled axes, words for those who cannot see them, and files that never change by themselves."""
 
+import base64
+import html
+import re
 from types import SimpleNamespace
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,6 +72,22 @@ def test_every_figure_names_its_axes_and_says_in_words_what_it_shows():
             shared = axis.get_shared_x_axes().get_siblings(axis)
             assert horizontal or any(sibling.get_xlabel() for sibling in shared), name
             assert axis.get_ylabel() or figure.get_supylabel(), name
+
+
+def test_a_notebook_shows_a_figure_as_svg_with_its_words():
+    figure = figures.rank_histogram({"lrurec": np.array([1, 5])})
+    figure.alt_text += ' "quoted" <tag>'
+    page = figures.as_html(figure)
+    source, words = re.fullmatch(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)">', page).groups()
+    assert b"<svg" in base64.b64decode(source)
+    assert html.unescape(words) == figure.alt_text
+    assert "<tag>" not in page
+    assert figures.as_html(figure) == page
+
+
+def test_every_figure_is_on_white_so_that_its_labels_read_on_a_dark_page_too():
+    for name, figure in every_figure().items():
+        assert mpl.colors.to_hex(figure.get_facecolor()) == "#ffffff", name
 
 
 def test_files_are_the_same_when_drawn_again(tmp_path):
