@@ -4,7 +4,7 @@ Tables are computed and stored tidy, one number a row (``tables``), and laid out
 LaTeX (``layout``). ``figures`` holds the one theme and the plots of the results. ``methods`` names what is compared.
 """
 
-from llamarec_core.report.ablations import ablation_display, ablation_table, training_table
+from llamarec_core.report.ablations import ablation_display, ablation_table, training_table, warmup_parts
 from llamarec_core.report.claims import claims_display, verdict_counts
 from llamarec_core.report.figures import (
     metric_bars,
@@ -16,7 +16,12 @@ from llamarec_core.report.figures import (
 )
 from llamarec_core.report.layout import ShownTable, show_table, write_table
 from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES
-from llamarec_core.report.ranking_figures import ablation_forest, candidate_probabilities, learning_curves
+from llamarec_core.report.ranking_figures import (
+    ablation_forest,
+    candidate_probabilities,
+    learning_curves,
+    warmup_curves,
+)
 from llamarec_core.report.retrieval import (
     noise_table,
     pairs_table,
@@ -75,5 +80,7 @@ __all__ = [
     "validation_table",
     "verdict_counts",
     "versions",
+    "warmup_curves",
+    "warmup_parts",
     "write_table",
 ]
