@@ -4,7 +4,7 @@ A ranks file holds one 1-based rank a user; nothing else enters a number of the 
 turns ranks into one value a user and their mean, ``significance`` says how sure that mean is and
 whether two methods differ, ``paper`` loads what the paper printed, to stand beside it. ``claims`` holds the
 paper's claims against the ranks, ``consistency`` the published numbers against each other. ``latency`` times what the
-benches compare.
+benches compare, ``title_lengths`` ranking against the length of titles.
 """
 
 from llamarec_core.evaluation.claims import RULES, claims_table, stated_table
