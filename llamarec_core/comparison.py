@@ -42,16 +42,16 @@ VALIDATION_USERS = 10
 """Most users on whom the tuning of a text strategy is validated: nothing is chosen by it, and generating is slow."""
 
 COLUMNS = (
-    "user", "target", "stratum", "stratum_users", "rank", "reranked", *COUNTS,
+    "user", "target", "stratum", "stratum_users", "retriever_rank", "rank", "reranked", *COUNTS,
     *(f"{part}_seconds" for part in PARTS), "predicted_forward_passes", "predicted_tokens_read",
     "predicted_tokens_generated", "reads_candidates", "examples", "dtype", "batch_requests", "batch_seconds",
     "batch_peak_mib", "commit",
 )  # fmt: skip
 """One row a request, answered alone. ``stratum`` is ``retrieved`` or ``missed``, ``stratum_users`` how many test users
-it has; ``rank`` is the target's among the re-ranked candidates, or in the whole catalogue where the strategy reads no
-candidates, and ``reranked`` that among the candidates in either case. What follows ``predicted_…`` is the same in all
-rows: the prompts that tuning read (of the verbalizer without its warm-up), the arithmetic's precision, the requests
-answered together, their time, and by how much memory rose meanwhile."""
+it has; ``retriever_rank`` is the target's before any strategy, ``rank`` that among the re-ranked candidates, or in the
+whole catalogue where the strategy reads no candidates, and ``reranked`` that among the candidates in either case. What
+follows ``predicted_…`` is the same in all rows: the prompts that tuning read (of the verbalizer without its warm-up),
+the arithmetic's precision, the requests answered together, their time, and by how much memory rose meanwhile."""
 
 
 def sample_users(rows: pd.DataFrame, *, size: int, users: int | None, seed: int) -> pd.DataFrame:
@@ -231,6 +231,7 @@ def measured(strategy: Strategy, dataset: Dataset, rows: pd.DataFrame) -> pd.Dat
     peak = peak_memory(at_once)
     asked = rows[["user", "target", "stratum", "stratum_users"]].reset_index(drop=True)
     return pd.concat([asked, answers.cost, predicted], axis=1).assign(
+        retriever_rank=rows["rank"].to_numpy(),
         rank=ranks,
         reranked=reranked,
         reads_candidates=strategy.reads_candidates,

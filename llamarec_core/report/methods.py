@@ -25,6 +25,7 @@ STRATEGY_NAMES = {
     "p5": "P5",
     "recmind": "RecMind",
     "pod": "POD",
+    "retriever": "Retriever's order",
 }
 """The same of the ways in which a language model is made to rank, and of those that the paper quotes beside them."""
 

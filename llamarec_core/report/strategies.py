@@ -20,6 +20,9 @@ Answers = Mapping[tuple[str, str, bool, int], pd.DataFrame]
 COUNTED = ("forward_passes", "tokens_read", "tokens_generated")
 """What the cost formula predicts of a request."""
 
+RETRIEVER = "retriever"
+"""Names the retriever's own order of the candidates in the table of strategies."""
+
 TABLE_4 = {
     "P5": "p5",
     "PALR": "palr",
@@ -40,8 +43,10 @@ def strategies_table(answers: Answers, *, samples: int, seed: int) -> pd.DataFra
         seed: of the bootstrap.
 
     Returns:
-        One number a row: ``dataset``, ``method`` (the strategy), ``state`` (``zero-shot`` or ``tuned``), ``ranked``
-        (``candidates``, or the whole ``catalogue``; a strategy that reads no candidates has metrics of both),
+        One number a row: ``dataset``, ``method`` (the strategy, or first ``retriever``: its order, which a strategy
+        whose output names no item leaves as it is), ``state`` (``zero-shot`` or ``tuned``; of the retriever
+        ``trained``), ``ranked`` (``candidates``, or the whole ``catalogue``; a strategy that reads no candidates has
+        metrics of both),
         ``metric``, ``subset`` (``all``, or ``retrieved``), ``published`` (empty), ``measured``, ``ci_low``, ``ci_high``
         (95 % bootstrap within strata), ``predicted`` and ``formula`` (the mean by the cost formula, and whether every
         request's count is ``equal``, ``bounded`` or ``exceeded``), ``users``, ``seeds``, ``examples`` (prompts that
@@ -57,37 +62,43 @@ def strategies_table(answers: Answers, *, samples: int, seed: int) -> pd.DataFra
     sampling = {"samples": samples, "seed": seed}
     rows: list[dict[str, Any]] = []
     for dataset, method, tuned, frames in _by_case(answers):
-        all_requests = pd.concat(frames)
-        own = "candidates" if all_requests["reads_candidates"].all() else "catalogue"
+        pooled = pd.concat(frames)
+        made = {"seeds": len(frames), "examples": int(pooled["examples"].max())}
+        made["commit"] = "+".join(dict.fromkeys(pooled["commit"]))
+        if dataset not in {row["dataset"] for row in rows}:
+            case = {"dataset": dataset, "method": RETRIEVER, "state": "trained", "ranked": "candidates"}
+            rows += [case | found | made | {"examples": 0} for found in _qualities(frames, "retriever_rank", sampling)]
+        own = "candidates" if pooled["reads_candidates"].all() else "catalogue"
         case = {"dataset": dataset, "method": method, "state": "tuned" if tuned else "zero-shot"}
-        made = {"seeds": len(frames), "examples": int(all_requests["examples"].max())}
-        made["commit"] = "+".join(dict.fromkeys(all_requests["commit"]))
-        scopes = {"candidates": "reranked"} if own == "candidates" else {"catalogue": "rank", "candidates": "reranked"}
-        for ranked, column in scopes.items():
-            for subset in ("all", "retrieved"):
-                members = [frame if subset == "all" else frame[frame["stratum"] == subset] for frame in frames]
-                if any(frame.empty for frame in members):
-                    continue
-                for metric in METRICS:
-                    found = _estimate(members, lambda f, c=column, m=metric: per_user(f[c], m), **sampling)
-                    rows.append(case | {"ranked": ranked, "metric": metric, "subset": subset} | found | made)
-        cost = {"ranked": own, "subset": "all"}
-        rows += [case | cost | found | made for found in _costs(frames, sampling)]
+        for ranked, column in {own: "rank", "candidates": "reranked"}.items():
+            rows += [case | {"ranked": ranked} | found | made for found in _qualities(frames, column, sampling)]
+        rows += [case | {"ranked": own} | found | made for found in _costs(frames, sampling)]
     columns = ["dataset", "method", "state", "ranked", "metric", "subset", "published", "measured", "ci_low", "ci_high"]
     columns += ["predicted", "formula", "users", "seeds", "examples", "commit"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
+def _qualities(frames: list[pd.DataFrame], column: str, sampling: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """Yield the metrics of the ranks in a column, over all users and over those whose target was retrieved."""
+    for subset in ("all", "retrieved"):
+        members = [frame if subset == "all" else frame[frame["stratum"] == subset] for frame in frames]
+        if not any(frame.empty for frame in members):
+            for metric in METRICS:
+                found = _estimate(members, lambda frame, m=metric: per_user(frame[column], m), **sampling)
+                yield {"metric": metric, "subset": subset} | found
+
+
 def _costs(frames: list[pd.DataFrame], sampling: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a case that do not depend on ranks."""
-    yield {"metric": "valid_outputs"} | _estimate(frames, _valid_share, **sampling)
+    subset = {"subset": "all"}
+    yield subset | {"metric": "valid_outputs"} | _estimate(frames, _valid_share, **sampling)
     pooled = pd.concat(frames)
     for metric in COUNTED:
         found = _estimate(frames, lambda frame, m=metric: frame[m], **sampling)
         predicted = _estimate(frames, lambda frame, m=metric: frame[f"predicted_{m}"], **sampling)["measured"]
         surplus = pooled[metric] - pooled[f"predicted_{metric}"]
         formula = "equal" if (surplus == 0).all() else "bounded" if (surplus <= 0).all() else "exceeded"
-        yield {"metric": metric, "predicted": predicted, "formula": formula} | found
+        yield subset | {"metric": metric, "predicted": predicted, "formula": formula} | found
     seconds = pooled[[f"{part}_seconds" for part in ("tokenizing", "reading", "generating", "parsing")]].sum(axis=1)
     whole = {
         **{f"seconds_p{quantile}": np.percentile(seconds, quantile) for quantile in (50, 95)},
@@ -95,7 +106,9 @@ def _costs(frames: list[pd.DataFrame], sampling: Mapping[str, int]) -> Iterator[
         "peak_mib": np.max([frame["batch_peak_mib"].iloc[0] for frame in frames]),
     }
     users = pooled["user"].nunique()
-    yield from ({"metric": metric, "measured": float(value), "users": users} for metric, value in whole.items())
+    yield from (
+        subset | {"metric": metric, "measured": float(value), "users": users} for metric, value in whole.items()
+    )
 
 
 def _estimate(

@@ -10,6 +10,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from llamarec_core.files import InputError
 from llamarec_core.report.figures import PUBLISHED_MARK, described, new_figure
 from llamarec_core.report.methods import STRATEGY_NAMES, display_name
+from llamarec_core.report.strategies import RETRIEVER
 
 _LINE = 0.075
 """Height of a line of text, as a share of a panel's."""
@@ -31,18 +32,24 @@ def quality_against_latency(table: pd.DataFrame) -> Figure:
     points = _points(table)
     if points.empty:
         raise InputError("The table of strategies holds no times: run `5_strategies` first.")
+    of_all = table[(table["metric"] == "NDCG@10") & (table["subset"] == "all")]
+    found = of_all[of_all["method"] == RETRIEVER]
     datasets = list(points["dataset"].unique())
     figure, axes = new_figure(rows=len(datasets), height=3.1 * len(datasets) + 0.5, sharex=True)
     for axis, dataset in zip(axes, datasets, strict=True):
         _panel(axis, points[points["dataset"] == dataset])
+        reference = found.loc[found["dataset"] == dataset, "measured"].item()
+        axis.axhline(reference, color="0.35", linestyle=":", linewidth=1.5, zorder=0)
         axis.set(title=dataset, ylabel="NDCG@10, all users")
     axes[-1].set(xlabel="median seconds of one request (log)")
     handles = [
         axes[0].plot([], [], marker="o", color="0.3", linestyle="none", markerfacecolor=face, label=label)[0]
         for face, label in (("white", "zero-shot"), ("0.3", "tuned"))
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    parts = [
+    handles.append(axes[0].plot([], [], color="0.35", linestyle=":", label="the retriever's order")[0])
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    parts = [f"{row.dataset}, the retriever's order: {row.measured:.3f}" for row in found.itertuples()]
+    parts += [
         f"{row.dataset}, {display_name(row.method)}, {row.state}: {row.measured:.3f} [{row.ci_low:.3f}, "
         f"{row.ci_high:.3f}] at {row.seconds:.2f} s"
         for row in points.itertuples()
@@ -50,7 +57,7 @@ def quality_against_latency(table: pd.DataFrame) -> Figure:
     return described(
         figure,
         "NDCG@10 over all users with its 95 % interval against the median time of one request (log axis), a point for "
-        f"each strategy and state. {'; '.join(parts)}.",
+        f"each strategy and state; a dotted line shows the retriever's order. {'; '.join(parts)}.",
     )
 
 

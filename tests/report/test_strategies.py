@@ -28,6 +28,7 @@ SAMPLING = {"samples": 300, "seed": 0}
 def answers(ranks=(1, 3, 25, 30), *, seconds=0.1, reads=True, reranked=None, **changes):
     """Four requests: two with a retrieved target, who stand for 10 users, two without, who stand for 30."""
     frame = pd.DataFrame({"user": range(len(ranks)), "target": 1, "rank": ranks})
+    frame["retriever_rank"] = (2, 2, 25, 30)
     frame["reranked"] = ranks if reranked is None else reranked
     frame["stratum"] = ["retrieved"] * 2 + ["missed"] * 2
     frame["stratum_users"] = [10, 10, 30, 30]
@@ -65,6 +66,13 @@ def test_each_stratum_weighs_what_it_stands_for(table):
     assert (of_all["ci_low"], of_all["ci_high"]) == pytest.approx((0.125, 0.25))  # the same target drawn twice
     assert (of_all["users"], of_retrieved["users"]) == (4, 2)
     assert np.isnan(of_all["published"])
+
+
+def test_the_retrievers_order_stands_first_and_once(table):
+    assert table["method"].iloc[0] == "retriever"
+    assert cell(table, "retriever", "MRR@10", state="trained", subset="retrieved")["measured"] == pytest.approx(1 / 2)
+    assert cell(table, "retriever", "MRR@10", state="trained")["measured"] == pytest.approx(1 / 2 * 10 / 40)
+    assert (table["method"] == "retriever").sum() == 12
 
 
 def test_a_strategy_without_candidates_has_metrics_of_the_catalogue_too(table):
@@ -115,11 +123,12 @@ def test_no_answers_are_refused():
 
 def test_the_page_has_a_line_for_each_strategy_and_state(table):
     shown = strategies_display(table)
-    assert shown["strategy"].tolist() == ["LlamaRec (verbalizer)"] * 2 + ["Llama CausalLM", "P5", "P5"]
-    assert shown["ranks"].tolist() == ["candidates"] * 3 + ["catalogue", "candidates"]
-    assert shown["tokens generated"].tolist() == ["0 (=)", "0 (=)", "4 (≤ 9)", "4 (≤ 9)", ""]
-    assert shown["seconds, p50 / p95"].tolist()[2:] == ["4.00 / 4.00", "1.00 / 1.00", ""]
-    assert shown["NDCG@10"].iloc[1] == "0.188 [0.125, 0.250]"
+    names = ["Retriever's order", *["LlamaRec (verbalizer)"] * 2, "Llama CausalLM", "P5", "P5"]
+    assert shown["strategy"].tolist() == names
+    assert shown["ranks"].tolist() == ["candidates"] * 4 + ["catalogue", "candidates"]
+    assert shown["tokens generated"].tolist() == ["", "0 (=)", "0 (=)", "4 (≤ 9)", "4 (≤ 9)", ""]
+    assert shown["seconds, p50 / p95"].tolist()[3:] == ["4.00 / 4.00", "1.00 / 1.00", ""]
+    assert shown["NDCG@10"].iloc[2] == "0.188 [0.125, 0.250]"
     assert "4.00 / 4.00" in show_table(table)._repr_html_()
 
 
@@ -158,6 +167,7 @@ def test_the_figure_names_each_strategy_once_without_overlap(table):
     assert axis.get_xscale() == "log"
     assert "beauty, P5, tuned: " in figure.alt_text
     assert "at 1.00 s" in figure.alt_text
+    assert "beauty, the retriever's order: 0.158" in figure.alt_text
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in axis.texts]
     assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])

@@ -96,6 +96,7 @@ def test_answers_are_kept_with_ranks_and_costs(comparison, dataset, rows, tmp_pa
     kept = pd.read_parquet(path)
     assert list(kept) == list(COLUMNS)
     assert kept["user"].tolist() == rows["user"].tolist()
+    assert kept["retriever_rank"].tolist() == rows["rank"].tolist()
     missed = kept["stratum"] == "missed"
     assert kept["reranked"][missed].tolist() == rows["rank"][rows["stratum"] == "missed"].tolist()
     assert kept["reranked"][~missed].between(1, 4).all()
