@@ -15,7 +15,7 @@ from llamarec_core.report.figures import (
     training_curve,
 )
 from llamarec_core.report.layout import ShownTable, show_table, write_table
-from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES
+from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES, STRATEGY_NAMES
 from llamarec_core.report.ranking_figures import (
     ablation_forest,
     candidate_probabilities,
@@ -39,11 +39,20 @@ from llamarec_core.report.retrieval_figures import (
     validation_curves,
 )
 from llamarec_core.report.status import machines, opening, run_times, show_record, versions
+from llamarec_core.report.strategies import (
+    differences_display,
+    differences_table,
+    strategies_display,
+    strategies_table,
+    table4,
+)
+from llamarec_core.report.strategy_figures import inference_times, quality_against_latency
 from llamarec_core.report.tables import comparison_table, results_table, statistics_table
 
 __all__ = [
     "METHOD_NAMES",
     "PUBLISHED_NAMES",
+    "STRATEGY_NAMES",
     "ShownTable",
     "ablation_display",
     "ablation_forest",
@@ -51,9 +60,12 @@ __all__ = [
     "candidate_probabilities",
     "claims_display",
     "comparison_table",
+    "differences_display",
+    "differences_table",
     "forest",
     "grid_panels",
     "index_curves",
+    "inference_times",
     "learning_curves",
     "machines",
     "metric_bars",
@@ -61,6 +73,7 @@ __all__ = [
     "noise_table",
     "opening",
     "pairs_table",
+    "quality_against_latency",
     "rank_histogram",
     "reached_table",
     "results_table",
@@ -73,6 +86,9 @@ __all__ = [
     "show_record",
     "show_table",
     "statistics_table",
+    "strategies_display",
+    "strategies_table",
+    "table4",
     "ties_table",
     "training_curve",
     "training_table",
