@@ -47,7 +47,7 @@ def test_ranking_many_requests_is_as_fast_as_required(precision, share):
     bench = pd.read_csv(ROOT / "results" / "bench" / "ranker.csv")
     ours = bench[bench["share_of_matmul_rate"].notna() & (bench["variant"] == f"ours, {precision}")]
     assert ours["share_of_matmul_rate"].item() >= share
-    assert ours["ratio_to_reference"].item() >= 1.4  # the goal, 1.5, was missed: 1.49 and 1.48
+    assert ours["ratio_to_reference"].item() >= 1.5
 
 
 def test_ranking_one_request_is_ten_times_as_fast_as_generating_the_list():
