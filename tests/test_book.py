@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
+from llamarec_core import __version__
+
 ROOT = Path(__file__).parents[1]
 JUPYTER_BOOK = Path(sys.executable).parent / "jupyter-book"
 
@@ -68,3 +70,28 @@ def test_every_picture_has_a_text_for_who_cannot_see_it(pages):
     for file, article in articles(pages).items():
         for image in article.find_all("img"):
             assert image.get("alt", "").strip(), f"{file.name}: {image.get('src')}"
+
+
+def test_each_notebook_page_says_how_to_make_it_again(pages):
+    notebooks = {file: page for file, page in articles(pages).items() if "notebooks" in file.parts}
+    assert len(notebooks) >= 10
+    for file, article in notebooks.items():
+        profile, *dataset = file.parts[file.parts.index("results") + 1 : -1]
+        output = Path("results", profile, *dataset, f"{file.stem}.ipynb")
+        note = article.select_one(".admonition.dropdown")
+        command = note.find("pre").get_text()
+        assert command.startswith(f"papermill notebooks/{file.stem}.ipynb {output} -p profile {profile}"), file
+        source = file.parent / unquote(note.select_one("a.download")["href"])
+        assert source.read_bytes() == (ROOT / "notebooks" / f"{file.stem}.ipynb").read_bytes(), file
+
+
+def test_every_page_names_the_version_and_the_commit_that_it_was_built_from(pages):
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for file, page in pages.items():
+        if page.find("article") and "_modules" not in file.parts:  # those are kept while the library is the same
+            foot = page.select_one(".extra_footer").get_text()
+            assert f"llamarec {__version__}, built from commit {commit.stdout[:12]}" in foot, file
+    cite = next(article for file, article in articles(pages).items() if file.stem == "cite").get_text()
+    assert f"Commit {commit.stdout.strip()}" in cite
+    for entry in ("yue2023llamarec", "yue2024lrurec", "harper2015movielens", "he2016ups", "allal2025smollm2"):
+        assert f"{{{entry}," in cite
