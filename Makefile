@@ -12,7 +12,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help study grid retrieval claims bench-retriever bench-ranker book lab test verify lint clean lock
+.PHONY: help study grid retrieval claims strategies bench-retriever bench-ranker bench-latency book lab test verify lint clean lock
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -46,6 +46,10 @@ claims: $(SETUP)  ## Hold the paper's claims against the ranks that there are (P
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake claims --forcerun claims_page --cores $(CORES) --nolock --rerun-incomplete \
 		--quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
 
+strategies: $(SETUP)  ## Run what LlamaRec is compared with, on a sample of users (PROFILE=small: hours; resumable)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake strategies --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
+		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+
 bench-retriever: $(SETUP)  ## Time the retriever against its references, on a machine that does nothing else
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake speed --forcerun speed --cores $(CORES) --nolock --rerun-incomplete \
 		--quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
@@ -53,6 +57,10 @@ bench-retriever: $(SETUP)  ## Time the retriever against its references, on a ma
 bench-ranker: $(SETUP)  ## Time the ranker against the plain way and generation, on a machine that does nothing else
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake ranker_speed --forcerun ranker_speed --cores $(CORES) --nolock \
 		--rerun-incomplete --quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+
+bench-latency: $(SETUP)  ## Time ranking against the length of titles (Figure 3), on a machine that does nothing else
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake latency --forcerun latency --cores $(CORES) --nolock --rerun-incomplete \
+		--quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
 
 book: $(SETUP)  ## Build the book from the committed results
 	@$(BIN)/jupyter-book build . -W -n --keep-going --quiet

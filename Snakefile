@@ -194,6 +194,48 @@ rule claims_page:
         PAPERMILL
 
 
+# `make strategies` runs what LlamaRec argues against beside it, on a sample of the users of the data sets that the
+# profile names. The answers are no outputs of a rule, because Snakemake removes those of a killed job: the notebook goes
+# on with the strategies that have none yet.
+
+STRATEGIES = f"{NOTEBOOKS}/{{dataset}}/5_strategies.ipynb"
+COMPARED = list(SETTINGS.evaluation.strategy_datasets)
+
+
+rule strategies:
+    input:
+        f"{NOTEBOOKS}/5_comparison.ipynb",
+
+
+rule strategies_answer:
+    message: "5_strategies on {wildcards.dataset}: every strategy, zero-shot and tuned, on the same users"
+    input:
+        notebook="notebooks/5_strategies.ipynb",
+        profile=PROFILE_FILE,
+        library=library("ranking/strategies"),
+        ranks=expand(RANKS, method="llamarec", allow_missing=True),
+    output:
+        notebook=STRATEGIES,
+    threads: workflow.cores
+    params:
+        "-p dataset {dataset}",
+    shell:
+        PAPERMILL
+
+
+rule strategies_page:
+    message: "5_comparison: quality against cost, Table 4, what sets the strategies apart"
+    input:
+        notebook="notebooks/5_comparison.ipynb",
+        profile=PROFILE_FILE,
+        library=library("evaluation", "report"),
+        strategies=expand(STRATEGIES, dataset=COMPARED),
+    output:
+        notebook=f"{NOTEBOOKS}/5_comparison.ipynb",
+    shell:
+        PAPERMILL
+
+
 # `make bench-retriever` wants a machine that does nothing else.
 
 rule speed:
@@ -223,6 +265,22 @@ rule ranker_speed:
         dataset=f"runs/{PROFILE}/ml-100k/dataset/dataset.json",
     output:
         notebook=f"{NOTEBOOKS}/3_speed.ipynb",
+    threads: workflow.cores
+    shell:
+        PAPERMILL
+
+
+# `make bench-latency` likewise: ten minutes.
+
+rule latency:
+    message: "5_latency: the time to rank a request against the length of its titles"
+    input:
+        notebook="notebooks/5_latency.ipynb",
+        profile=PROFILE_FILE,
+        library=library("ranking/strategies"),
+        dataset=f"runs/{PROFILE}/ml-100k/dataset/dataset.json",
+    output:
+        notebook=f"{NOTEBOOKS}/5_latency.ipynb",
     threads: workflow.cores
     shell:
         PAPERMILL

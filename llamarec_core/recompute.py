@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from llamarec_core import evaluation, report
+from llamarec_core.comparison import load_answers
 from llamarec_core.grid import grid_table, load_orders
 from llamarec_core.provenance import commit_name, record_of
 from llamarec_core.ranking import answers_learnt
@@ -19,7 +20,7 @@ from llamarec_core.report.retrieval import AS_PUBLISHED
 from llamarec_core.settings import Profile, load_profile
 from llamarec_core.study import find_profile, load_ablations, load_ranks
 
-NOT_FROM_RANKS = ("table2", "table2_retrieval", "ranker_training_")
+NOT_FROM_RANKS = ("table2", "table2_retrieval", "ranker_training_", "strategies_training_")
 """Tables, or how their names begin, that follow from data sets or from a run's times; their hashes alone hold them."""
 
 
@@ -53,6 +54,9 @@ class Recomputation:
             "validation_as_published": lambda: report.validation_table(self._grid[0], **self._of_grid),
             "ties": lambda: self.ties,
             "noise": lambda: report.noise_table(self.retrieval, self.ties, published=self.published),
+            "strategies": lambda: self.strategies,
+            "table4": self._table4,
+            "key_differences": lambda: report.differences_table(self.strategies),
             "claims": self._claims,
             **{f"consistency_{name}": lambda frame=frame: frame for name, frame in consistency.items()},
         }
@@ -88,6 +92,11 @@ class Recomputation:
         """Data set → the ranks of the ranker's variants."""
         return load_ablations(self.results, datasets=self.datasets)
 
+    @cached_property
+    def strategies(self) -> pd.DataFrame:
+        """The strategies' metrics and costs."""
+        return report.strategies_table(load_answers(self.results, datasets=self.datasets), **self.sampling)
+
     @property
     def _kept(self) -> dict[str, int | None]:
         weights = self.results / "weights"
@@ -113,6 +122,10 @@ class Recomputation:
     @property
     def _of_grid(self) -> dict[str, Any]:
         return {**self.sampling, "commit": self._grid[1]}
+
+    def _table4(self) -> pd.DataFrame:
+        printed = evaluation.published_llm_baselines(self.root / "results" / "published")
+        return report.table4(self.strategies, published=printed)
 
     def _variants(self, dataset: str, table: str) -> pd.DataFrame:
         record = record_of(self.results / "tables" / f"{table}.csv")

@@ -1,5 +1,7 @@
 """The book that a reader opens: it builds without a warning, and nothing on its pages is broken or empty."""
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+
+from llamarec_core import __version__
 
 ROOT = Path(__file__).parents[1]
 JUPYTER_BOOK = Path(sys.executable).parent / "jupyter-book"
@@ -68,3 +72,86 @@ def test_every_picture_has_a_text_for_who_cannot_see_it(pages):
     for file, article in articles(pages).items():
         for image in article.find_all("img"):
             assert image.get("alt", "").strip(), f"{file.name}: {image.get('src')}"
+
+
+def test_each_notebook_page_says_how_to_make_it_again(pages):
+    notebooks = {file: page for file, page in articles(pages).items() if "notebooks" in file.parts}
+    assert len(notebooks) >= 10
+    for file, article in notebooks.items():
+        profile, *dataset = file.parts[file.parts.index("results") + 1 : -1]
+        output = Path("results", profile, *dataset, f"{file.stem}.ipynb")
+        note = article.select_one(".admonition.dropdown")
+        command = note.find("pre").get_text()
+        assert command.startswith(f"papermill notebooks/{file.stem}.ipynb {output} -p profile {profile}"), file
+        source = file.parent / unquote(note.select_one("a.download")["href"])
+        assert source.read_bytes() == (ROOT / "notebooks" / f"{file.stem}.ipynb").read_bytes(), file
+
+
+def test_every_page_names_the_version_and_the_commit_that_it_was_built_from(pages):
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for file, page in pages.items():
+        if page.find("article") and "_modules" not in file.parts:  # those are kept while the library is the same
+            foot = page.select_one(".extra_footer").get_text()
+            assert f"llamarec {__version__}, built from commit {commit.stdout[:12]}" in foot, file
+    cite = next(article for file, article in articles(pages).items() if file.stem == "cite").get_text()
+    assert f"Commit {commit.stdout.strip()}" in cite
+    for entry in ("yue2023llamarec", "yue2024lrurec", "harper2015movielens", "he2016ups", "allal2025smollm2"):
+        assert f"{{{entry}," in cite
+
+
+def test_each_symbol_of_the_method_leads_to_its_code(pages):
+    method = next(article for file, article in articles(pages).items() if file.stem == "method")
+    table = method.find("section", id="from-symbols-to-code").find("table")
+    rows = table.find("tbody").find_all("tr")
+    assert len(rows) >= 25
+    for row in rows:
+        code = row.find_all("td")[-1]
+        names, links = code.find_all("code"), code.select("a.reference[href*=api]")
+        assert names, row
+        assert len(names) == len(links), row
+
+
+def test_each_name_of_code_on_a_page_of_prose_exists():
+    roles = re.compile(r"{py:\w+}`~?(llamarec_core[\w.]+)`")
+    names = {name for file in (ROOT / "book").rglob("*.md") for name in roles.findall(file.read_text())}
+    assert len(names) >= 25
+    for name in names:
+        resolve(name)
+
+
+def resolve(name):
+    """Return what a dotted name stands for; of a setting or an attribute that a class documents, the class."""
+    module, rest = name, []
+    while True:
+        try:
+            found = importlib.import_module(module)
+            break
+        except ModuleNotFoundError:
+            module, _, last = module.rpartition(".")
+            rest.insert(0, last)
+    for part in rest:
+        if part in getattr(found, "model_fields", {}):
+            return found
+        documented = isinstance(found, type) and re.search(rf"^ +{part}: ", found.__doc__ or "", re.MULTILINE)
+        found = found if documented and not hasattr(found, part) else getattr(found, part)
+    return found
+
+
+def test_a_name_that_is_gone_is_found():
+    with pytest.raises(AttributeError):
+        resolve("llamarec_core.retrieval.lru.LRURec.stop")
+
+
+def test_every_term_of_the_glossary_is_explained_once_and_used(pages):
+    glossary = next(article for file, article in articles(pages).items() if file.stem == "glossary")
+    terms = [term["id"] for term in glossary.select("dl.glossary dt")]
+    assert len(set(terms)) == len(terms) >= 20
+    links = [link["href"] for page in pages.values() for link in page.select("a[href*='glossary.html#term-']")]
+    assert len(set(links)) >= 12
+
+
+def test_each_page_of_prose_opens_with_what_it_shows(pages):
+    for file, article in articles(pages).items():
+        if "book" in file.parts:
+            heading = article.find("h1")
+            assert heading.find_next_sibling().name == "p", file

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from llamarec_core import report
-from llamarec_core.evaluation import consistency_tables, published, published_statistics
+from llamarec_core.comparison import COLUMNS, answers_file, load_answers
+from llamarec_core.evaluation import consistency_tables, published, published_llm_baselines, published_statistics
 from llamarec_core.files import InputError, sha256, write_json
+from llamarec_core.ranking.strategies import CausalLM, Verbalizer
 from llamarec_core.retrieval import write_ranks
 from llamarec_core.study import Run, load_ranks
 from llamarec_core.verify import verify
@@ -58,6 +60,33 @@ def write_study(root):
                 run.wrote(run.ranks_file(method))
             finish(run)
     write_tables(root)
+    write_strategies(root)
+
+
+def write_strategies(root):
+    """Leave answers of two strategies to four requests, and the tables that follow from them."""
+    run = Run("5_strategies", profile="tiny", dataset="toys", seed=0, root=root)
+    run.read(SimpleNamespace(name="toys", content_hash="a" * 64))
+    frame = pd.DataFrame({column: np.ones(4, dtype=np.int32) for column in COLUMNS})
+    frame = frame.assign(user=range(4), rank=[1, 3, 25, 30], reranked=[1, 3, 25, 30], commit=run.commit)
+    frame = frame.assign(stratum=["retrieved", "retrieved", "missed", "missed"], stratum_users=[10, 10, 30, 30])
+    for strategy in (Verbalizer, CausalLM):
+        path = answers_file(run.results, "toys", strategy, tuned=False, seed=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.assign(reads_candidates=True).to_parquet(path, index=False)
+        run.wrote(path)
+    finish(run)
+    run = Run("5_comparison", profile="tiny", dataset=None, seed=None, root=root)
+    table = report.strategies_table(load_answers(run.results, datasets=["toys"]), samples=50, seed=0)
+    quoted = published_llm_baselines(root / "results" / "published")
+    frames = {
+        "strategies": table,
+        "key_differences": report.differences_table(table),
+        "table4": report.table4(table, published=quoted),
+    }
+    for name, frame in frames.items():
+        run.wrote(*report.write_table(frame, run.table(name)))
+    finish(run)
 
 
 def write_tables(root):
@@ -118,7 +147,7 @@ def edit_ranks(study, edit):
 
 
 def test_a_whole_study_has_no_difference(study):
-    assert verify(study) == "tiny: whole, fresh and from a clean tree; 4 tables follow from the ranks, by their hashes alone: table2."  # fmt: skip  # noqa: E501
+    assert verify(study) == "tiny: whole, fresh and from a clean tree; 7 tables follow from the ranks, by their hashes alone: table2."  # fmt: skip  # noqa: E501
     assert verify(study, profiles=["tiny"]) == verify(study)
 
 
@@ -153,6 +182,14 @@ def test_an_edited_rank_is_found_by_computing_the_tables_again(study):
 
     edit_ranks(study, to_the_top)
     assert "results/tiny/tables/comparison.csv, line 2, difference: " in found(study)
+
+
+def test_an_edited_answer_of_a_strategy_is_found_by_computing_the_table_again(study):
+    path = study / RESULTS / "strategies" / "toys" / "causal_lm-seed0.parquet"
+    frame = pd.read_parquet(path)
+    frame.assign(rank=1, reranked=1).to_parquet(path, index=False)
+    hide(path, "5_strategies-toys-seed0")
+    assert "results/tiny/tables/strategies.csv, line " in found(study)
 
 
 def test_a_missing_provenance_file_is_found(study):

@@ -4,7 +4,7 @@ A ranks file holds one 1-based rank a user; nothing else enters a number of the 
 turns ranks into one value a user and their mean, ``significance`` says how sure that mean is and
 whether two methods differ, ``paper`` loads what the paper printed, to stand beside it. ``claims`` holds the
 paper's claims against the ranks, ``consistency`` the published numbers against each other. ``latency`` times what the
-benches compare.
+benches compare, ``title_lengths`` ranking against the length of titles.
 """
 
 from llamarec_core.evaluation.claims import RULES, claims_table, stated_table
@@ -15,7 +15,7 @@ from llamarec_core.evaluation.consistency import (
     recall_counts,
     retrieved_shares,
 )
-from llamarec_core.evaluation.latency import MATRIX_OPERATIONS, compare, matrix_product
+from llamarec_core.evaluation.latency import MATRIX_OPERATIONS, compare, matrix_product, peak_memory
 from llamarec_core.evaluation.metrics import METRICS, mean, per_user
 from llamarec_core.evaluation.paper import (
     measured_inference_times,
@@ -24,13 +24,21 @@ from llamarec_core.evaluation.paper import (
     published_llm_baselines,
     published_statistics,
 )
-from llamarec_core.evaluation.significance import Difference, bootstrap_interval, holm, paired_difference
+from llamarec_core.evaluation.significance import (
+    Difference,
+    Estimate,
+    bootstrap_interval,
+    holm,
+    paired_difference,
+    stratified_mean,
+)
 
 __all__ = [
     "MATRIX_OPERATIONS",
     "METRICS",
     "RULES",
     "Difference",
+    "Estimate",
     "bootstrap_interval",
     "claims_table",
     "compare",
@@ -42,6 +50,7 @@ __all__ = [
     "mean",
     "measured_inference_times",
     "paired_difference",
+    "peak_memory",
     "per_user",
     "published",
     "published_inference_times",
@@ -50,4 +59,5 @@ __all__ = [
     "recall_counts",
     "retrieved_shares",
     "stated_table",
+    "stratified_mean",
 ]

@@ -69,7 +69,8 @@ def measured_inference_times(folder: Path) -> pd.DataFrame | None:
 
     Args:
         folder: ``results/bench``; its ``inference_time.csv`` has ``mean_title_length_tokens``, ``method`` (``LlamaRec``
-            or ``Llama CausalLM``) and ``seconds``.
+            or ``Llama CausalLM``), ``batch`` (requests answered together), ``part`` (of the time) and ``seconds``. As
+            in the paper, the ``whole`` time of a request that is answered alone counts.
 
     Raises:
         InputError: the file lacks one of these columns.
@@ -77,7 +78,9 @@ def measured_inference_times(folder: Path) -> pd.DataFrame | None:
     name = "inference_time.csv"
     if not (Path(folder) / name).is_file():
         return None
-    return _load(folder, name, ["mean_title_length_tokens", "method", "seconds"])
+    columns = ["mean_title_length_tokens", "method", "seconds"]
+    table = _load(folder, name, [*columns, "batch", "part"])
+    return table.loc[(table["batch"] == 1) & (table["part"] == "whole"), columns].reset_index(drop=True)
 
 
 def published_claims(folder: Path) -> pd.DataFrame:

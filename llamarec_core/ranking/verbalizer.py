@@ -5,12 +5,14 @@ One forward pass gives::
     P(candidate i) = softmax over the labels of the next-token logits after the prompt, at the token of label i
 
 Nothing is generated and nothing is parsed. The backbone runs without its language-model head; the
-head's rows of the labels alone are multiplied with the hidden state of the prompt's last position.
+head's rows of the labels alone are multiplied with the hidden state of the prompt's last position. At the others
+nothing reads what the last block's feed-forward network would say, so that it does not run there.
 Prompts are padded on the right: attention is causal, so that no position of a prompt sees the
 padding after it, and no mask is needed. :mod:`~llamarec_core.ranking.rerank` makes ranks of the probabilities.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -73,9 +75,12 @@ class NextTokenLogits(nn.Module):
         after = {"use_cache": False}
         if beginnings is not None:
             after = _read_beginnings(language_model, beginnings, beginning_lengths, tokens)
-        hidden = language_model.model(input_ids=tokens, **after).last_hidden_state  # (batch, length, dim)
-        rows = torch.arange(len(tokens), device=hidden.device)
-        last = hidden[rows.view(-1, *[1] * (lengths.ndim - 1)), lengths - 1]  # (batch, dim) or (batch, k, dim)
+        rows = torch.arange(len(tokens), device=tokens.device).view(-1, *[1] * (lengths.ndim - 1))
+        read = torch.zeros_like(tokens, dtype=torch.bool)
+        read[rows, lengths - 1] = True
+        with _feeding_forward(language_model.model.layers[-1].mlp, at=read):
+            hidden = language_model.model(input_ids=tokens, **after).last_hidden_state  # (batch, length, dim)
+        last = hidden[rows, lengths - 1]  # (batch, dim) or (batch, k, dim)
         head = language_model.lm_head.weight  # (vocabulary, dim)
         if token_ids is None:
             return F.linear(last, head).float()
@@ -166,6 +171,26 @@ def pad(prompts: Sequence[Sequence[int]], *, device: torch.device | str) -> tupl
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = torch.tensor(prompt)
     return tokens.to(device), lengths
+
+
+@contextmanager
+def _feeding_forward(network: nn.Module, *, at: torch.Tensor) -> Iterator[None]:
+    """Let a feed-forward network work at some positions alone, ``(batch, length)``; elsewhere it says zero."""
+
+    def narrow(_: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+        return inputs[0][at]  # (n, dim)
+
+    def widen(_: nn.Module, __: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        everywhere = output.new_zeros(*at.shape, output.shape[-1])
+        everywhere[at] = output
+        return everywhere
+
+    hooks = [network.register_forward_pre_hook(narrow), network.register_forward_hook(widen)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _read_beginnings(

@@ -5,7 +5,7 @@ Tables are computed and stored tidy, one number a row (``tables``), laid out wid
 plots of the results. ``methods`` names what is compared.
 """
 
-from llamarec_core.report.ablations import ablation_display, ablation_table, training_table
+from llamarec_core.report.ablations import ablation_display, ablation_table, training_table, warmup_parts
 from llamarec_core.report.claims import claims_display, verdict_counts
 from llamarec_core.report.figures import (
     metric_bars,
@@ -16,9 +16,14 @@ from llamarec_core.report.figures import (
     training_curve,
 )
 from llamarec_core.report.layout import ShownTable, show_table, write_table
-from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES
+from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES, STRATEGY_NAMES
 from llamarec_core.report.publication import publish_table
-from llamarec_core.report.ranking_figures import ablation_forest, candidate_probabilities, learning_curves
+from llamarec_core.report.ranking_figures import (
+    ablation_forest,
+    candidate_probabilities,
+    learning_curves,
+    warmup_curves,
+)
 from llamarec_core.report.retrieval import (
     noise_table,
     pairs_table,
@@ -36,11 +41,20 @@ from llamarec_core.report.retrieval_figures import (
     validation_curves,
 )
 from llamarec_core.report.status import machines, opening, run_times, show_record, versions
+from llamarec_core.report.strategies import (
+    differences_display,
+    differences_table,
+    strategies_display,
+    strategies_table,
+    table4,
+)
+from llamarec_core.report.strategy_figures import inference_times, quality_against_latency
 from llamarec_core.report.tables import comparison_table, results_table, statistics_table
 
 __all__ = [
     "METHOD_NAMES",
     "PUBLISHED_NAMES",
+    "STRATEGY_NAMES",
     "ShownTable",
     "ablation_display",
     "ablation_forest",
@@ -48,9 +62,12 @@ __all__ = [
     "candidate_probabilities",
     "claims_display",
     "comparison_table",
+    "differences_display",
+    "differences_table",
     "forest",
     "grid_panels",
     "index_curves",
+    "inference_times",
     "learning_curves",
     "machines",
     "metric_bars",
@@ -59,6 +76,7 @@ __all__ = [
     "opening",
     "pairs_table",
     "publish_table",
+    "quality_against_latency",
     "rank_histogram",
     "reached_table",
     "results_table",
@@ -71,6 +89,9 @@ __all__ = [
     "show_record",
     "show_table",
     "statistics_table",
+    "strategies_display",
+    "strategies_table",
+    "table4",
     "ties_table",
     "training_curve",
     "training_table",
@@ -78,5 +99,7 @@ __all__ = [
     "validation_table",
     "verdict_counts",
     "versions",
+    "warmup_curves",
+    "warmup_parts",
     "write_table",
 ]

@@ -71,7 +71,7 @@ def training_table(folders: Mapping[str, Path], binding: Path) -> pd.DataFrame:
 
     Args:
         folders: name → where :func:`llamarec_core.ranking.fit_ranker` left a finished tuning.
-        binding: where the label-binding phase that they share was left; a row of its own if there was one.
+        binding: where the label-binding phase that they share was left; each part of it has a row of its own.
 
     Returns:
         ``tuning``, ``prompts``, ``answers`` (labels learnt), ``tokens``, ``seconds`` (with validations),
@@ -79,14 +79,20 @@ def training_table(folders: Mapping[str, Path], binding: Path) -> pd.DataFrame:
         right labels in its last steps), ``reached_with_retriever`` (with the retriever's score added),
         ``peak_memory_mib`` of the process, ``commit``.
     """
-    rows = []
-    if (binding / "binding.csv").is_file():
-        curve = pd.read_csv(binding / "binding.csv")
-        rows.append(_training_row("label binding", curve, {"ndcg@10": curve["accuracy"].iloc[-1]}, binding))
+    rows = [
+        _training_row(f"label binding, {part}", curve, {"ndcg@10": curve["accuracy"].iloc[-1]}, binding)
+        for part, curve in warmup_parts(binding).items()
+    ]
     for name, folder in folders.items():
         curve, kept = pd.read_csv(folder / "training.csv"), read_json(folder / "ranker.json")["best"]
         rows.append(_training_row(name, curve, kept, folder))
     return pd.DataFrame(rows)
+
+
+def warmup_parts(binding: Path) -> dict[str, pd.DataFrame]:
+    """Return the curves of the label-binding phase's parts, ``titles`` and ``histories``, those that there are."""
+    files = {"titles": binding / "binding.csv", "histories": binding / "binding_histories.csv"}
+    return {part: pd.read_csv(file) for part, file in files.items() if file.is_file()}
 
 
 def _training_row(name: str, curve: pd.DataFrame, kept: Mapping[str, float], folder: Path) -> dict[str, Any]:

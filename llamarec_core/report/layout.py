@@ -18,7 +18,8 @@ from llamarec_core.files import replacing, write_text
 from llamarec_core.report.ablations import ablation_display
 from llamarec_core.report.claims import claims_display
 from llamarec_core.report.latex import to_latex
-from llamarec_core.report.methods import METHOD_NAMES, in_order
+from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES, in_order
+from llamarec_core.report.strategies import differences_display, strategies_display
 
 _QUANTITIES = {
     "users": "Users",
@@ -157,7 +158,7 @@ def _wide_metrics(frame: pd.DataFrame) -> pd.DataFrame:
         index=pd.MultiIndex.from_frame(pd.concat([group[keys].head(1) for group in groups])),
     )
     wide = wide.dropna(axis="columns", how="all")
-    wide = wide.map(_or_empty).rename(columns=METHOD_NAMES)
+    wide = wide.map(_or_empty).rename(columns=METHOD_NAMES | STRATEGY_NAMES)
     wide = wide.rename_axis(index=[None] * wide.index.nlevels)
     # where the paper prints nothing at all, the header needs no second line
     return wide if "paper" in wide.columns.get_level_values(1) else wide.droplevel(1, axis="columns")
@@ -241,6 +242,8 @@ def _html_cell(cell: _Cell) -> str:
 _LAYOUTS = {
     frozenset({"statement", "verdict"}): lambda frame: _wide(claims_display(frame)),
     frozenset({"group", "first_label"}): lambda frame: _wide(ablation_display(frame)),
+    frozenset({"ranked", "formula"}): lambda frame: _wide(strategies_display(frame)),
+    frozenset({"strategy", "two_stage"}): lambda frame: _wide(differences_display(frame)),
     frozenset({"method", "subset", "ci_low"}): _wide_metrics,
     frozenset({"quantity"}): _wide_statistics,
 }

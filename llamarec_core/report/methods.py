@@ -16,6 +16,19 @@ METHOD_NAMES = {
 }
 """Name in files → name on the page. A method that is not listed is shown, last, by its name in files."""
 
+STRATEGY_NAMES = {
+    "verbalizer": "LlamaRec (verbalizer)",
+    "causal_lm": "Llama CausalLM",
+    "palr": "PALR",
+    "gpt4rec": "GPT4Rec",
+    "tallrec": "TALLRec",
+    "p5": "P5",
+    "recmind": "RecMind",
+    "pod": "POD",
+    "retriever": "Retriever's order",
+}
+"""The same of the ways in which a language model is made to rank, and of those that the paper quotes beside them."""
+
 PUBLISHED_NAMES = {
     "narm": "NARM",
     "bert4rec": "BERT4Rec",
@@ -36,4 +49,4 @@ def in_order(methods: Iterable[str]) -> list[str]:
 
 def display_name(method: str) -> str:
     """Return the method's name on the page."""
-    return METHOD_NAMES.get(method, method)
+    return (METHOD_NAMES | STRATEGY_NAMES).get(method, method)

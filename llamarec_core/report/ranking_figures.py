@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from llamarec_core.files import InputError
 from llamarec_core.report.ablations import METRIC
@@ -83,6 +83,24 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
         "against answers learnt, one line a tuning. "
         f"NDCG@10 before the first step and at its best: {'; '.join(parts)}.",
     )
+
+
+def warmup_curves(curves: Mapping[str, pd.DataFrame], *, candidates: int) -> Figure:
+    """Plot how the label-binding warm-up learns, one panel: its parts follow one another.
+
+    Args:
+        curves: part → ``answers`` and ``accuracy``, as :func:`~llamarec_core.report.warmup_parts` returns them.
+        candidates: labels to choose from, for the line of chance.
+    """
+    figure, (axis,) = new_figure(height=2.9)
+    for part, curve in curves.items():
+        axis.plot(curve["answers"], curve["accuracy"], marker="o", markersize=3, label=f"asked by {part}")
+    axis.axhline(1 / candidates, color="0.5", linestyle=":", label="chance")
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.set(xlabel="answers learnt in this part", ylabel="right label", ylim=(0, 1))
+    axis.legend()
+    ends = ", ".join(f"{curve['accuracy'].iloc[-1]:.0%} by {part}" for part, curve in curves.items())
+    return described(figure, f"Share of right labels in the warm-up against answers learnt. In its last steps: {ends}.")
 
 
 def ablation_forest(table: pd.DataFrame) -> Figure:

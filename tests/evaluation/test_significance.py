@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from llamarec_core.evaluation.significance import bootstrap_interval, bootstrap_means, holm, paired_difference
+from llamarec_core.evaluation.significance import (
+    bootstrap_interval,
+    bootstrap_means,
+    holm,
+    paired_difference,
+    stratified_mean,
+)
 from llamarec_core.files import InputError
 
 
@@ -153,3 +159,34 @@ def test_other_bad_input_is_refused():
         holm([0.5, 1.2])
     with pytest.raises(InputError, match="at least one"):
         holm([])
+
+
+def test_a_stratified_mean_weighs_each_stratum_by_its_share():
+    found = stratified_mean([[1.0, 0.0], [0.0, 0.0, 0.0]], [0.2, 0.8], samples=2000, seed=0)
+    assert found.mean == pytest.approx(0.1)
+    assert (found.low, found.high) == pytest.approx((0.0, 0.2))  # both of the first stratum may be drawn twice
+    constant = stratified_mean([[2.0, 2.0], [3.0]], [0.25, 0.75], samples=50, seed=0)
+    assert tuple(constant) == (2.75, 2.75, 2.75)
+
+
+def test_a_stratified_interval_is_narrower_than_that_of_the_pooled_users():
+    generator = np.random.default_rng(0)
+    strata = [generator.normal(0, 1, 60), generator.normal(9, 1, 60)]
+    found = stratified_mean(strata, [0.5, 0.5], samples=2000, seed=0)
+    low, high = bootstrap_interval(np.concatenate(strata), samples=2000, seed=0)
+    assert found.high - found.low < (high - low) / 2
+    expected = 2 * 1.96 * np.sqrt(sum(np.var(stratum) / 60 / 4 for stratum in strata))
+    assert found.high - found.low == pytest.approx(expected, rel=0.1)
+
+
+def test_equal_strata_are_drawn_independently():
+    values = np.arange(10.0)
+    together = stratified_mean([values, values], [0.5, 0.5], samples=4000, seed=0)
+    alone = stratified_mean([values], [1.0], samples=4000, seed=0)
+    assert (together.high - together.low) == pytest.approx((alone.high - alone.low) / np.sqrt(2), rel=0.1)
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.6], [1.0]])
+def test_shares_that_do_not_sum_to_one_are_refused(weights):
+    with pytest.raises(InputError, match="must be 2 numbers that sum to 1"):
+        stratified_mean([[1.0], [2.0]], weights, samples=10, seed=0)

@@ -60,6 +60,21 @@ def test_label_logits_are_those_of_the_plain_way(tiny, dataset, requests, adapte
     torch.testing.assert_close(whole, plain, atol=1e-4, rtol=0)
 
 
+def test_gradients_are_those_of_the_plain_way_also_where_a_place_is_asked_for_twice(tiny, dataset, requests):
+    model, tokenizer = load_backbone(tiny.settings, device="cpu")
+    prompts = PromptBuilder(tokenizer, dataset.titles, tiny.settings)
+    model = add_adapter(model, tiny.settings.model_copy(update={"target_modules": ("q_proj", "down_proj")}), seed=0)
+    tokens, lengths = pad([prompts.build(*request) for request in zip(*requests, strict=True)], device="cpu")
+    places = torch.stack([lengths, lengths - 4, lengths], dim=1)  # (batch, 3)
+    trainable = [parameter for parameter in model.eval().parameters() if parameter.requires_grad]
+    weights = torch.arange(len(tokenizer)) % 7
+    plain = model(input_ids=tokens).logits[torch.arange(len(tokens))[:, None], places - 1]
+    ours = NextTokenLogits(model)(tokens, places)
+    both = [torch.autograd.grad((logits * weights).mean(), trainable) for logits in (ours, plain)]
+    assert max(gradient.abs().max() for gradient in both[1]) > 1e-3
+    torch.testing.assert_close(*both, atol=1e-5, rtol=1e-4)
+
+
 def test_probabilities_do_not_depend_on_the_other_prompts_of_a_batch(ranker, requests):
     together = ranker.probabilities(*requests)
     alone = np.concatenate(

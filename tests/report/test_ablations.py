@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from llamarec_core.files import InputError
-from llamarec_core.report import ablation_display, ablation_forest, ablation_table, learning_curves, training_table
+from llamarec_core.report import (
+    ablation_display,
+    ablation_forest,
+    ablation_table,
+    learning_curves,
+    training_table,
+    warmup_curves,
+    warmup_parts,
+)
 
 SAMPLING = {"dataset": "toys", "samples": 500, "seed": 0, "commit": "abc"}
 
@@ -90,13 +98,24 @@ def test_the_training_table_says_what_was_read_and_reached(tmp_path):
     )
     bound = curve([0.0, 0.0]).drop(columns="ndcg@10").assign(accuracy=[0.1, 0.9])
     bound.to_csv(tmp_path / "binding" / "binding.csv", index=False)
+    bound.assign(accuracy=[0.2, 0.7]).to_csv(tmp_path / "binding" / "binding_histories.csv", index=False)
     table = training_table({"tuned": tmp_path / "ranker"}, tmp_path / "binding").set_index("tuning")
     assert table.loc["tuned", ["prompts", "answers", "tokens", "seconds"]].tolist() == [12, 120, 3000, 30.0]
     assert table.loc["tuned", "tokens_per_second"] == 100
-    assert table["reached"].tolist() == [0.9, 0.5]
+    assert table.index.tolist() == ["label binding, titles", "label binding, histories", "tuned"]
+    assert table["reached"].tolist() == [0.9, 0.7, 0.5]
     assert table.loc["tuned", "reached_with_retriever"] == 0.6
     assert set(table["commit"]) == {"abc"}
     assert training_table({"tuned": tmp_path / "ranker"}, tmp_path)["tuning"].tolist() == ["tuned"]
+
+
+def test_the_warm_ups_curves_show_the_parts_that_there_are(tmp_path):
+    assert warmup_parts(tmp_path) == {}
+    pd.DataFrame({"answers": [80, 160], "accuracy": [0.1, 0.9]}).to_csv(tmp_path / "binding.csv", index=False)
+    figure = warmup_curves(warmup_parts(tmp_path), candidates=20)
+    line, chance = figure.axes[0].lines
+    assert (line.get_label(), chance.get_ydata()) == ("asked by titles", [0.05, 0.05])
+    assert figure.alt_text.endswith("In its last steps: 90% by titles.")
 
 
 def test_learning_curves_have_a_line_for_each_tuning():

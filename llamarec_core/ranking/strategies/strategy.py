@@ -123,6 +123,15 @@ class Strategy(ABC):
         return pd.DataFrame(costs)
 
     @abstractmethod
+    def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
+        """Return what is read for a request; where each candidate has a prompt of its own, that of the first.
+
+        Args:
+            history: item ids in the order of time.
+            candidates: item ids in the retriever's order.
+        """
+
+    @abstractmethod
     def predicted_cost(self, size: RequestSize) -> dict[str, int]:
         """Return ``forward_passes``, ``tokens_read`` and ``tokens_generated`` of one request, by a formula.
 
@@ -161,12 +170,19 @@ class GeneratingStrategy(Strategy):
     ends: Collection[int] = ()
     constraint: Constraint | None = None
 
+    def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
+        """Return a request's prompt."""
+        return self.prompts.tokenizer.decode(self._build(history, candidates))
+
+    def _build(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
+        return self.prompt.build(history, candidates if self.reads_candidates else ())
+
     def _answer(
         self, histories: list[list[int]], candidates: list[list[int]], meter: Meter
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         requests = list(zip(histories, candidates, strict=True))
         with meter.timed("tokenizing"):
-            prompts = [self.prompt.build(past, listed if self.reads_candidates else ()) for past, listed in requests]
+            prompts = [self._build(*request) for request in requests]
             tokens = [sum(len(self.prompts.title_tokens[item]) for item in listed) for listed in candidates]
             limits = [self._limit(len(listed), of_titles) for listed, of_titles in zip(candidates, tokens, strict=True)]
         self._refuse_too_long(max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)))

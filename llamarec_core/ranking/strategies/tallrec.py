@@ -68,6 +68,10 @@ class TALLRec(Strategy):
         place = answer if positive else (answer + 1) % len(candidates)
         return self._prompt.build(history, [candidates[place]]), [self._answers[0 if positive else 1]]
 
+    def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
+        """Return the prompt about the first candidate."""
+        return self.prompts.tokenizer.decode(self._prompt.build(history, candidates[:1]))
+
     def predicted_cost(self, size: RequestSize) -> dict[str, int]:
         """Return the cost by the formula at the head of this module."""
         beginning = self._prompt.beginning_length(size)

@@ -6,6 +6,7 @@ history and T tokens a title::
     forward passes 1,    tokens read c + (H + K) · (mark + T),    tokens generated 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -21,6 +22,10 @@ class Verbalizer(Strategy):
     """Scores a candidate by the logit of its label."""
 
     name = "verbalizer"
+
+    def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
+        """Return a request's prompt."""
+        return self.prompts.text(history, candidates)
 
     def predicted_cost(self, size: RequestSize) -> dict[str, int]:
         """Return the cost by the formula at the head of this module."""

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from llamarec_core.files import InputError
 from llamarec_core.ranking import PromptBuilder, rerank_by_scores, split_rows
-from llamarec_core.ranking.strategies import STRATEGIES, Answers, RequestSize, TALLRec, answer_rows, catalogue_ranks
+from llamarec_core.ranking.strategies import (
+    P5,
+    STRATEGIES,
+    Answers,
+    GPT4Rec,
+    RequestSize,
+    TALLRec,
+    answer_rows,
+    catalogue_ranks,
+)
 from llamarec_core.ranking.strategies.meter import COUNTS, PARTS
 from llamarec_core.ranking.strategies.strategy import in_order
 
@@ -45,6 +54,19 @@ def test_ranks_are_permutations_and_costs_are_counted(strategy, model, prompts, 
             assert sorted(recommended) == sorted(listed)
         else:
             assert not set(recommended.tolist()) & {0, *history}
+
+
+@EACH
+def test_the_text_is_what_is_read(strategy, model, prompts, monkeypatch):
+    answering = strategy(model, prompts)
+    read = []
+    whole = model.model.forward
+    monkeypatch.setattr(model.model, "forward", lambda **given: read.append(given["input_ids"][0]) or whole(**given))
+    answering.rank([[1, 2]], [[3, 14, 7, 28]])
+    tokens = read[0].tolist() + (read[1].tolist() if strategy is TALLRec else [])  # the beginning is shared
+    text = answering.text([1, 2], [3, 14, 7, 28])
+    assert text.startswith(prompts.tokenizer.decode(tokens).rstrip("!"))  # what pads
+    assert (prompts.title(14) in text) == (strategy not in (TALLRec, GPT4Rec, P5))
 
 
 @EACH

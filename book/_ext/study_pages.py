@@ -1,0 +1,146 @@
+"""A Sphinx extension: what the book's pages take from the study while they are built, so that nothing is typed twice.
+
+The version is the library's, the commit is the checkout's, a citation's facts are those of ``CITATION.cff`` and
+``book/references.bib``, and how a notebook was run stands in ``provenance.json`` beside it. Executed notebooks are
+never edited: their pages get a cell while Sphinx reads them.
+"""
+
+import html
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from docutils import nodes
+from pybtex.database import parse_file
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from llamarec_core import __version__
+from llamarec_core.files import read_json
+from llamarec_core.provenance import git_state
+
+ROOT = Path(__file__).parents[2]
+LOGGER = logging.getLogger(__name__)
+
+
+def commit() -> str:
+    """Return the checkout's commit, or ``unknown`` outside git."""
+    return git_state(ROOT)[0] or "unknown"
+
+
+def write_footer(_app: Any, config: Any) -> None:
+    """Name version, commit and licence at the foot of every page."""
+    facts = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    link = f'<a href="{facts["repository-code"]}/tree/{commit()}">{html.escape(commit()[:12])}</a>'
+    config.html_theme_options["extra_footer"] = (
+        f"<p>llamarec {__version__}, built from commit {link}, {facts['license']} licence. Each table names the commit "
+        "that measured it.</p>"
+    )
+
+
+def study_citation() -> str:
+    """Return the BibTeX entry of this study, with the commit of this checkout."""
+    facts = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    authors = [
+        f"{{{author['name']}}}" if "name" in author else f"{author['family-names']}, {author['given-names']}"
+        for author in facts["authors"]
+    ]
+    fields = {
+        "title": f"{{{facts['title']}}}",
+        "author": " and ".join(authors),
+        "year": str(facts["date-released"])[:4],
+        "version": facts["version"],
+        "url": facts["repository-code"],
+        "note": f"Commit {commit()}",
+    }
+    lines = [f"  {name:7} = {{{value}}}," for name, value in fields.items()]
+    return "\n".join(["@software{llamarec,", *lines, "}"])
+
+
+class StudyCitation(SphinxDirective):
+    """``study-citation``: how to cite this study at the commit that the book is built from."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the entry as a block of BibTeX; the page is read anew in every build."""
+        self.env.note_reread()
+        return [_block(study_citation(), language="bibtex")]
+
+
+class BibtexEntries(SphinxDirective):
+    """``bibtex-entries``: the entries of ``references.bib`` that are named by their keys, to be copied."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return the entries as one block of BibTeX.
+
+        Raises:
+            docutils.parsers.rst.DirectiveError: there is no such entry.
+        """
+        file = ROOT / "book" / "references.bib"
+        self.env.note_dependency(str(file))
+        entries = parse_file(file).entries
+        keys = " ".join(self.content).split()
+        unknown = [key for key in keys if key not in entries]
+        if unknown:
+            raise self.error(f"references.bib has no entry {unknown[0]!r}")
+        return [_block("\n".join(entries[key].to_string("bibtex") for key in keys).rstrip(), language="bibtex")]
+
+
+def say_how_it_was_run(app: Any, page: str, source: list[str]) -> None:
+    """Put the command that makes a notebook's page again, and its source, after the page's first paragraph."""
+    file = Path(app.env.doc2path(page))
+    if file.suffix != ".ipynb":
+        return
+    record = _record(file)
+    if record is None:
+        LOGGER.warning("no record in provenance.json says how this page was made", location=page)
+        return
+    notebook = nbformat.reads(source[0], as_version=4)
+    cell = nbformat.v4.new_markdown_cell(_how(record), id="how-it-was-run")
+    notebook.cells.insert(1, cell)
+    source[0] = nbformat.writes(notebook)
+
+
+def _record(executed: Path) -> dict[str, Any] | None:
+    """Return the provenance record of an executed notebook: the one whose command writes this file."""
+    provenance = executed.with_name("provenance.json")
+    records = read_json(provenance).values() if provenance.is_file() else ()
+    output = executed.relative_to(ROOT).as_posix()
+    return next((record for record in records if output in record["command"].split()), None)
+
+
+def _how(record: dict[str, Any]) -> str:
+    """Return, in MyST, how a page was made and how to make it again."""
+    source = record["command"].split()[1]
+    machine = record["hardware"]
+    accelerators = "".join(f", {name}" for name in machine["accelerators"])
+    seconds = record["wall_seconds"]
+    took = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+    return f"""\
+:::{{admonition}} How this page was made
+:class: note dropdown
+
+```bash
+{record["command"]}
+```
+
+Source: {{download}}`{Path(source).name} </{source}>`. It ran at commit `{record["git_commit"]}` in {took} on
+{machine["processor"]}, {machine["cores"]} cores{accelerators}, {machine["memory_gib"]} GiB. Steps before it must have
+run: see {{ref}}`one-notebook`.
+:::
+"""
+
+
+def _block(text: str, *, language: str) -> nodes.literal_block:
+    return nodes.literal_block(text, text, language=language)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Connect all of it with Sphinx."""
+    app.add_directive("study-citation", StudyCitation)
+    app.add_directive("bibtex-entries", BibtexEntries)
+    app.connect("config-inited", write_footer)
+    app.connect("source-read", say_how_it_was_run)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

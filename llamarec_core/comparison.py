@@ -1,0 +1,272 @@
+"""The comparison of strategies: the same sampled users, answered by each of them, zero-shot and tuned, cost counted.
+
+    candidates file ──sample_users──▶ requests ──Comparison.answer──▶ one file for each strategy and state
+
+Strategies that generate take seconds a request, so that not all users can be asked. Half of the sample are users whose
+target was retrieved, whom a ranker of candidates can help, half are others, whom only a search of the whole catalogue
+can help. The files say how many users each half stands for: :func:`llamarec_core.report.strategies_table` weighs them.
+
+A file is written as soon as it is whole; a killed comparison goes on with what is missing. Its columns are listed under
+:data:`COLUMNS`.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llamarec_core.data import Dataset
+from llamarec_core.evaluation import peak_memory
+from llamarec_core.files import InputError, read_json, replacing, sha256
+from llamarec_core.ranking import candidate_items, default_device, fit_ranker, load_ranker, rerank_by_scores
+from llamarec_core.ranking.adapter import WEIGHTS
+from llamarec_core.ranking.strategies import STRATEGIES, TUNED, Strategy, Verbalizer, answer_rows, catalogue_ranks
+from llamarec_core.ranking.strategies.meter import COUNTS, PARTS
+from llamarec_core.ranking.strategies.strategy import GeneratingStrategy
+from llamarec_core.settings import RankerSettings
+
+CASES = [
+    (strategy, tuned)
+    for strategy in STRATEGIES.values()
+    for tuned in ((False, True) if strategy is Verbalizer or strategy.name in TUNED else (False,))
+]
+"""Every strategy with the states in which it is compared: as the backbone came (False), and tuned (True)."""
+
+BATCH = 16
+"""Requests that are answered together where throughput and memory are measured."""
+
+VALIDATION_USERS = 10
+"""Most users on whom the tuning of a text strategy is validated: nothing is chosen by it, and generating is slow."""
+
+COLUMNS = (
+    "user", "target", "stratum", "stratum_users", "retriever_rank", "rank", "reranked", *COUNTS,
+    *(f"{part}_seconds" for part in PARTS), "predicted_forward_passes", "predicted_tokens_read",
+    "predicted_tokens_generated", "reads_candidates", "examples", "dtype", "batch_requests", "batch_seconds",
+    "batch_peak_mib", "commit",
+)  # fmt: skip
+"""One row a request, answered alone. ``stratum`` is ``retrieved`` or ``missed``, ``stratum_users`` how many test users
+it has; ``retriever_rank`` is the target's before any strategy, ``rank`` that among the re-ranked candidates, or in the
+whole catalogue where the strategy reads no candidates, and ``reranked`` that among the candidates in either case. What
+follows ``predicted_…`` is the same in all rows: the prompts that tuning read (of the verbalizer without its warm-up),
+the arithmetic's precision, the requests answered together, their time, and by how much memory rose meanwhile."""
+
+
+def sample_users(rows: pd.DataFrame, *, size: int, users: int | None, seed: int) -> pd.DataFrame:
+    """Draw users in two strata, half of them with a retrieved target.
+
+    Args:
+        rows: the retriever's candidates of one split.
+        size: candidates that are shown to a strategy.
+        users: how many are drawn; where a stratum has too few, the other gives more; ``None`` takes all.
+        seed: of the draw.
+
+    Returns:
+        The users' rows in their own order, with ``stratum`` and ``stratum_users``, see :data:`COLUMNS`.
+
+    Raises:
+        InputError: a single user cannot stand for two strata.
+    """
+    retrieved = (candidate_items(rows)[:, :size] == rows["target"].to_numpy()[:, None]).any(axis=1)
+    places = [np.flatnonzero(retrieved), np.flatnonzero(~retrieved)]
+    rows = rows.assign(
+        stratum=np.where(retrieved, "retrieved", "missed"),
+        stratum_users=np.where(retrieved, *map(len, places)).astype(np.int32),
+    )
+    if users is None or users >= len(rows):
+        return rows
+    if users < 2:
+        raise InputError(f"strategy_users: {users} cannot stand for users with and without a retrieved target: draw 2.")
+    half = min(max(users - users // 2, users - len(places[1])), len(places[0]))
+    generator = np.random.default_rng(seed)
+    drawn = [generator.choice(of, size=n, replace=False) for of, n in zip(places, (half, users - half), strict=True)]
+    return rows.iloc[np.sort(np.concatenate(drawn))]
+
+
+def text_settings(settings: RankerSettings, *, examples: int | None) -> RankerSettings:
+    """Return the settings with which text strategies are tuned: the ranker's, without what is for labels only.
+
+    Args:
+        settings: of the ranker.
+        examples: prompts that each strategy learns from; ``None`` takes the ranker's number.
+    """
+    plain = RankerSettings()
+    labels_only = ("warmup", "temperature", "soft_targets", "users_per_prompt", "targets_per_user", "template")
+    changes: dict[str, Any] = {name: getattr(plain, name) for name in (*labels_only, "binding_histories")}
+    examples = examples or settings.training_examples
+    if examples is not None:
+        steps = settings.epochs * -(-examples // (settings.batch_size * settings.gradient_accumulation))
+        # a validation before the first step and one after the last
+        changes |= {"validate_every": max(1, steps), "warmup_steps": min(settings.warmup_steps, steps // 2)}
+    users = min(settings.validation_users or VALIDATION_USERS, VALIDATION_USERS)
+    return settings.model_copy(update=changes | {"training_examples": examples, "validation_users": users})
+
+
+class Comparison:
+    """Answers the same requests by one strategy after another.
+
+    Attributes:
+        rows: of the sampled users.
+        text: the settings of the strategies other than the verbalizer.
+
+    Args:
+        dataset: the users' histories and the titles.
+        rows: of test users, from :func:`sample_users`.
+        validation: the retriever's candidates of the validation users.
+        settings: of the ranker, with which ``folder / "ranker"`` was tuned.
+        examples: as for :func:`text_settings`.
+        seed: of the tunings.
+        folder: of the weights; a strategy is tuned in ``strategy-<name>`` there.
+        retrieved: as for :func:`~llamarec_core.ranking.fit_ranker`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: pd.DataFrame,
+        validation: pd.DataFrame,
+        settings: RankerSettings,
+        *,
+        examples: int | None,
+        seed: int,
+        folder: Path,
+        retrieved: pd.DataFrame | None = None,
+    ):
+        self.dataset, self.rows, self.seed = dataset, rows, seed
+        self.settings, self.text = settings, text_settings(settings, examples=examples)
+        self._validation, self._folder, self._retrieved = validation, Path(folder), retrieved
+
+    def folder(self, strategy: type[Strategy]) -> Path:
+        """Return where a strategy is tuned."""
+        return self._folder / ("ranker" if strategy is Verbalizer else f"strategy-{strategy.name}")
+
+    def load(self, strategy: type[Strategy], *, tuned: bool) -> Strategy:
+        """Return a strategy with its model, tuned first where it is still to be.
+
+        A strategy that generates runs in float32 on a processor, where a single token takes longer in bfloat16.
+
+        Raises:
+            InputError: the verbalizer has not been tuned, by `3_ranker`, or the settings are refused.
+        """
+        folder = self.folder(strategy)
+        if strategy is Verbalizer:
+            ranker = load_ranker(self.dataset, self.settings, folder, tuned=tuned)
+            return Verbalizer(ranker.model, ranker.prompts)
+        if tuned:
+            options = {"seed": self.seed, "folder": folder, "retrieved": self._retrieved, "strategy": strategy}
+            fit_ranker(self.dataset, self._validation, self.text, **options)
+        decodes = issubclass(strategy, GeneratingStrategy) and default_device().type == "cpu"
+        changes = {"dtype": "float32"} if decodes else {}
+        return load_ranker(self.dataset, self.text, folder, tuned=tuned, strategy=strategy, **changes)
+
+    def answer(self, strategy: type[Strategy], path: Path, *, tuned: bool, commit: str) -> pd.DataFrame:
+        """Return what a strategy answered; where ``path`` does not hold it yet, ask it and write that file.
+
+        Args:
+            strategy: one of :data:`CASES`.
+            path: of the parquet file, see :data:`COLUMNS`.
+            tuned: with its adapter, or as the backbone came.
+            commit: that is measured with.
+
+        Raises:
+            InputError: as :meth:`load`, or the strategy refuses a request.
+        """
+        identity = self._identity(strategy, tuned=tuned)
+        if path.is_file() and (kept := pd.read_parquet(path)).attrs == identity:
+            return kept
+        ranker = self.load(strategy, tuned=tuned)
+        examples = read_json(self.folder(strategy) / "ranker.json")["best"]["examples"] if tuned else 0
+        found = measured(ranker, self.dataset, self.rows).assign(
+            examples=examples, dtype=str(ranker.model.dtype).removeprefix("torch."), commit=commit
+        )[list(COLUMNS)]
+        found.attrs = self._identity(strategy, tuned=tuned)  # by now there is an adapter
+        with replacing(path) as temporary:
+            found.to_parquet(temporary, index=False)
+        return found
+
+    def _identity(self, strategy: type[Strategy], *, tuned: bool) -> dict[str, Any]:
+        """Return what answers belong to; a file of others is made again."""
+        settings = self.settings if strategy is Verbalizer else self.text
+        adapter = self.folder(strategy) / "adapter" / WEIGHTS
+        return {
+            "settings": settings.model_dump(mode="json", exclude={"evaluation_batch_size", "weight_users"}),
+            "data": self.dataset.content_hash,
+            "users": self.rows["user"].tolist(),
+            "adapter": sha256(adapter) if tuned and adapter.is_file() else None,
+        }
+
+
+def measured(strategy: Strategy, dataset: Dataset, rows: pd.DataFrame) -> pd.DataFrame:
+    """Answer requests one by one, then some of them together, and say what both took.
+
+    Args:
+        strategy: with its model and prompts; its ``batch_size`` is set here.
+        dataset: the users' histories.
+        rows: of test users, from :func:`sample_users`.
+
+    Returns:
+        The columns of :data:`COLUMNS` that do not depend on how the strategy came about.
+    """
+    together = rows.head(BATCH)
+    strategy.batch_size = 1
+    answer_rows(strategy, dataset, rows.head(1), "test")  # the first is slower than all that follow
+    answers = answer_rows(strategy, dataset, rows, "test", progress=True)
+    reranked = rerank_by_scores(rows, answers.scores)["rank"].to_numpy()
+    ranks = reranked
+    if not strategy.reads_candidates:
+        ranks = catalogue_ranks(rows, answers, n_items=dataset.n_items)["rank"].to_numpy()
+    histories = [dataset.history(int(user), "test").tolist() for user in rows["user"]]
+    listed = candidate_items(rows)[:, : strategy.prompts.settings.candidates].tolist()
+    predicted = strategy.predicted_costs(histories, listed).add_prefix("predicted_")
+    seconds = []
+
+    def at_once() -> None:
+        started = time.perf_counter()
+        answer_rows(strategy, dataset, together, "test")
+        seconds.append(time.perf_counter() - started)
+
+    strategy.batch_size = BATCH
+    peak = peak_memory(at_once)
+    asked = rows[["user", "target", "stratum", "stratum_users"]].reset_index(drop=True)
+    return pd.concat([asked, answers.cost, predicted], axis=1).assign(
+        retriever_rank=rows["rank"].to_numpy(),
+        rank=ranks,
+        reranked=reranked,
+        reads_candidates=strategy.reads_candidates,
+        batch_requests=len(together),
+        batch_seconds=seconds[0],
+        batch_peak_mib=peak,
+    )
+
+
+def answers_file(results: Path, dataset: str, strategy: type[Strategy], *, tuned: bool, seed: int) -> Path:
+    """Return the place of a strategy's answers among the results of a profile."""
+    return results / "strategies" / dataset / f"{strategy.name}{'-tuned' if tuned else ''}-seed{seed}.parquet"
+
+
+def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str, str, bool, int], pd.DataFrame]:
+    """Return all answers that are there: (data set, strategy, whether it was tuned, seed) → :data:`COLUMNS`.
+
+    Raises:
+        InputError: a file lacks a column, holds a user twice, or other users than the first of its data set and seed.
+    """
+    found = {}
+    users: dict[tuple[str, int], list[int]] = {}
+    place = {name: number for number, name in enumerate(STRATEGIES)}
+    for dataset in datasets:
+        for path in sorted((results / "strategies" / dataset).glob("*-seed*.parquet")):
+            name, seed = path.stem.rsplit("-seed", 1)
+            frame = pd.read_parquet(path)
+            missing = [column for column in COLUMNS if column not in frame]
+            if missing or frame["user"].duplicated().any():
+                what = f"lacks the column {missing[0]!r}" if missing else "holds a user twice"
+                raise InputError(f"{path} {what}: delete it and run `5_strategies` again.")
+            first = users.setdefault((dataset, int(seed)), frame["user"].tolist())
+            if frame["user"].tolist() != first:
+                raise InputError(f"{path} holds other users than its neighbours: run `5_strategies` again.")
+            found[dataset, name.removesuffix("-tuned"), name.endswith("-tuned"), int(seed)] = frame
+    given = list(dict.fromkeys(dataset for dataset, *_ in found))
+    ordered = sorted(found, key=lambda key: (given.index(key[0]), place[key[1]], *key[2:]))
+    return {key: found[key] for key in ordered}

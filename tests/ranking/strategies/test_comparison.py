@@ -1,0 +1,190 @@
+"""Every strategy answers the same sampled users; what is answered is kept, and asked again only if it must be."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llamarec_core import comparison as module
+from llamarec_core.comparison import (
+    CASES,
+    COLUMNS,
+    Comparison,
+    answers_file,
+    load_answers,
+    measured,
+    sample_users,
+    text_settings,
+)
+from llamarec_core.files import InputError
+from llamarec_core.ranking import fit_ranker, rerank, split_rows
+from llamarec_core.ranking.strategies import P5, PALR, CausalLM, GPT4Rec, TALLRec, Verbalizer
+from llamarec_core.ranking.strategies.tuning import refuse_label_settings
+from llamarec_core.ranking.verbalizer import VerbalizerRanker
+from llamarec_core.settings import RankerSettings
+
+
+@pytest.fixture(scope="module")
+def rows(candidates):
+    return sample_users(split_rows(candidates, "test"), size=4, users=6, seed=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, dataset, candidates, tmp_path_factory):
+    """The weights of a run, in which `3_ranker` has tuned the verbalizer."""
+    folder = tmp_path_factory.mktemp("seed0")
+    fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=folder / "ranker", progress=False)
+    return folder
+
+
+@pytest.fixture
+def comparison(tiny, dataset, candidates, rows, folder):
+    validation = split_rows(candidates, "validation")
+    return Comparison(dataset, rows, validation, tiny.settings, examples=4, seed=0, folder=folder)
+
+
+def test_half_of_the_sample_have_a_retrieved_target(candidates, rows):
+    of_test = split_rows(candidates, "test")
+    assert rows["stratum"].value_counts().to_dict() == {"retrieved": 3, "missed": 3}
+    assert (rows["stratum"] == "retrieved").tolist() == (rows["rank"] <= 4).tolist()
+    assert dict(zip(rows["stratum"], rows["stratum_users"], strict=True)) == {"retrieved": 8, "missed": 4}
+    assert rows["user"].is_monotonic_increasing
+    assert not rows["user"].equals(sample_users(of_test, size=4, users=6, seed=1)["user"])
+
+
+@pytest.mark.parametrize(
+    ("users", "retrieved", "missed"), [(2, 1, 1), (3, 2, 1), (9, 5, 4), (11, 7, 4), (12, 8, 4), (None, 8, 4)]
+)
+def test_where_a_stratum_has_too_few_the_other_gives_more(candidates, users, retrieved, missed):
+    strata = sample_users(split_rows(candidates, "test"), size=4, users=users, seed=0)["stratum"]
+    assert ((strata == "retrieved").sum(), (strata == "missed").sum()) == (retrieved, missed)
+
+
+def test_one_user_cannot_stand_for_two_strata(candidates):
+    with pytest.raises(InputError, match="strategy_users: 1 cannot stand for"):
+        sample_users(split_rows(candidates, "test"), size=4, users=1, seed=0)
+
+
+def test_text_strategies_are_tuned_as_the_ranker_but_for_what_labels_need():
+    ranker = RankerSettings(
+        template="candidates_first", warmup="label_binding", binding_histories=3, users_per_prompt=10,
+        targets_per_user=2, temperature=4.0, soft_targets=0.8, learning_rate=6e-4, training_examples=120, batch_size=2,
+        gradient_accumulation=2, warmup_steps=100, validate_every=15, validation_users=200,
+    )  # fmt: skip
+    settings = text_settings(ranker, examples=80)
+    refuse_label_settings(PALR, settings)
+    RankerSettings(**settings.model_dump())  # nothing contradicts anything else
+    assert settings.training_examples == 80
+    assert settings.validate_every == 20  # steps of four examples: before the first and after the last
+    assert settings.warmup_steps == 10
+    assert settings.validation_users == 10
+    assert (settings.learning_rate, settings.batch_size, settings.lora_rank) == (6e-4, 2, 8)
+    assert text_settings(ranker, examples=None).training_examples == 120
+    assert text_settings(RankerSettings(), examples=None).training_examples is None
+
+
+def test_the_strategies_and_states_are_those_with_a_training_format():
+    states = {(strategy.name, tuned) for strategy, tuned in CASES}
+    assert len(CASES) == len(states) == 11
+    assert ("causal_lm", True) not in states
+    assert ("verbalizer", True) in states
+
+
+@pytest.mark.parametrize(("strategy", "tuned"), CASES, ids=[f"{kind.name}-{tuned}" for kind, tuned in CASES])
+def test_answers_are_kept_with_ranks_and_costs(comparison, dataset, rows, tmp_path, strategy, tuned):
+    path = answers_file(tmp_path, "toy", strategy, tuned=tuned, seed=0)
+    comparison.answer(strategy, path, tuned=tuned, commit="abc")
+    kept = pd.read_parquet(path)
+    assert list(kept) == list(COLUMNS)
+    assert kept["user"].tolist() == rows["user"].tolist()
+    assert kept["retriever_rank"].tolist() == rows["rank"].tolist()
+    missed = kept["stratum"] == "missed"
+    assert kept["reranked"][missed].tolist() == rows["rank"][rows["stratum"] == "missed"].tolist()
+    assert kept["reranked"][~missed].between(1, 4).all()
+    if strategy in (GPT4Rec, P5):
+        assert not kept["reads_candidates"].any()
+        assert kept["rank"].between(1, dataset.n_items).all()
+        assert not kept["rank"].equals(kept["reranked"])
+    else:
+        assert kept["rank"].equals(kept["reranked"])
+    assert set(kept["examples"]) == {(16 if strategy is Verbalizer else 4) if tuned else 0}
+    assert kept["tokens_read"].equals(kept["predicted_tokens_read"])
+    assert (kept["forward_passes"] <= kept["predicted_forward_passes"]).all()
+    assert (kept["reading_seconds"] > 0).all()
+    assert set(kept["batch_requests"]) == {6}
+    assert (kept["batch_seconds"] > 0).all()
+    assert set(kept["dtype"]) == {"float32"}
+    assert set(kept["commit"]) == {"abc"}
+
+
+def test_the_tuned_verbalizer_is_the_ranker(comparison, tiny, dataset, candidates, rows, folder):
+    ranks = measured(comparison.load(Verbalizer, tuned=True), dataset, rows)["rank"]
+    loaded = comparison.load(Verbalizer, tuned=True)
+    ranker = VerbalizerRanker(loaded.model, loaded.prompts, batch_size=3)
+    alone = rerank(ranker, dataset, candidates, "test").set_index("user")["rank"]
+    assert ranks.tolist() == alone[rows["user"]].tolist()
+
+
+def test_a_strategy_that_generates_runs_in_float32_on_a_processor(comparison):
+    comparison.text = comparison.text.model_copy(update={"dtype": "bfloat16"})
+    precisions = {kind: comparison.load(kind, tuned=False).model.dtype for kind in (CausalLM, TALLRec)}
+    assert [str(dtype) for dtype in precisions.values()] == ["torch.float32", "torch.bfloat16"]
+
+
+def test_what_is_kept_is_not_asked_again_unless_it_is_of_another_run(comparison, rows, tmp_path, monkeypatch):
+    path = tmp_path / "causal_lm-seed0.parquet"
+    first = comparison.answer(CausalLM, path, tuned=False, commit="abc")
+    asked = []
+    whole = module.measured
+    monkeypatch.setattr(module, "measured", lambda *given: asked.append(1) or whole(*given))
+    assert comparison.answer(CausalLM, path, tuned=False, commit="def").equals(first)
+    assert not asked
+    comparison.rows = rows.head(3)
+    again = comparison.answer(CausalLM, path, tuned=False, commit="def")
+    assert len(asked) == 1
+    assert set(again["commit"]) == {"def"}
+    assert len(pd.read_parquet(path)) == 3
+
+
+def test_a_killed_run_leaves_no_file(comparison, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "measured", killed)
+    with pytest.raises(KeyboardInterrupt):
+        comparison.answer(CausalLM, tmp_path / "causal_lm-seed0.parquet", tuned=False, commit="abc")
+    assert not list(tmp_path.iterdir())
+
+
+def keep(folder, name, users=(3, 5), **changes):
+    frame = pd.DataFrame({column: np.zeros(len(users), dtype=int) for column in COLUMNS})
+    path = folder / "strategies" / "toy" / f"{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.assign(user=users, **changes).to_parquet(path)
+    return path
+
+
+def test_answers_are_loaded_in_the_order_of_the_strategies(tmp_path):
+    for name in ("tallrec-tuned-seed1", "verbalizer-seed0", "causal_lm-seed0", "tallrec-seed0"):
+        keep(tmp_path, name)
+    found = load_answers(tmp_path, datasets=["others", "toy"])
+    assert list(found) == [
+        ("toy", "verbalizer", False, 0),
+        ("toy", "causal_lm", False, 0),
+        ("toy", "tallrec", False, 0),
+        ("toy", "tallrec", True, 1),
+    ]
+    assert found["toy", "causal_lm", False, 0]["user"].tolist() == [3, 5]
+
+
+def test_answers_of_other_users_and_broken_files_are_refused(tmp_path):
+    keep(tmp_path, "palr-seed0")
+    other = keep(tmp_path, "verbalizer-seed0", users=(3, 6))
+    with pytest.raises(InputError, match="verbalizer-seed0.parquet holds other users than its neighbours"):
+        load_answers(tmp_path, datasets=["toy"])
+    other.unlink()
+    keep(tmp_path, "p5-seed0", users=(3, 3))
+    with pytest.raises(InputError, match="p5-seed0.parquet holds a user twice: delete it"):
+        load_answers(tmp_path, datasets=["toy"])
+    pd.DataFrame({"user": [3, 5]}).to_parquet(other.with_name("p5-seed0.parquet"))
+    with pytest.raises(InputError, match="p5-seed0.parquet lacks the column 'target': delete it"):
+        load_answers(tmp_path, datasets=["toy"])

@@ -1,0 +1,204 @@
+"""The tables of the comparison follow from the answers alone, each stratum weighing what it stands for."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llamarec_core.comparison import COLUMNS
+from llamarec_core.evaluation import published_inference_times, published_llm_baselines
+from llamarec_core.files import InputError
+from llamarec_core.report import (
+    differences_display,
+    differences_table,
+    inference_times,
+    quality_against_latency,
+    show_table,
+    strategies_display,
+    strategies_table,
+    table4,
+    write_table,
+)
+
+PUBLISHED = Path(__file__).parents[2] / "results" / "published"
+SAMPLING = {"samples": 300, "seed": 0}
+
+
+def answers(ranks=(1, 3, 25, 30), *, seconds=0.1, reads=True, reranked=None, **changes):
+    """Four requests: two with a retrieved target, who stand for 10 users, two without, who stand for 30."""
+    frame = pd.DataFrame({"user": range(len(ranks)), "target": 1, "rank": ranks})
+    frame["retriever_rank"] = (2, 2, 25, 30)
+    frame["reranked"] = ranks if reranked is None else reranked
+    frame["stratum"] = ["retrieved"] * 2 + ["missed"] * 2
+    frame["stratum_users"] = [10, 10, 30, 30]
+    costs = {"forward_passes": 5, "tokens_read": 100, "tokens_generated": 4, "valid": 3, "invalid": 1}
+    costs |= {"predicted_forward_passes": 5, "predicted_tokens_read": 100, "predicted_tokens_generated": 9}
+    costs |= {"tokenizing_seconds": 0.0, "reading_seconds": seconds, "generating_seconds": 0.0, "parsing_seconds": 0.0}
+    costs |= {"reads_candidates": reads, "examples": 8, "dtype": "float32", "batch_requests": 4, "batch_seconds": 0.5}
+    return frame.assign(**costs | {"batch_peak_mib": 70.0, "commit": "abc"} | changes)[list(COLUMNS)]
+
+
+@pytest.fixture
+def found():
+    return {
+        ("beauty", "verbalizer", False, 0): answers((3, 3, 25, 30), tokens_generated=0, predicted_tokens_generated=0),
+        ("beauty", "verbalizer", True, 0): answers(tokens_generated=0, predicted_tokens_generated=0),
+        ("beauty", "causal_lm", False, 0): answers(seconds=4.0),
+        ("beauty", "p5", True, 0): answers((90, 90, 1, 90), seconds=1.0, reads=False, reranked=(2, 2, 25, 30)),
+    }
+
+
+@pytest.fixture
+def table(found):
+    return strategies_table(found, **SAMPLING)
+
+
+def cell(table, method, metric, *, state="tuned", ranked="candidates", subset="all"):
+    chosen = table[(table["method"] == method) & (table["metric"] == metric) & (table["state"] == state)]
+    return chosen[(chosen["ranked"] == ranked) & (chosen["subset"] == subset)].squeeze()
+
+
+def test_each_stratum_weighs_what_it_stands_for(table):
+    of_all, of_retrieved = (cell(table, "verbalizer", "NDCG@10", subset=subset) for subset in ("all", "retrieved"))
+    assert of_retrieved["measured"] == pytest.approx((1 + 1 / 2) / 2)
+    assert of_all["measured"] == pytest.approx((1 + 1 / 2) / 2 * 10 / 40)
+    assert (of_all["ci_low"], of_all["ci_high"]) == pytest.approx((0.125, 0.25))  # the same target drawn twice
+    assert (of_all["users"], of_retrieved["users"]) == (4, 2)
+    assert np.isnan(of_all["published"])
+
+
+def test_the_retrievers_order_stands_first_and_once(table):
+    assert table["method"].iloc[0] == "retriever"
+    assert cell(table, "retriever", "MRR@10", state="trained", subset="retrieved")["measured"] == pytest.approx(1 / 2)
+    assert cell(table, "retriever", "MRR@10", state="trained")["measured"] == pytest.approx(1 / 2 * 10 / 40)
+    assert (table["method"] == "retriever").sum() == 12
+
+
+def test_a_strategy_without_candidates_has_metrics_of_the_catalogue_too(table):
+    catalogue, candidates = (cell(table, "p5", "Recall@10", ranked=ranked) for ranked in ("catalogue", "candidates"))
+    assert catalogue["measured"] == pytest.approx(30 / 40 / 2)  # one of the two that stand for 30
+    assert candidates["measured"] == pytest.approx(10 / 40)
+    assert set(table.loc[table["method"] == "causal_lm", "ranked"]) == {"candidates"}
+    assert cell(table, "p5", "forward_passes", ranked="catalogue")["measured"] == 5
+    assert cell(table, "p5", "forward_passes", ranked="candidates").empty
+
+
+def test_costs_stand_beside_what_the_formula_says(found):
+    found["beauty", "palr", False, 0] = answers(forward_passes=[1, 5, 6, 5], valid=[0, 3, 4, 3], invalid=[0, 1, 0, 0])
+    table = strategies_table(found, **SAMPLING)
+    formulas = {metric: cell(table, "verbalizer", metric)["formula"] for metric in ("tokens_read", "tokens_generated")}
+    assert formulas == {"tokens_read": "equal", "tokens_generated": "equal"}
+    generated = cell(table, "causal_lm", "tokens_generated", state="zero-shot")
+    assert generated[["measured", "predicted", "formula"]].tolist() == [4, 9, "bounded"]
+    passes = cell(table, "palr", "forward_passes", state="zero-shot")
+    assert passes[["measured", "predicted", "formula"]].tolist() == [3 * 0.25 + 5.5 * 0.75, 5, "exceeded"]
+    valid = cell(table, "palr", "valid_outputs", state="zero-shot")["measured"]
+    assert valid == pytest.approx(0.25 * (0 + 0.75) / 2 + 0.75 * 1.0)
+
+
+def test_times_are_quantiles_of_requests_asked_alone_and_throughput_of_those_asked_together(found):
+    found["beauty", "palr", False, 0] = answers(reading_seconds=[1.0, 2.0, 3.0, 9.0], parsing_seconds=1.0)
+    table = strategies_table(found, **SAMPLING)
+    of_palr = {metric: cell(table, "palr", metric, state="zero-shot")["measured"] for metric in table["metric"]}
+    assert of_palr["seconds_p50"] == pytest.approx(3.5)
+    assert of_palr["seconds_p95"] == pytest.approx(4 + 0.85 * 6)
+    assert of_palr["requests_per_second"] == 8
+    assert of_palr["peak_mib"] == 70
+
+
+def test_seeds_count_alike(found):
+    case = ("beauty", "verbalizer", True)
+    one = {(*case, 0): answers((1, 1, 25, 30))}
+    two = one | {(*case, 1): answers((30, 30, 25, 30), commit="def").assign(user=[5, 6, 7, 8])}
+    first, both = (cell(strategies_table(given, **SAMPLING), "verbalizer", "NDCG@10") for given in (one, two))
+    assert both["measured"] == pytest.approx(first["measured"] / 2)
+    assert both[["users", "seeds", "commit"]].tolist() == [8, 2, "abc+def"]
+
+
+def test_no_answers_are_refused():
+    with pytest.raises(InputError, match="run `5_strategies` first"):
+        strategies_table({}, **SAMPLING)
+
+
+def test_the_page_has_a_line_for_each_strategy_and_state(table):
+    shown = strategies_display(table)
+    names = ["Retriever's order", *["LlamaRec (verbalizer)"] * 2, "Llama CausalLM", "P5", "P5"]
+    assert shown["strategy"].tolist() == names
+    assert shown["ranks"].tolist() == ["candidates"] * 4 + ["catalogue", "candidates"]
+    assert shown["tokens generated"].tolist() == ["", "0 (=)", "0 (=)", "4 (≤ 9)", "4 (≤ 9)", ""]
+    assert shown["seconds, p50 / p95"].tolist()[3:] == ["4.00 / 4.00", "1.00 / 1.00", ""]
+    assert shown["NDCG@10"].iloc[2] == "0.188 [0.125, 0.250]"
+    assert "4.00 / 4.00" in show_table(table)._repr_html_()
+
+
+def test_table_4_has_the_quoted_numbers_and_ours_apart(table, tmp_path):
+    found = table4(table, published=published_llm_baselines(PUBLISHED))
+    assert len(found) == 24
+    methods = found.set_index(["method", "metric"])
+    assert methods.loc[("p5", "Recall@10"), "measured"] == pytest.approx(30 / 40 / 2)  # in the whole catalogue
+    assert methods.loc[("llamarec", "NDCG@10"), "measured"] == pytest.approx(0.1875)
+    assert methods.loc["pod", "published"].notna().all()
+    assert methods.loc[["pod", "recmind", "palr"], ["measured", "users"]].isna().all(axis=None)
+    shown = show_table(found)._repr_html_()
+    assert "RecMind" in shown
+    assert shown.count("<strong>") >= 4
+    csv, _ = write_table(found, tmp_path / "table4", caption="x")
+    again = pd.read_csv(csv)
+    assert again["users"].dropna().unique().tolist() == [4]
+
+
+def test_differences_are_measured_facts(table):
+    found = differences_table(table).set_index("strategy")
+    assert found["two_stage"].to_dict() == {"verbalizer": True, "causal_lm": True, "p5": False}
+    assert found["state"].tolist() == ["tuned", "zero-shot", "tuned"]
+    assert found["times_verbalizer"].tolist() == pytest.approx([1, 40, 10])
+    shown = differences_display(found.reset_index())
+    assert shown["generation"].tolist() == ["none: reads logits"] + ["4 tokens, one by one"] * 2
+    assert shown["two-stage"].tolist()[2] == "no: searches the catalogue"
+    assert shown["efficiency"].tolist()[1] == "5 passes, 100 tokens read, 4.00 s (40.0 times LlamaRec's)"
+    assert "searches the catalogue" in show_table(found.reset_index())._repr_html_()
+
+
+def test_the_figure_names_each_strategy_once_without_overlap(table):
+    figure = quality_against_latency(table)
+    (axis,) = figure.axes
+    assert sorted(text.get_text() for text in axis.texts) == ["Llama CausalLM", "LlamaRec (verbalizer)", "P5"]
+    assert axis.get_xscale() == "log"
+    assert "beauty, P5, tuned: " in figure.alt_text
+    assert "at 1.00 s" in figure.alt_text
+    assert "beauty, the retriever's order: 0.158" in figure.alt_text
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
+
+
+def test_names_of_points_that_coincide_stand_above_one_another(found):
+    same = {key: answers() for key in [*found, ("beauty", "palr", True, 0), ("beauty", "gpt4rec", True, 0)]}
+    figure = quality_against_latency(strategies_table(same, **SAMPLING))
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 5
+    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
+
+
+def test_a_figure_without_times_is_refused(table):
+    with pytest.raises(InputError, match="holds no times"):
+        quality_against_latency(table[table["metric"] != "seconds_p50"])
+
+
+def test_the_inference_times_stand_beside_the_published_ones():
+    rows = [
+        {"mean_title_length_tokens": length, "method": method, "batch": batch, "part": part, "seconds": seconds}
+        for length in (5, 20)
+        for method, seconds in (("LlamaRec", 0.5), ("Llama CausalLM", 5.0 * length))
+        for batch in (1, 16)
+        for part in ("whole", "reading")
+    ]
+    measured = pd.DataFrame(rows).assign(iqr_seconds=0.1)
+    figure = inference_times(measured, published=published_inference_times(PUBLISHED))
+    (axis,) = figure.axes
+    assert axis.get_legend_handles_labels()[1][0] == "Llama CausalLM, published"
+    assert len(figure.legends[0].get_texts()) == 3
+    assert "Llama CausalLM at 20 tokens: 100.00 s" in figure.alt_text
+    assert axis.get_yscale() == "log"

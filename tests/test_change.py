@@ -1,0 +1,81 @@
+"""The page "Change one thing": its files and commands, taken from the page and run in a copy of the study."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+LIMIT = 300  # seconds for one command: a hang ends as a failure
+BLOCK = re.compile(r"^```(?:{code-block} )?(\w+)\n(?::caption: (\S+)\n\n)?(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(section):
+    """Return (language, caption, text) of each code block of a section of the page."""
+    text = (ROOT / "book" / "change.md").read_text()
+    (found,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return BLOCK.findall(found)
+
+
+def follow(section, folder):
+    """Do what a section of the page says, in a copy of the study, and return what the commands print."""
+    for name in ("notebooks", "results/published"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "Snakefile", folder)
+    (folder / "llamarec_core").symlink_to(ROOT / "llamarec_core")
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    printed = ""
+    for language, caption, text in blocks(section):
+        if caption:
+            (folder / caption).write_text(text)
+            continue
+        command = {"bash": ["bash", "-euc", text], "python": [sys.executable, "-c", text]}[language]
+        run = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+        assert run.returncode == 0, text + run.stdout + run.stderr
+        printed += run.stdout
+    return printed
+
+
+def settings(folder, profile, dataset):
+    records = json.loads((folder / "results" / profile / "notebooks" / dataset / "provenance.json").read_text())
+    return records[f"3_ranker-{dataset}-seed0"]["settings"]["ranker"]
+
+
+def test_another_template(tmp_path):
+    printed = follow("Another template", tmp_path)
+    assert settings(tmp_path, "other-template", "ml-100k-1998")["template"] == "alpaca"
+    executed = (tmp_path / "results/other-template/notebooks/ml-100k-1998/3_ranker.ipynb").read_text()
+    assert "### Instruction:" in executed
+    assert re.findall(r"^(\w+) NDCG@10 of 943 users: 0\.\d{4}$", printed, re.MULTILINE) == ["lrurec", "llamarec"]
+
+
+def test_another_backbone(tmp_path):
+    follow("Another backbone", tmp_path)
+    assert settings(tmp_path, "other-backbone", "ml-100k-1998")["backbone"] == "runs/four-layers"
+    ranks = pd.read_parquet(tmp_path / "results/other-backbone/ranks/ml-100k-1998/llamarec-seed0.parquet")
+    assert len(ranks) == 943
+    layers = json.loads((tmp_path / "runs/four-layers/config.json").read_text())["num_hidden_layers"]
+    assert layers == 4
+
+
+def test_your_own_data(tmp_path):
+    printed = follow("Your own data", tmp_path).splitlines()
+    assert printed[1].split()[:3] == ["my-shop", "120", "40"]
+    ranked = printed[-5:]
+    assert [line.split()[0] for line in ranked] == ["1", "2", "3", "4", "5"]
+    assert not any("red kettle" in line or "blue kettle" in line for line in ranked)
+
+
+@pytest.mark.parametrize("section", ["Another template", "Another backbone", "Your own data"])
+def test_each_edit_is_marked_in_its_profile(section):
+    (profile,) = [text for _, caption, text in blocks(section) if caption]
+    assert profile.count("# the edit") == 1

@@ -1,0 +1,73 @@
+"""The files by which the study is cited: valid, and of one mind about title, version, authors, licence and address.
+
+`cffconvert --validate` checks CITATION.cff against the schema in `tests/schemas`, which is the Citation File Format's
+own (version 1.2.0, CC BY 4.0). It needs an older jsonschema than Jupyter does, so the schema is applied here directly.
+"""
+
+import datetime
+import json
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+import llamarec_core
+
+ROOT = Path(__file__).parents[1]
+
+
+class DatesAsText(yaml.SafeLoader):
+    """JSON, and so the schema, has no dates."""
+
+
+DatesAsText.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+@pytest.fixture(scope="module")
+def citation():
+    return yaml.load((ROOT / "CITATION.cff").read_text(), Loader=DatesAsText)  # noqa: S506  (a safe loader)
+
+
+@pytest.fixture(scope="module")
+def check():
+    schema = json.loads((ROOT / "tests" / "schemas" / "cff-1.2.0.json").read_text())
+    return jsonschema.Draft7Validator(schema, format_checker=jsonschema.FormatChecker()).validate
+
+
+def test_the_citation_file_is_valid(citation, check):
+    check(citation)
+    datetime.date.fromisoformat(citation["date-released"])
+
+
+@pytest.mark.parametrize("fault", [{"version": None}, {"licence": "MIT"}, {"authors": []}, {"license": "MTI"}])
+def test_a_faulty_citation_file_is_found(citation, check, fault):
+    with pytest.raises(jsonschema.ValidationError):
+        check(citation | fault)
+
+
+def test_all_files_say_the_same(citation):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    codemeta = json.loads((ROOT / "codemeta.json").read_text())
+    zenodo = json.loads((ROOT / ".zenodo.json").read_text())
+    authors = [author["name"] for author in citation["authors"]]
+    assert citation["title"] == codemeta["name"] == zenodo["title"]
+    assert citation["abstract"] == codemeta["description"] == zenodo["description"]
+    assert citation["version"] == codemeta["version"] == zenodo["version"] == llamarec_core.__version__
+    assert citation["date-released"] == codemeta["datePublished"] == zenodo["publication_date"]
+    assert citation["license"] == project["license"] == zenodo["license"]
+    assert codemeta["license"] == f"https://spdx.org/licenses/{citation['license']}"
+    for others in (project["authors"], codemeta["author"], zenodo["creators"]):
+        assert [author["name"] for author in others] == authors
+    assert citation["keywords"] == project["keywords"] == codemeta["keywords"] == zenodo["keywords"]
+    assert citation["repository-code"] == codemeta["codeRepository"]
+    assert citation["repository-code"] in [related["identifier"] for related in zenodo["related_identifiers"]]
+    assert codemeta["runtimePlatform"] == f"Python {project['requires-python']}"
+
+
+def test_the_licence_named_is_the_licence_given(citation):
+    assert (ROOT / "LICENSE").read_text().startswith(f"{citation['license']} License")
