@@ -71,7 +71,29 @@ def test_mathematics_is_shown_without_the_network(pages):
 def test_every_picture_has_a_text_for_who_cannot_see_it(pages):
     for file, article in articles(pages).items():
         for image in article.find_all("img"):
-            assert image.get("alt", "").strip(), f"{file.name}: {image.get('src')}"
+            words = image.get("alt", "").strip()
+            assert len(words.split()) >= 2, f"{file.name}: {image.get('src')[:80]} has the text {words!r}"
+            assert words != image["src"], f"{file.name}: only its address describes {words}"
+
+
+def in_book(file):
+    """Return a file's place in the book, which is that of its source in the study."""
+    return file.resolve().as_posix().rpartition("/_build/html/")[2]
+
+
+def test_each_published_table_has_its_place_and_leads_to_its_files_as_committed(pages):
+    places = {}
+    for file, article in articles(pages).items():
+        tables = article.select("figure.llamarec-figure[id]")
+        places[in_book(file)] = [table["id"] for table in tables]
+        for table in tables:
+            links = {link.text: file.parent / link["href"] for link in table.select("a[download]")}
+            assert list(links) == ["CSV", "LaTeX", "BibTeX"], f"{file.name}#{table['id']}"
+            for link in links.values():
+                assert link.read_bytes() == (ROOT / in_book(link)).read_bytes(), f"{file.name}#{table['id']}: {link}"
+            assert len(table.find("figcaption").get_text().split()) > 5, f"{file.name}#{table['id']}"
+    for page in ("results/quick/notebooks/4_results.html", "results/small/notebooks/4_results.html"):
+        assert places[page][:3] == ["table-2", "table-1", "table-3"]
 
 
 def test_each_notebook_page_says_how_to_make_it_again(pages):

@@ -41,7 +41,8 @@ def publish_table(
         name: its file's name without suffix; the page's anchor follows from it (``table1`` stands at ``#table-1``).
         run: the notebook's run.
         about: what the table is, in a sentence, before what it was measured with.
-        measured_in: folders with ``ranks`` from which the table follows, e.g. ``results/small``.
+        measured_in: folders from which the table follows, which hold a folder for each data set, themselves or under
+            ``ranks``: e.g. ``results/small``.
         shown: what the page shows instead of ``frame``; the files hold ``frame``.
 
     Returns:
@@ -82,14 +83,16 @@ def circumstances(frame: pd.DataFrame, measured_in: Sequence[Path]) -> list[str]
         files = {
             path.stem: path
             for folder in measured_in
-            for path in sorted((folder / "ranks" / str(dataset)).glob("*-seed*.parquet"))
+            for place in (folder, folder / "ranks")
+            for path in sorted((place / str(dataset)).glob("*-seed*.parquet"))
         }
         records = {method: record_of(path) for method, path in files.items()}
         if not records:
             continue
         machines |= {machine(record["hardware"]): None for record in records.values()}
         seeds = sorted({record["seed"] for record in records.values()})
-        parts = [_users(rows), f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"]
+        parts = [_users(rows)] if "users" in rows else []
+        parts += [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"]
         parts += [_ranker(files[stem], records[stem]) for stem in files if re.fullmatch(r"llamarec-seed\d+", stem)]
         sentences.append(f"{dataset}: {', '.join(parts)}.")
     if machines:

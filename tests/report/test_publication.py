@@ -154,6 +154,12 @@ def test_a_data_set_without_ranks_is_not_named_and_nothing_is_measured_without_f
     assert publish_table(frame, "table2", run=run, about="Table 2.").caption == "Table 2."
 
 
+def test_the_folders_of_the_data_sets_may_lie_in_the_folder_itself_and_the_table_may_count_no_users(run):
+    frame = results().drop(columns="users")
+    options = {"run": run, "about": "Strategies.", "measured_in": [run.results / "ranks"]}
+    assert publish_table(frame, "strategies", **options).caption.startswith("Strategies. games: seed 0, ranker tiny")
+
+
 def test_the_citation_names_table_authors_and_commit(run):
     publish(run, results())
     entry = run.table("table1").with_suffix(".bib").read_text()
