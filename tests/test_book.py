@@ -72,8 +72,9 @@ def test_every_picture_has_a_text_for_who_cannot_see_it(pages):
     for file, article in articles(pages).items():
         for image in article.find_all("img"):
             words = image.get("alt", "").strip()
-            assert len(words.split()) >= 2, f"{file.name}: {image.get('src')[:80]} has the text {words!r}"
-            assert words != image["src"], f"{file.name}: only its address describes {words}"
+            of_the_theme = "/_static/" in f"/{image['src']}"  # signs that open and close an index
+            assert words, f"{file.name}: {image['src'][:80]}"
+            assert of_the_theme or len(words.split()) >= 5, f"{file.name}: {image['src'][:80]} has the text {words!r}"
 
 
 def in_book(file):

@@ -7,7 +7,7 @@ side by side.
 """
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -28,14 +28,18 @@ _QUANTITIES = {
     "mean_length": "Mean length",
     "density": "Density",
 }
+_LONG = 30
+"""Characters from which on a cell's text is broken into lines."""
 _STYLE = """<style>
 .llamarec-figure { margin: 0 !important; text-align: left !important; }
 .llamarec-figure figcaption { color: inherit; font-weight: normal; text-align: left; margin-bottom: 0.6em; }
 .llamarec-figure > div { overflow-x: auto; }
-.llamarec-figure table.llamarec-table { font-size: 0.82em; margin: 0; width: auto; }
+.llamarec-figure table.llamarec-table { font-size: 0.8em; margin: 0; width: auto; }
 .llamarec-figure table.llamarec-table :is(td, th) {
-  padding: 0.3em 0.35em; text-align: right; vertical-align: top; font-variant-numeric: tabular-nums; }
+  padding: 0.3em 0.25em; text-align: right; vertical-align: top; font-variant-numeric: tabular-nums; }
 .llamarec-figure table.llamarec-table.plain :is(td, th) { text-align: left; padding: 0.3em 0.8em 0.3em 0; }
+.llamarec-figure table.llamarec-table.plain td { white-space: nowrap; }
+.llamarec-figure table.llamarec-table .text { display: inline-block; min-width: 15em; white-space: normal; }
 .llamarec-figure table.llamarec-table th[colspan] { text-align: center; }
 .llamarec-figure table.llamarec-table tbody th { text-align: left; white-space: nowrap; }
 .llamarec-figure table.llamarec-table tbody th:last-of-type {
@@ -99,7 +103,8 @@ class ShownTable:
 
     def _repr_html_(self) -> str:
         wide = _wide(self.frame).map(_html_cell).rename(index=_escape_html, columns=_escape_html)
-        kind = "llamarec-table" if _is_wide(self.frame) else "llamarec-table plain"
+        numbers = _fitting(_LAYOUTS, self.frame) and not _fitting(_DISPLAYS, self.frame)
+        kind = "llamarec-table" if numbers else "llamarec-table plain"
         table = wide.to_html(escape=False, border=0, classes=kind)
         caption = html.escape(self.caption or "")
         heading = f"<figcaption>{caption}</figcaption>" if caption else ""
@@ -126,9 +131,11 @@ class _Cell(NamedTuple):
 
 def _wide(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the wide form of a table as a frame of cells, with text as index and columns."""
-    for columns, layout in _LAYOUTS.items():
-        if columns <= set(frame.columns):
-            return layout(frame)
+    display = _fitting(_DISPLAYS, frame)
+    layout = None if display else _fitting(_LAYOUTS, frame)
+    if layout:
+        return layout(frame)
+    frame = display(frame) if display else frame
     plain = frame.set_index(frame.columns[0]).map(_plain_cell).rename(columns=_words)
     return plain.rename_axis(index=None, columns=_words(frame.columns[0]))
 
@@ -137,8 +144,8 @@ def _words(name: object) -> str:
     return str(name).replace("_", " ")
 
 
-def _is_wide(frame: pd.DataFrame) -> bool:
-    return any(columns <= set(frame.columns) for columns in _LAYOUTS)
+def _fitting(forms: Mapping[frozenset[str], Callable], frame: pd.DataFrame) -> Callable | None:
+    return next((form for columns, form in forms.items() if columns <= set(frame.columns)), None)
 
 
 def _plain_cell(value: object) -> _Cell:
@@ -154,7 +161,7 @@ def _wide_metrics(frame: pd.DataFrame) -> pd.DataFrame:
     groups = [group for _, group in frame.groupby(["dataset", "subset", "metric"], sort=False)]
     wide = pd.DataFrame(
         [cells(group.set_index("method")) for group in groups],
-        columns=pd.MultiIndex.from_product([in_order(frame["method"]), ["paper", "ours"]]),
+        columns=pd.MultiIndex.from_product([_columns(frame), ["paper", "ours"]]),
         index=pd.MultiIndex.from_frame(pd.concat([group[keys].head(1) for group in groups])),
     )
     wide = wide.dropna(axis="columns", how="all")
@@ -162,6 +169,12 @@ def _wide_metrics(frame: pd.DataFrame) -> pd.DataFrame:
     wide = wide.rename_axis(index=[None] * wide.index.nlevels)
     # where the paper prints nothing at all, the header needs no second line
     return wide if "paper" in wide.columns.get_level_values(1) else wide.droplevel(1, axis="columns")
+
+
+def _columns(frame: pd.DataFrame) -> list[str]:
+    """Return the methods, those that the paper measures too before the others: they are seen without scrolling."""
+    printed = set(frame.loc[frame["published"].notna(), "method"]) if "published" in frame else set()
+    return sorted(in_order(frame["method"]), key=lambda method: method not in printed)
 
 
 def _result_cells(group: pd.DataFrame) -> dict[tuple[str, str], _Cell]:
@@ -180,7 +193,7 @@ def _result_cells(group: pd.DataFrame) -> dict[tuple[str, str], _Cell]:
 def _beside_the_paper(row: pd.Series) -> tuple[str, ...]:
     """Return our interval and, where the paper prints a value, the difference to it with its mark."""
     low, high, printed = row["ci_low"], row["ci_high"], row["published"]
-    interval = f"[{low:.3f}, {high:.3f}]"
+    interval = f"[{low:.3f}, {high:.3f}]".replace("0.", ".")  # a column each: they fit the page without the zeros
     if pd.isna(printed):
         return (interval,)
     mark = "≈" if low <= printed <= high else "↑" if low > printed else "↓"
@@ -231,6 +244,8 @@ def _escape_html(text: str) -> str:
 
 def _html_cell(cell: _Cell) -> str:
     value = html.escape(cell.value)
+    if len(cell.value) > _LONG:
+        value = f'<span class="text">{value}</span>'
     if cell.emphasis == "best":
         value = f"<strong>{value}</strong>"
     elif cell.emphasis == "second":
@@ -239,12 +254,13 @@ def _html_cell(cell: _Cell) -> str:
     return value + details
 
 
-_LAYOUTS = {
-    frozenset({"statement", "verdict"}): lambda frame: _wide(claims_display(frame)),
-    frozenset({"group", "first_label"}): lambda frame: _wide(ablation_display(frame)),
-    frozenset({"ranked", "formula"}): lambda frame: _wide(strategies_display(frame)),
-    frozenset({"strategy", "two_stage"}): lambda frame: _wide(differences_display(frame)),
-    frozenset({"method", "subset", "ci_low"}): _wide_metrics,
-    frozenset({"quantity"}): _wide_statistics,
+_DISPLAYS = {
+    frozenset({"statement", "verdict"}): claims_display,
+    frozenset({"group", "first_label"}): ablation_display,
+    frozenset({"ranked", "formula"}): strategies_display,
+    frozenset({"strategy", "two_stage"}): differences_display,
 }
+"""Columns that tell a table → what is shown of it, a line a row, as it is."""
+
+_LAYOUTS = {frozenset({"method", "subset", "ci_low"}): _wide_metrics, frozenset({"quantity"}): _wide_statistics}
 """Columns that tell a table → its wide layout; other tables are shown as they are."""

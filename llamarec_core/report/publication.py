@@ -73,12 +73,13 @@ def circumstances(frame: pd.DataFrame, measured_in: Sequence[Path]) -> list[str]
         measured_in: as for :func:`publish_table`.
 
     Returns:
-        A sentence for each data set that has ranks, and one that explains the cells.
+        What the data sets that have ranks were measured with, on which machine, and what the cells hold.
 
     Raises:
         InputError: ranks have no record beside them.
     """
-    sentences, machines = [], {}
+    machines: dict[str, None] = {}
+    alike: dict[str, list[str]] = {}  # seeds and ranker → the data sets and users of which that is so
     for dataset, rows in frame.groupby("dataset", sort=False) if measured_in else ():
         files = {
             path.stem: path
@@ -91,10 +92,12 @@ def circumstances(frame: pd.DataFrame, measured_in: Sequence[Path]) -> list[str]
             continue
         machines |= {machine(record["hardware"]): None for record in records.values()}
         seeds = sorted({record["seed"] for record in records.values()})
-        parts = [_users(rows)] if "users" in rows else []
-        parts += [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"]
-        parts += [_ranker(files[stem], records[stem]) for stem in files if re.fullmatch(r"llamarec-seed\d+", stem)]
-        sentences.append(f"{dataset}: {', '.join(parts)}.")
+        with_what = [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"]
+        rankers = [stem for stem in files if re.fullmatch(r"llamarec-seed\d+", stem)]
+        with_what += [_ranker(files[stem], records[stem]) for stem in rankers]
+        users = f" ({_users(rows)})" if "users" in rows else ""
+        alike.setdefault(", ".join(with_what), []).append(f"{dataset}{users}")
+    sentences = [f"{', '.join(datasets)}: {with_what}." for with_what, datasets in alike.items()]
     if machines:
         sentences.append(f"Measured on {'; '.join(machines)}.")
     if {"ci_low", "ci_high"} <= set(frame.columns):

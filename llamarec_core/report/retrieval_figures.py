@@ -124,7 +124,7 @@ def noise_sizes(noise: pd.DataFrame, *, metric: str = "Recall@10") -> Figure:
         axis.barh(range(len(sources)), sizes, color=colors)
         axis.set_yticks(range(len(sources)), sources)
         axis.set(title=dataset, xlabel=f"± {metric}")
-        axis.locator_params(axis="x", nbins=3)
+        axis.locator_params(axis="x", nbins=2)  # numbers of neighbours would touch
     axes[0].invert_yaxis()  # the axes share it
     parts = [
         f"{dataset} {source} {size:.4f}" for dataset, source, size in noise[["dataset", "source", "size"]].to_numpy()

@@ -32,9 +32,9 @@ def comparison():
 
 def test_best_is_bold_and_second_best_underlined_among_ours_and_among_the_papers():
     page = show_table(results())._repr_html_()
-    assert "<strong>0.0587</strong><small>[0.055, 0.061]</small>" in page
-    assert '<span class="second-best">0.0512</span><small>[0.049, 0.053]</small>' in page
-    assert "<td>0.0312<small>[0.030, 0.033]</small></td>" in page
+    assert "<strong>0.0587</strong><small>[.055, .061]</small>" in page
+    assert '<span class="second-best">0.0512</span><small>[.049, .053]</small>' in page
+    assert "<td>0.0312<small>[.030, .033]</small></td>" in page
     assert "<strong>0.0600</strong>" in page
     assert '<span class="second-best">0.0533</span>' in page
 
@@ -51,6 +51,25 @@ def test_a_table_scrolls_and_can_be_reached_by_keyboard_and_named():
     assert ".llamarec-figure > div { overflow-x: auto; }" in page
     assert '<div role="region" tabindex="0" aria-label="Games &amp; &lt;more&gt;">' in page
     assert "<figcaption>Games &amp; &lt;more&gt;</figcaption>" in page
+
+
+def test_the_papers_methods_stand_first_and_the_difference_to_the_paper_under_the_interval_with_its_mark():
+    page = show_table(results())._repr_html_()
+    assert page.index(">LRURec<") < page.index(">LlamaRec<") < page.index(">Random order<")
+    assert "<small>[.055, .061]</small><small>−0.0013 ≈</small>" in page
+    marks = {}
+    for mark, value in (("≈", 0.0587), ("↑", 0.054), ("↓", 0.062)):
+        marks[mark] = f"{mark}</small>" in show_table(results().assign(published=value))._repr_html_()
+    assert marks == {"≈": True, "↑": True, "↓": True}
+    assert "↓" not in show_table(results(published=0.01))._repr_html_()
+
+
+def test_long_texts_are_broken_and_stand_left():
+    page = show_table(pd.DataFrame({"name": ["a"], "text": ["word " * 20], "short": ["b c"]}))._repr_html_()
+    assert '<td><span class="text">word word' in page
+    assert "<td>b c</td>" in page
+    assert 'class="dataframe llamarec-table plain"' in page
+    assert 'class="dataframe llamarec-table"' in show_table(results())._repr_html_()
 
 
 def test_subsets_and_data_sets_are_rows_only_when_there_are_several():
@@ -91,7 +110,7 @@ def test_any_other_table_is_shown_by_its_first_column():
 def test_text_form_reads_without_a_browser():
     text = repr(show_table(results(), caption="Games"))
     assert text.startswith("Games\n")
-    assert "0.0587 [0.055, 0.061]" in text
+    assert "0.0587 [.055, .061]" in text
 
 
 def test_files_are_tidy_csv_of_six_digits_and_latex_with_booktabs(tmp_path):
@@ -103,7 +122,7 @@ def test_files_are_tidy_csv_of_six_digits_and_latex_with_booktabs(tmp_path):
     latex = (tmp_path / "results-1.0.tex").read_text()
     assert r"\caption{5 \% of R\&D\_x}" in latex
     assert r"\label{tab:results-1.0}" in latex
-    assert r"\textbf{0.0587} \\ \scriptsize [0.055, 0.061]" in latex
+    assert r"\textbf{0.0587} \\ \scriptsize [.055, .061]" in latex
     assert r"\underline{0.0512}" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}")
     assert all(rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))

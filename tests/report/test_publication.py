@@ -107,7 +107,7 @@ def test_the_place_follows_from_the_name(name, place):
 def test_the_caption_says_users_seeds_scale_and_machine_and_the_files_say_it_too(run):
     shown = publish(run, results())
     expected = (
-        "Table 1: all users. games: 1,200 users, seed 0, ranker tiny (bfloat16 weights, seed 0) after the warm-up "
+        "Table 1: all users. games (1,200 users): seed 0, ranker tiny (bfloat16 weights, seed 0) after the warm-up "
         "alone. Measured on Z80, 2 cores, 24 GiB, no GPU. In brackets: 95 % bootstrap intervals over users."
     )
     assert shown.caption.startswith(expected)
@@ -138,8 +138,18 @@ def test_subsets_seeds_and_machines_are_named_apart(run):
     )
     both = pd.concat([results(), results(subset="retrieved").assign(users=300)])
     caption = publish(run, both).caption
-    assert "games: 1,200 users, 300 users whose target was retrieved, seeds 0, 1, ranker" in caption
+    assert "games (1,200 users, 300 users whose target was retrieved): seeds 0, 1, ranker" in caption
     assert "Measured on Z80, 2 cores, 24 GiB, no GPU; 6502, 2 cores, 24 GiB, no GPU." in caption
+
+
+def test_data_sets_that_were_measured_alike_share_a_sentence(run):
+    for name in ("beauty", "films"):
+        folder = run.results / "ranks" / name
+        folder.mkdir()
+        (folder / "lrurec-seed0.parquet").touch()
+        write_json(folder / "provenance.json", {"a": record("lrurec-seed0.parquet")})
+    frame = pd.concat([results(), results(dataset="beauty"), results(dataset="films")])
+    assert "beauty (1,200 users), films (1,200 users): seed 0. Measured" in publish(run, frame).caption
 
 
 def test_ranks_without_a_record_are_refused(run):
