@@ -1,5 +1,7 @@
 """The book that a reader opens: it builds without a warning, and nothing on its pages is broken or empty."""
 
+import functools
+import gzip
 import importlib
 import re
 import subprocess
@@ -178,3 +180,19 @@ def test_each_page_of_prose_opens_with_what_it_shows(pages):
         if "book" in file.parts:
             heading = article.find("h1")
             assert heading.find_next_sibling().name == "p", file
+
+
+@functools.cache
+def transferred(file):
+    """Bytes that a server sends for a file: texts are compressed."""
+    content = file.read_bytes()
+    return len(gzip.compress(content) if file.suffix in (".html", ".css", ".js", ".svg") else content)
+
+
+def test_no_page_weighs_more_than_three_megabytes(pages):
+    for file, page in pages.items():
+        tags = page.find_all(["script", "img"], src=True) + page.find_all("link", rel="stylesheet", href=True)
+        paths = {urlsplit(tag.get("src") or tag["href"]).path for tag in tags}
+        parts = {file, *((file.parent / unquote(path)).resolve() for path in paths if path)}
+        weight = sum(transferred(part) for part in parts if part.is_file())
+        assert 50_000 < weight < 3_000_000 or not page.find("article"), f"{file}: {weight:,} bytes"

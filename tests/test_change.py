@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-LIMIT = 300  # seconds for one command: a hang ends as a failure
+LIMIT = 600  # seconds for one command: a hang ends as a failure
 BLOCK = re.compile(r"^```(?:{code-block} )?(\w+)\n(?::caption: (\S+)\n\n)?(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -37,11 +38,15 @@ def follow(section, folder):
             (folder / caption).write_text(text)
             continue
         command = {"bash": ["bash", "-euc", text], "python": [sys.executable, "-c", text]}[language]
-        run = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
-        )
-        assert run.returncode == 0, text + run.stdout + run.stderr
-        printed += run.stdout
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        run = subprocess.Popen(command, cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
+        try:
+            output, _ = run.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)  # with all that it started
+            raise
+        assert run.returncode == 0, text + output
+        printed += output
     return printed
 
 
@@ -69,7 +74,7 @@ def test_another_backbone(tmp_path):
 
 def test_your_own_data(tmp_path):
     printed = follow("Your own data", tmp_path).splitlines()
-    assert printed[1].split()[:3] == ["my-shop", "120", "40"]
+    assert printed[1].split()[:3] == ["my-shop", "200", "160"]
     ranked = printed[-5:]
     assert [line.split()[0] for line in ranked] == ["1", "2", "3", "4", "5"]
     assert not any("red kettle" in line or "blue kettle" in line for line in ranked)

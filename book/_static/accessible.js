@@ -6,6 +6,8 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   // an icon says nothing beside its button's name
   set("button i, summary i", { "aria-hidden": "true" });
+  document.querySelectorAll("button i[title]").forEach((icon) => icon.removeAttribute("title"));
+  document.querySelectorAll("button svg > title").forEach((title) => title.remove());
   // this button shows a text of its own, which is then its name
   document.querySelectorAll(".search-button-field").forEach((button) => button.removeAttribute("aria-label"));
   document.querySelectorAll("nav details > summary").forEach((summary) => {

@@ -64,6 +64,8 @@ def retrieve(
     Raises:
         InputError: some user has fewer than k items outside the history, or the scores are not numbers.
     """
+    if k > dataset.n_items:
+        raise InputError(f"{dataset.name} has {dataset.n_items} items, but {k} a user are to be kept: take more data.")
     frames = []
     for users, targets, scores in _scored_batches(model, dataset, split, max_length=max_length, batch_size=batch_size):
         top_scores, top_items = _top(scores, k)

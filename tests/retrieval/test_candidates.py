@@ -139,6 +139,8 @@ def test_too_many_candidates_for_the_catalogue_are_refused(make_dataset):
     dataset = make_dataset([1, 2, 3], [1, 2, 1, 3, 4, 5], n_items=6)
     with pytest.raises(InputError, match="User 1 of small has fewer than 3 items outside the history"):
         retrieve(fixed(1, 1, 1, 1, 1, 1), dataset, "test", k=3, max_length=10)
+    with pytest.raises(InputError, match="small has 6 items, but 7 a user are to be kept"):
+        retrieve(fixed(1, 1, 1, 1, 1, 1), dataset, "test", k=7, max_length=10)
 
 
 def test_scores_that_are_not_numbers_are_refused(make_dataset):
