@@ -14,14 +14,15 @@ import pandas as pd
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "−": "$-$", "±": r"$\pm$",
-    "≥": r"$\geq$", "≈": r"$\approx$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "…": r"\dots{}",
+    "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$", "→": r"$\to$",
+    "≈": r"$\approx$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "…": r"\dots{}",
     "\N{NO-BREAK SPACE}": "~",
 }  # fmt: skip
 _LINE = 84
 """Characters of ``\\footnotesize`` in a line of LaTeX's article."""
-_TURNED = 132
+_TURNED = 124
 """The same, in a turned page."""
-_PAGE = 50
+_PAGE = 45
 """Lines of ``\\footnotesize`` in a page that has a caption too."""
 _COMPACT = "\\footnotesize\\setlength{\\tabcolsep}{3pt}"
 _PACKAGES = "booktabs,graphicx,longtable,lscape"
@@ -142,7 +143,8 @@ def _broken(text: str) -> list[str]:
 
 
 def _text(text: str) -> str:
-    return f"{{\\raggedright {escape(text)} \\par}}"
+    """Return text that is not stretched to its column's width; ``\\raggedright`` would change what ends the row."""
+    return f"\\rightskip=0pt plus 1fil\\relax {escape(text)}"
 
 
 def _cell(cell: Cell) -> str:

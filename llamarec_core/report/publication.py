@@ -52,7 +52,9 @@ def publish_table(
         InputError: ranks have no record beside them, or the disk is full.
     """
     caption = " ".join([about, *circumstances(frame, measured_in)])
-    files = write_table(frame, run.table(name), caption=caption)
+    numbered = re.match(r"Table \d+: ", about)  # an article numbers its tables by itself
+    alone = caption[numbered.end()].upper() + caption[numbered.end() + 1 :] if numbered else caption
+    files = write_table(frame, run.table(name), caption=alone)
     files.append(write_text(run.table(name).with_suffix(".bib"), bibtex(name, run=run)))
     run.wrote(*files)
     page = run.executed_notebook.parent
