@@ -45,7 +45,7 @@ def faults(latex: str) -> list[str]:
     columns = re.findall(r"[lrc]|p\{[^}]*\}", spec[1]) if spec else []
     body = flat[spec.end() : flat.rindex(rf"\end{{{kind}}}")] if spec else ""
     # what a table over several pages repeats
-    body = re.sub(r"^\\caption.*|\\end(first|last)?(head|foot)", "", body, flags=re.MULTILINE)
+    body = re.sub(r"^\\(?:caption|label).*|\\end(first|last)?(head|foot)", "", body, flags=re.MULTILINE)
     rows = [row for row in re.split(r"\\\\", re.sub(r"\\(top|mid|bottom)rule", "", body)) if row.strip()]
     for row in rows:
         spanned = sum(int(number) - 1 for number in re.findall(r"\\multicolumn\{(\d+)\}", row))
