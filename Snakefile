@@ -212,7 +212,7 @@ rule strategies_answer:
     input:
         notebook="notebooks/5_strategies.ipynb",
         profile=PROFILE_FILE,
-        library=library("ranking/strategies"),
+        library=[*library("ranking/strategies"), "llamarec_core/comparison.py"],
         ranks=expand(RANKS, method="llamarec", allow_missing=True),
     output:
         notebook=STRATEGIES,

@@ -1,8 +1,7 @@
 """Profiles: every setting of a run, in one YAML file, checked before anything is computed.
 
-A profile changes sizes, never code paths. ``notebooks/profiles`` holds one commented file each for
-``smoke``, ``quick``, ``small`` and ``paper``; the defaults below are the paper's settings (Yue et
-al., 2023, section 4.1, and the authors' published configuration).
+A profile changes sizes, never code paths. ``notebooks/profiles`` holds a commented file each for ``smoke``, ``quick``,
+``small`` and ``paper``; the defaults are the paper's (Yue et al., 2023, section 4.1, and the authors' configuration).
 """
 
 from pathlib import Path
@@ -18,8 +17,6 @@ MAX_CANDIDATES = 20
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
 Method = Literal["lrurec", "sasrec", "bert4rec", "narm"]
 """The sequential recommenders."""
 
@@ -163,11 +160,9 @@ class RankerSettings(Settings):
 
     @model_validator(mode="after")
     def _labels_suffice(self) -> "RankerSettings":
-        if self.candidates > MAX_CANDIDATES:
-            raise ValueError(
-                f"candidates: {self.candidates} is more than the {MAX_CANDIDATES} labels A…T: "
-                f"choose at most {MAX_CANDIDATES}"
-            )
+        most = MAX_CANDIDATES
+        if self.candidates > most:
+            raise ValueError(f"candidates: {self.candidates} is more than the {most} labels A…T: choose at most {most}")
         targets = self.users_per_prompt * self.targets_per_user
         if targets > self.candidates:
             raise ValueError(
@@ -245,12 +240,12 @@ class Profile(Settings):
             adapted = self.for_dataset(dataset)
             for variant in self.variants:
                 adapted.variant(variant)
-        for setting in ("ablation_datasets", "strategy_datasets"):
-            for dataset in set(getattr(self.evaluation, setting)) - self.datasets.keys():
-                raise ValueError(f"evaluation.{setting}: {dataset!r} is not among the profile's datasets")
-        for method, grids in self.grid.items():
-            for dataset in grids.keys() - self.datasets.keys():
-                raise ValueError(f"grid.{method}: {dataset!r} is not among the profile's datasets")
+        settings = ("ablation_datasets", "strategy_datasets")
+        named = {f"evaluation.{setting}": getattr(self.evaluation, setting) for setting in settings}
+        named |= {f"grid.{method}": grids for method, grids in self.grid.items()}
+        for place, datasets in named.items():
+            for dataset in set(datasets) - self.datasets.keys():
+                raise ValueError(f"{place}: {dataset!r} is not among the profile's datasets")
         return self
 
     def for_dataset(self, dataset: str) -> "Profile":

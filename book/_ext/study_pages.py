@@ -19,6 +19,7 @@ from sphinx.util.docutils import SphinxDirective
 from llamarec_core import __version__
 from llamarec_core.files import read_json
 from llamarec_core.provenance import git_state
+from llamarec_core.report.publication import study_citation
 
 ROOT = Path(__file__).parents[2]
 LOGGER = logging.getLogger(__name__)
@@ -39,32 +40,14 @@ def write_footer(_app: Any, config: Any) -> None:
     )
 
 
-def study_citation() -> str:
-    """Return the BibTeX entry of this study, with the commit of this checkout."""
-    facts = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    authors = [
-        f"{{{author['name']}}}" if "name" in author else f"{author['family-names']}, {author['given-names']}"
-        for author in facts["authors"]
-    ]
-    fields = {
-        "title": f"{{{facts['title']}}}",
-        "author": " and ".join(authors),
-        "year": str(facts["date-released"])[:4],
-        "version": facts["version"],
-        "url": facts["repository-code"],
-        "note": f"Commit {commit()}",
-    }
-    lines = [f"  {name:7} = {{{value}}}," for name, value in fields.items()]
-    return "\n".join(["@software{llamarec,", *lines, "}"])
-
-
 class StudyCitation(SphinxDirective):
     """``study-citation``: how to cite this study at the commit that the book is built from."""
 
     def run(self) -> list[nodes.Node]:
         """Return the entry as a block of BibTeX; the page is read anew in every build."""
         self.env.note_reread()
-        return [_block(study_citation(), language="bibtex")]
+        entry = study_citation(ROOT, key="llamarec", note=f"Commit {commit()}")
+        return [_block(entry, language="bibtex")]
 
 
 class BibtexEntries(SphinxDirective):

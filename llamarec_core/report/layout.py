@@ -55,7 +55,7 @@ def write_table(frame: pd.DataFrame, path_without_suffix: Path, *, caption: str 
     """Write a table as tidy CSV and as wide LaTeX, each whole or not at all.
 
     The CSV's numbers have six significant digits, so that the file is the same on every machine. The LaTeX
-    needs ``booktabs`` and ``graphicx``; its label is ``tab:`` and the file's name.
+    names the packages that it needs in its first line; its label is ``tab:`` and the file's name.
 
     Args:
         frame: a table of :mod:`llamarec_core.report.tables`, or any other.

@@ -113,20 +113,31 @@ def circumstances(frame: pd.DataFrame, measured_in: Sequence[Path]) -> list[str]
 
 
 def bibtex(name: str, *, run: "Run") -> str:
-    """Return a BibTeX entry for a table of this study, with the commit that made it; the facts are CITATION.cff's."""
-    facts = yaml.safe_load((run.root / "CITATION.cff").read_text(encoding="utf-8"))
-    authors = " and ".join(_author(author) for author in facts["authors"])
+    """Return a BibTeX entry for a table of this study, with the commit that made it."""
     file = run.table(name).with_suffix(".csv").relative_to(run.root).as_posix().replace("_", r"\_")
+    note = f"Table \\texttt{{{file}}}, commit {run.commit}"
+    return study_citation(run.root, key=f"llamarec-{run.profile.name}-{anchor(name)}", note=note) + "\n"
+
+
+def study_citation(root: Path, *, key: str, note: str) -> str:
+    """Return a BibTeX entry of this study; its facts are those of ``CITATION.cff``.
+
+    Args:
+        root: the study's folder.
+        key: of the entry.
+        note: what exactly is cited, in LaTeX.
+    """
+    facts = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
     fields = {
         "title": f"{{{facts['title']}}}",
-        "author": authors,
-        "year": str(facts.get("date-released", ""))[:4],
+        "author": " and ".join(_author(author) for author in facts["authors"]),
+        "year": str(facts["date-released"])[:4],
         "version": facts["version"],
         "url": facts["repository-code"],
-        "note": f"Table \\texttt{{{file}}}, commit {run.commit}",
+        "note": note,
     }
-    lines = [f"  {field:7} = {{{value}}}," for field, value in fields.items() if value]
-    return "\n".join([f"@software{{llamarec-{run.profile.name}-{anchor(name)},", *lines, "}\n"])
+    lines = [f"  {field:7} = {{{value}}}," for field, value in fields.items()]
+    return "\n".join([f"@software{{{key},", *lines, "}"])
 
 
 def _author(author: dict[str, str]) -> str:
