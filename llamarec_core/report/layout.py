@@ -36,10 +36,11 @@ _STYLE = """<style>
 .llamarec-figure > div { overflow-x: auto; }
 .llamarec-figure table.llamarec-table { font-size: 0.8em; margin: 0; width: auto; }
 .llamarec-figure table.llamarec-table :is(td, th) {
-  padding: 0.3em 0.25em; text-align: right; vertical-align: top; font-variant-numeric: tabular-nums; }
+  padding: 0.3em 0.22em; text-align: right; vertical-align: top; font-variant-numeric: tabular-nums; }
 .llamarec-figure table.llamarec-table.plain :is(td, th) { text-align: left; padding: 0.3em 0.8em 0.3em 0; }
 .llamarec-figure table.llamarec-table.plain td { white-space: nowrap; }
-.llamarec-figure table.llamarec-table .text { display: inline-block; min-width: 15em; white-space: normal; }
+.llamarec-figure table.llamarec-table .text { display: inline-block; min-width: 9em; white-space: normal; }
+@media (max-width: 700px) { .llamarec-figure table.llamarec-table .text { min-width: 15em; } }
 .llamarec-figure table.llamarec-table th[colspan] { text-align: center; }
 .llamarec-figure table.llamarec-table tbody th { text-align: left; white-space: nowrap; }
 .llamarec-figure table.llamarec-table tbody th:last-of-type {
