@@ -4,12 +4,19 @@ document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(selector).forEach((element) => {
       for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
     });
-  // an icon says nothing beside its button's name
-  set("button i, summary i", { "aria-hidden": "true" });
-  document.querySelectorAll("button i[title]").forEach((icon) => icon.removeAttribute("title"));
-  document.querySelectorAll("button svg > title").forEach((title) => title.remove());
-  // this button shows a text of its own, which is then its name
-  document.querySelectorAll(".search-button-field").forEach((button) => button.removeAttribute("aria-label"));
+  // an icon says nothing beside its button's name; the theme puts drawings in the icons' places when it is ready
+  const quiet = (button) =>
+    button.querySelectorAll("i, svg").forEach((icon) => {
+      icon.setAttribute("aria-hidden", "true");
+      for (const name of ["role", "title", "aria-labelledby"]) icon.removeAttribute(name);
+      icon.querySelector("title")?.remove();
+    });
+  document.querySelectorAll(".theme-switch-button").forEach((button) => {
+    quiet(button);
+    new MutationObserver(() => quiet(button)).observe(button, { childList: true, subtree: true });
+  });
+  // what shows a text of its own is named by it
+  document.querySelectorAll(".search-button-field, .cell summary").forEach((shown) => shown.removeAttribute("aria-label"));
   document.querySelectorAll("nav details > summary").forEach((summary) => {
     const link = summary.parentElement.parentElement.querySelector("a");
     summary.setAttribute("aria-label", `Pages under ${link.textContent.trim()}`);
