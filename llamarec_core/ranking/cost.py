@@ -3,7 +3,8 @@
 For a prompt of n tokens a Llama's blocks need two operations for each weight and token, and causal attention two
 products of which half is masked (Kaplan et al., 2020, arXiv 2001.08361, table 1)::
 
-    F(n) = 2 n Σ weights of the linear layers  +  2 n² · dim · layers  +  2 · dim · rows of the head that are read.
+    F(n) = 2 n Σ weights of the linear layers  +  2 n² · dim · layers  +  2 · dim · rows of the head that are read
+           −  2 (n − 1) Σ weights of the last block's feed-forward network, which runs only where logits are read.
 """
 
 from collections.abc import Iterable
@@ -15,6 +16,9 @@ from llamarec_core.settings import RankerSettings
 LLAMA_2_7B = LlamaConfig()
 """The shape of the paper's backbone, which is the one that transformers' own defaults describe."""
 
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+"""The linear layers of a block's feed-forward network."""
+
 
 def linear_weights(config: LlamaConfig) -> int:
     """Count the weights of the linear layers in all blocks: those that every token meets."""
@@ -22,7 +26,7 @@ def linear_weights(config: LlamaConfig) -> int:
 
 
 def forward_operations(config: LlamaConfig, lengths: Iterable[int], *, head_rows: int) -> int:
-    """Count the floating-point operations of reading prompts, padding left out.
+    """Count the floating-point operations of ranking prompts by the verbalizer, padding left out.
 
     Args:
         config: the architecture.
@@ -32,7 +36,10 @@ def forward_operations(config: LlamaConfig, lengths: Iterable[int], *, head_rows
     lengths = list(lengths)
     attention = 2 * config.hidden_size * config.num_hidden_layers * sum(length**2 for length in lengths)
     head = 2 * config.hidden_size * head_rows * len(lengths)
-    return 2 * linear_weights(config) * sum(lengths) + attention + head
+    shapes = _layer_shapes(config)
+    feed_forward = sum(shapes[name][0] * shapes[name][1] for name in FEED_FORWARD)
+    unread = sum(lengths) - len(lengths)  # positions but for the prompts' ends
+    return 2 * linear_weights(config) * sum(lengths) - 2 * feed_forward * unread + attention + head
 
 
 def adapter_weights(config: LlamaConfig, settings: RankerSettings) -> int:
@@ -59,7 +66,8 @@ def training_memory(config: LlamaConfig, settings: RankerSettings, *, tokens: in
         ``weights`` of the frozen backbone, ``adapter`` (float32), its ``gradients`` and ``optimizer`` (two moments),
         and ``activations``, what the blocks keep for the backward pass. A frozen layer keeps nothing of its input; what
         is left are the norms' float32 inputs, the attention's inputs and output, three products of the feed-forward
-        network, and the adapters' inputs. (The first block keeps a little less than the others.)
+        network, and the adapters' inputs. (The first block keeps a little less than the others, the last nothing of
+        its feed-forward network, which runs only where logits are read.)
     """
     size = 4 if settings.dtype == "float32" else 2
     dim, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
@@ -71,15 +79,16 @@ def training_memory(config: LlamaConfig, settings: RankerSettings, *, tokens: in
     attention = size * (2 * dim + 2 * key_value) + 4 * heads
     copies = 2 if settings.lora_dropout else 1  # the dropout's mask beside its output
     shapes = _layer_shapes(config)
-    adapters = sum(4 * copies * shapes[name][0] + 4 * settings.lora_rank for name in settings.target_modules)
-    per_block = 2 * norm + attention + 3 * inner * size + adapters
+    adapters = {name: 4 * copies * shapes[name][0] + 4 * settings.lora_rank for name in settings.target_modules}
+    feed_forward = 3 * inner * size + sum(adapters.get(name, 0) for name in FEED_FORWARD)
+    per_block = 2 * norm + attention + 3 * inner * size + sum(adapters.values())
     trainable = adapter_weights(config, settings)
     return {
         "weights": linear + size * _other_weights(config),
         "adapter": 4.0 * trainable,
         "gradients": 4.0 * trainable,
         "optimizer": 8.0 * trainable,
-        "activations": float(tokens * (config.num_hidden_layers * per_block + norm)),
+        "activations": float(tokens * (config.num_hidden_layers * per_block - feed_forward + norm)),
     }
 
 

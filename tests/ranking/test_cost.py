@@ -41,10 +41,17 @@ def test_the_weights_are_those_of_the_linear_layers(llama):
 def test_the_operations_are_those_that_torch_counts(llama):
     tokens = torch.randint(500, (1, 40))
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        llama(tokens, use_cache=False)
+        NextTokenLogits(llama)(tokens, torch.tensor([40]), torch.arange(20))
     whole_attention = 4 * 64 * 3 * 40**2  # torch counts what the mask leaves out as well
-    ours = forward_operations(llama.config, [40], head_rows=0)
-    assert counter.get_total_flops() - 2 * 64 * 500 * 40 == ours + whole_attention / 2
+    ours = forward_operations(llama.config, [40], head_rows=20)
+    assert counter.get_total_flops() == ours + whole_attention / 2
+
+
+def test_the_plain_way_takes_the_whole_head_and_one_more_feed_forward_network(llama):
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        llama(torch.randint(500, (1, 40)), use_cache=False)
+    more = 2 * 64 * 500 * 40 + 2 * 3 * 64 * 160 * 39 + 2 * 64 * 3 * 40**2
+    assert counter.get_total_flops() == forward_operations(llama.config, [40], head_rows=0) + more
 
 
 def test_two_prompts_cost_the_sum_and_each_head_row_is_counted(llama):
