@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
+import torch
 
 from llamarec_core.data import Dataset
 from llamarec_core.evaluation import peak_memory
@@ -44,14 +46,15 @@ VALIDATION_USERS = 10
 COLUMNS = (
     "user", "target", "stratum", "stratum_users", "retriever_rank", "rank", "reranked", *COUNTS,
     *(f"{part}_seconds" for part in PARTS), "predicted_forward_passes", "predicted_tokens_read",
-    "predicted_tokens_generated", "reads_candidates", "examples", "dtype", "batch_requests", "batch_seconds",
-    "batch_peak_mib", "commit",
+    "predicted_tokens_generated", "reads_candidates", "examples", "dtype", "threads", "load", "batch_requests",
+    "batch_seconds", "batch_peak_mib", "commit",
 )  # fmt: skip
 """One row a request, answered alone. ``stratum`` is ``retrieved`` or ``missed``, ``stratum_users`` how many test users
 it has; ``retriever_rank`` is the target's before any strategy, ``rank`` that among the re-ranked candidates, or in the
 whole catalogue where the strategy reads no candidates, and ``reranked`` that among the candidates in either case. What
 follows ``predicted_…`` is the same in all rows: the prompts that tuning read (of the verbalizer without its warm-up),
-the arithmetic's precision, the requests answered together, their time, and by how much memory rose meanwhile."""
+the arithmetic's precision, the threads that this process computes with, how many processes wanted a core of the machine
+in the last five minutes, the requests answered together, their time, and by how much memory rose meanwhile."""
 
 
 def sample_users(rows: pd.DataFrame, *, size: int, users: int | None, seed: int) -> pd.DataFrame:
@@ -235,6 +238,8 @@ def measured(strategy: Strategy, dataset: Dataset, rows: pd.DataFrame) -> pd.Dat
         rank=ranks,
         reranked=reranked,
         reads_candidates=strategy.reads_candidates,
+        threads=torch.get_num_threads(),
+        load=psutil.getloadavg()[1],
         batch_requests=len(together),
         batch_seconds=seconds[0],
         batch_peak_mib=peak,

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from llamarec_core.files import InputError, read_json
+from llamarec_core.settings import Profile
 
 PACKAGES = (
     "accelerate", "bitsandbytes", "jupyter-book", "llamarec-core", "numpy", "pandas", "papermill", "peft",
@@ -33,6 +34,11 @@ def notebook_hash(path: Path) -> str:
         (cell.cell_type, cell.source) for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])
     ]
     return hashlib.sha256(json.dumps(written, ensure_ascii=False).encode()).hexdigest()
+
+
+def recorded_settings(profile: Profile) -> dict[str, Any]:
+    """Return the settings of a run as its record holds them."""
+    return json.loads(profile.model_dump_json(exclude={"datasets", "name", "seed"}))
 
 
 def git_state(root: Path) -> tuple[str | None, bool | None]:

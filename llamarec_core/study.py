@@ -6,7 +6,6 @@ writes ``provenance.json`` beside each artefact. Recomputable and heavy files (d
 """
 
 import ast
-import json
 import shutil
 import sys
 import time
@@ -21,7 +20,7 @@ import pandas as pd
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, read_json, replacing, sha256, write_json
-from llamarec_core.provenance import circumstances, commit_name, git_state, notebook_hash, record_of
+from llamarec_core.provenance import circumstances, commit_name, git_state, notebook_hash, record_of, recorded_settings
 from llamarec_core.retrieval import read_ranks
 from llamarec_core.settings import Profile, load_profile
 
@@ -180,7 +179,7 @@ class Run:
             "data_sha256": self._data_hashes,
             "parameters": parameters,
             "seed": self.seed,
-            "settings": json.loads(self.profile.model_dump_json(exclude={"datasets", "name", "seed"})),
+            "settings": recorded_settings(self.profile),
             "wall_seconds": round(time.perf_counter() - self._started, 1),
         }
 

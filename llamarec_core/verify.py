@@ -11,9 +11,8 @@
 """
 
 import io
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import pandas as pd
 
 from llamarec_core.files import InputError, read_json, sha256
 from llamarec_core.grid import BY_ITEM_ID, Grid, grid_table, run_name
-from llamarec_core.provenance import notebook_hash
+from llamarec_core.provenance import notebook_hash, recorded_settings
 from llamarec_core.recompute import NOT_FROM_RANKS, Recomputation
 from llamarec_core.retrieval import read_ranks
 from llamarec_core.settings import Profile, load_profile
@@ -30,6 +29,9 @@ from llamarec_core.study import find_profile
 
 BEFORE_THE_RANKER = ("retriever", "grid")
 """The settings that the notebooks `1_…` and `2_…` read: those of the ranker may change after them."""
+
+OF_STRATEGIES = "strategy_"
+"""Begins the names of the settings that `5_strategies` alone reads."""
 
 TOLERANCE = 1e-5
 """Relative difference between a committed number and the same computed again: files hold six significant digits."""
@@ -144,17 +146,21 @@ def _notebooks_differ(profile: Profile, *, root: Path) -> Iterator[str]:
             yield f"{place} has no record in provenance.json: run it again."
         elif not notebook_hash(path) == record["notebook_sha256"] == notebook_hash(source):
             yield f"{place} is older than its source: run `make study PROFILE={profile.name}`, or this notebook alone."
-        elif path.stem.startswith(("1_", "2_")):
-            now = _settings(profile, record["parameters"].get("dataset"))
-            if any(record["settings"][part] != now[part] for part in BEFORE_THE_RANKER):
+        else:
+            dataset = record["parameters"].get("dataset")
+            now = recorded_settings(profile.for_dataset(dataset) if dataset else profile)
+            if _read_by(path.stem, record["settings"]) != _read_by(path.stem, now):
                 yield f"{place} ran with other settings than {file.name} has now: run it again."
-        elif record["profile_sha256"] != sha256(file):
-            yield f"{place} ran with another {file.name} than there is now: run it again."
 
 
-def _settings(profile: Profile, dataset: str | None) -> dict[str, Any]:
-    """Return the settings that a run would record now."""
-    return json.loads((profile.for_dataset(dataset) if dataset else profile).model_dump_json())
+def _read_by(notebook: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a run's settings that the numbers of a notebook depend on."""
+    if notebook.startswith(("1_", "2_")):
+        return {part: settings[part] for part in BEFORE_THE_RANKER}
+    evaluation = settings["evaluation"]
+    if notebook != "5_strategies":
+        evaluation = {name: value for name, value in evaluation.items() if not name.startswith(OF_STRATEGIES)}
+    return {**settings, "evaluation": evaluation}
 
 
 def _ranks_differ(results: Path, *, root: Path) -> Iterator[str]:

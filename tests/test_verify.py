@@ -222,11 +222,17 @@ def test_a_stale_notebook_is_found(study, folder):
 def test_a_notebook_that_ran_with_other_settings_is_found(study):
     profile = study / "notebooks" / "profiles" / "tiny.yaml"
     profile.write_text(PROFILE + "ranker: {training_examples: 5}\n")
-    assert "notebooks/4_results.ipynb ran with another tiny.yaml" in found(study)
+    assert "notebooks/4_results.ipynb ran with other settings than tiny.yaml has now" in found(study)
     profile.write_text(PROFILE + "retriever: {dropout: 0.4}\n")
     for page in (study / RESULTS / "notebooks").glob("*.ipynb"):
         page.unlink()
     assert "toys/1_data.ipynb ran with other settings than tiny.yaml has now" in found(study)
+
+
+def test_the_strategies_settings_are_those_of_their_notebook_alone(study):
+    changed = PROFILE.replace("samples: 50", "samples: 50, strategy_users: 4")
+    (study / "notebooks" / "profiles" / "tiny.yaml").write_text(changed)
+    assert "toys/5_strategies.ipynb ran with other settings than tiny.yaml has now" in found(study)
 
 
 def test_a_dirty_tree_result_is_found(study):

@@ -23,6 +23,7 @@ STRATEGY_NAMES = {
     "gpt4rec": "GPT4Rec",
     "tallrec": "TALLRec",
     "p5": "P5",
+    "tallrec_apart": "TALLRec, prefix not shared",
     "recmind": "RecMind",
     "pod": "POD",
     "retriever": "Retriever's order",

@@ -35,8 +35,9 @@ def answers(ranks=(1, 3, 25, 30), *, seconds=0.1, reads=True, reranked=None, **c
     costs = {"forward_passes": 5, "tokens_read": 100, "tokens_generated": 4, "valid": 3, "invalid": 1}
     costs |= {"predicted_forward_passes": 5, "predicted_tokens_read": 100, "predicted_tokens_generated": 9}
     costs |= {"tokenizing_seconds": 0.0, "reading_seconds": seconds, "generating_seconds": 0.0, "parsing_seconds": 0.0}
-    costs |= {"reads_candidates": reads, "examples": 8, "dtype": "float32", "batch_requests": 4, "batch_seconds": 0.5}
-    return frame.assign(**costs | {"batch_peak_mib": 70.0, "commit": "abc"} | changes)[list(COLUMNS)]
+    costs |= {"reads_candidates": reads, "examples": 8, "dtype": "float32", "threads": 1, "load": 1.5}
+    costs |= {"batch_requests": 4, "batch_seconds": 0.5, "batch_peak_mib": 70.0}
+    return frame.assign(**costs | {"commit": "abc"} | changes)[list(COLUMNS)]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ strategy                 reads                           answers with
 :class:`PALR`            history and candidates          a generated list of the titles to recommend
 :class:`GPT4Rec`         history                         generated queries to a search over all titles
 :class:`TALLRec`         history and one candidate       the logits of "Yes" and "No", for each candidate
+:class:`TALLRecApart`    the same, each prompt whole     the same, the history read again each time
 :class:`P5`              history, as ids                 generated ids of the catalogue
 ======================== =============================== ===============================================
 
@@ -22,12 +23,12 @@ from llamarec_core.ranking.strategies.gpt4rec import GPT4Rec
 from llamarec_core.ranking.strategies.p5 import P5
 from llamarec_core.ranking.strategies.palr import PALR
 from llamarec_core.ranking.strategies.strategy import Answers, Strategy, answer_rows, catalogue_ranks
-from llamarec_core.ranking.strategies.tallrec import TALLRec
+from llamarec_core.ranking.strategies.tallrec import TALLRec, TALLRecApart
 from llamarec_core.ranking.strategies.verbalizer import Verbalizer
 from llamarec_core.ranking.strategies.wording import RequestSize
 
 STRATEGIES: dict[str, type[Strategy]] = {
-    strategy.name: strategy for strategy in (Verbalizer, CausalLM, PALR, GPT4Rec, TALLRec, P5)
+    strategy.name: strategy for strategy in (Verbalizer, CausalLM, PALR, GPT4Rec, TALLRec, TALLRecApart, P5)
 }
 """All strategies by name."""
 
@@ -45,6 +46,7 @@ __all__ = [
     "RequestSize",
     "Strategy",
     "TALLRec",
+    "TALLRecApart",
     "Verbalizer",
     "answer_rows",
     "catalogue_ranks",

@@ -42,16 +42,14 @@ class TALLRec(Strategy):
     Args:
         model, prompts, batch_size: as of :class:`~llamarec_core.ranking.strategies.Strategy`; the K prompts of a
             request are read together, those of two requests never are.
-        shared: read what a request's prompts begin with only once.
     """
 
     name = "tallrec"
+    shared = True
+    """Whether what a request's prompts begin with is read only once."""
 
-    def __init__(
-        self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1, shared: bool = True
-    ):
+    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
         super().__init__(model, prompts, batch_size=batch_size)
-        self._shared = shared
         self._prompt = ListPrompt(prompts, _TEMPLATE)
         yes, no = prompts.tokenize([" Yes", " No"])
         if yes[0] == no[0]:
@@ -76,7 +74,7 @@ class TALLRec(Strategy):
         """Return the cost by the formula at the head of this module."""
         beginning = self._prompt.beginning_length(size)
         ending = self._prompt.ending_length(replace(size, n_candidates=1))
-        times, passes = (1, 1 + size.n_candidates) if self._shared else (size.n_candidates, size.n_candidates)
+        times, passes = (1, 1 + size.n_candidates) if self.shared else (size.n_candidates, size.n_candidates)
         read = times * beginning + size.n_candidates * ending
         return {"forward_passes": passes, "tokens_read": round(read), "tokens_generated": 0}
 
@@ -90,8 +88,8 @@ class TALLRec(Strategy):
             with meter.timed("tokenizing"):
                 beginning = self._prompt.beginning(history)
                 endings = [self._prompt.ending([item]) for item in listed]
-                first = [beginning] if self._shared else []
-                rest = endings if self._shared else [beginning + ending for ending in endings]
+                first = [beginning] if self.shared else []
+                rest = endings if self.shared else [beginning + ending for ending in endings]
             self._refuse_too_long(len(beginning) + max(map(len, endings)))
             tokens, lengths = pad(rest, device=self.model.device)
             shared = pad(first, device=self.model.device) if first else (None, None)
@@ -102,3 +100,10 @@ class TALLRec(Strategy):
             meter.add(request, forward_passes=len(first) + len(rest), tokens_read=read, valid=len(listed))
             found.append(in_order(listed, scores))
         return found
+
+
+class TALLRecApart(TALLRec):
+    """The same scores, up to rounding, from K prompts that are each read whole."""
+
+    name = "tallrec_apart"
+    shared = False

@@ -84,7 +84,7 @@ def test_text_strategies_are_tuned_as_the_ranker_but_for_what_labels_need():
 
 def test_the_strategies_and_states_are_those_with_a_training_format():
     states = {(strategy.name, tuned) for strategy, tuned in CASES}
-    assert len(CASES) == len(states) == 11
+    assert len(CASES) == len(states) == 12
     assert ("causal_lm", True) not in states
     assert ("verbalizer", True) in states
 

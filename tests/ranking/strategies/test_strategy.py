@@ -17,6 +17,7 @@ from llamarec_core.ranking.strategies import (
     GPT4Rec,
     RequestSize,
     TALLRec,
+    TALLRecApart,
     answer_rows,
     catalogue_ranks,
 )
@@ -66,7 +67,7 @@ def test_the_text_is_what_is_read(strategy, model, prompts, monkeypatch):
     tokens = read[0].tolist() + (read[1].tolist() if strategy is TALLRec else [])  # the beginning is shared
     text = answering.text([1, 2], [3, 14, 7, 28])
     assert text.startswith(prompts.tokenizer.decode(tokens).rstrip("!"))  # what pads
-    assert (prompts.title(14) in text) == (strategy not in (TALLRec, GPT4Rec, P5))
+    assert (prompts.title(14) in text) == (strategy not in (TALLRec, TALLRecApart, GPT4Rec, P5))
 
 
 @EACH
@@ -80,7 +81,8 @@ def test_answers_do_not_depend_on_the_batch(strategy, model, prompts, requests):
 @EACH
 def test_what_is_counted_is_what_the_backbone_ran(strategy, model, even_titles, pass_counter):
     cost = strategy(model, even_titles).rank([[1, 2, 3], [4]], [[5, 6, 7, 8], [9, 10, 11, 12]]).cost
-    reading = 1 + 4 if strategy is TALLRec else 1  # the passes that read a prompt; any other reads what it generated
+    # the passes that read a prompt; any other reads what it generated
+    reading = {TALLRec: 1 + 4, TALLRecApart: 4}.get(strategy, 1)
     assert pass_counter.passes == cost["forward_passes"].sum()
     assert pass_counter.tokens == (cost["tokens_read"] + cost["forward_passes"] - reading).sum()
 
@@ -122,6 +124,7 @@ def test_one_more_title_costs_what_the_formula_says(strategy, model, prompts):
         "gpt4rec": ([mark + 5, 0, 0], [0, 0, 0]),
         # each candidate has a question of its own, which ends with two line breaks and "Answer:"
         "tallrec": ([mark + 5, mark + 4 + 4, 3 * 2], [0, 0, 0]),
+        "tallrec_apart": ([3 * (mark + 5), costs[0]["tokens_read"] / 3, 3 * 2], [0, 0, 0]),
         "p5": ([mark + 3, 0, 0], [0, 0, 0]),  # a space and two digits
     }
     assert (read, generated) == expected[strategy.name]

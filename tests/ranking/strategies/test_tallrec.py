@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from llamarec_core.ranking.strategies import TALLRec
+from llamarec_core.ranking.strategies import TALLRec, TALLRecApart
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_a_candidate_scores_by_yes_against_no_in_a_prompt_of_its_own(strategy, m
 
 
 def test_sharing_changes_the_cost_but_not_the_scores(model, prompts, requests):
-    shared, apart = (TALLRec(model, prompts, shared=shared) for shared in (True, False))
+    shared, apart = (kind(model, prompts) for kind in (TALLRec, TALLRecApart))
     first, second = shared.rank(*requests), apart.rank(*requests)
     np.testing.assert_allclose(first.scores, second.scores, atol=1e-4)
     assert first.cost["forward_passes"].tolist() == [5] * 5
