@@ -47,6 +47,7 @@ from llamarec_core.report.strategies import (
     strategies_display,
     strategies_table,
     table4,
+    timing_conditions,
 )
 from llamarec_core.report.strategy_figures import inference_times, quality_against_latency
 from llamarec_core.report.tables import comparison_table, results_table, statistics_table
@@ -93,6 +94,7 @@ __all__ = [
     "strategies_table",
     "table4",
     "ties_table",
+    "timing_conditions",
     "training_curve",
     "training_table",
     "validation_curves",

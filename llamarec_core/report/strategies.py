@@ -135,6 +135,14 @@ def _by_case(answers: Answers) -> Iterator[tuple[str, str, bool, list[pd.DataFra
         yield *case, [frame for key, frame in answers.items() if key[:3] == case]
 
 
+def timing_conditions(answers: Answers) -> str:
+    """Say in a sentence with how many threads, and beside how much other work, the requests were timed."""
+    frames = answers.values()
+    threads = ", ".join(map(str, sorted({count for frame in frames for count in frame["threads"]})))
+    load = [frame["load"].max() for frame in frames]
+    return f"Timed with {threads} thread(s), while {min(load):.1f} to {max(load):.1f} processes wanted a core."
+
+
 def strategies_display(table: pd.DataFrame) -> pd.DataFrame:
     """Lay out :func:`strategies_table` for the page: a row for each strategy, state and scope; all users."""
     rows = []

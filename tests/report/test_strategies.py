@@ -18,6 +18,7 @@ from llamarec_core.report import (
     strategies_display,
     strategies_table,
     table4,
+    timing_conditions,
     write_table,
 )
 
@@ -203,3 +204,8 @@ def test_the_inference_times_stand_beside_the_published_ones():
     assert len(figure.legends[0].get_texts()) == 3
     assert "Llama CausalLM at 20 tokens: 100.00 s" in figure.alt_text
     assert axis.get_yscale() == "log"
+
+
+def test_the_page_says_under_what_conditions_requests_were_timed(found):
+    found["beauty", "causal_lm", False, 0] = answers(threads=2, load=2.25)
+    assert timing_conditions(found) == "Timed with 1, 2 thread(s), while 1.5 to 2.2 processes wanted a core."
