@@ -55,6 +55,9 @@ class Recomputation:
             "ties": lambda: self.ties,
             "noise": lambda: report.noise_table(self.retrieval, self.ties, published=self.published),
             "strategies": lambda: self.strategies,
+            "strategy_pairs": lambda: report.strategy_pairs(
+                load_answers(self.results, datasets=self.datasets), **self.sampling
+            ),
             "table4": self._table4,
             "key_differences": lambda: report.differences_table(self.strategies),
             "claims": self._claims,

@@ -17,6 +17,7 @@ from llamarec_core.report.figures import (
 )
 from llamarec_core.report.layout import ShownTable, show_table, write_table
 from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES, STRATEGY_NAMES
+from llamarec_core.report.pairs import strategy_pairs
 from llamarec_core.report.publication import publish_table
 from llamarec_core.report.ranking_figures import (
     ablation_forest,
@@ -92,6 +93,7 @@ __all__ = [
     "statistics_table",
     "strategies_display",
     "strategies_table",
+    "strategy_pairs",
     "table4",
     "ties_table",
     "timing_conditions",

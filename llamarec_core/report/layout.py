@@ -19,6 +19,7 @@ from llamarec_core.report.ablations import ablation_display
 from llamarec_core.report.claims import claims_display
 from llamarec_core.report.latex import to_latex
 from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES, in_order
+from llamarec_core.report.pairs import strategy_pairs_display
 from llamarec_core.report.strategies import differences_display, strategies_display
 
 _QUANTITIES = {
@@ -259,6 +260,7 @@ _DISPLAYS = {
     frozenset({"statement", "verdict"}): claims_display,
     frozenset({"group", "first_label"}): ablation_display,
     frozenset({"ranked", "formula"}): strategies_display,
+    frozenset({"state", "reference"}): strategy_pairs_display,
     frozenset({"strategy", "two_stage"}): differences_display,
 }
 """Columns that tell a table → what is shown of it, a line a row, as it is."""

@@ -3,16 +3,16 @@
 Like the study's other tables these are tidy and follow from ranks files and the grid's records alone.
 """
 
-from collections.abc import Iterable, Mapping
-from itertools import combinations, product
-from typing import Any
+from collections.abc import Mapping
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from llamarec_core.evaluation import METRICS, bootstrap_interval, holm, paired_difference, per_user
+from llamarec_core.evaluation import bootstrap_interval, per_user
 from llamarec_core.files import InputError
 from llamarec_core.report.methods import display_name, in_order
+from llamarec_core.report.pairs import compare, corrected
 from llamarec_core.report.tables import Ranks, results_table
 
 QUOTED = ("NDCG@10", "Recall@10")
@@ -88,10 +88,10 @@ def pairs_table(ranks: Ranks, *, samples: int, seed: int, commit: str) -> pd.Dat
     rows = []
     for dataset in dict.fromkeys(name for name, _, _ in ranks):
         methods = in_order(method for name, method, _ in ranks if name == dataset)
-        rows += _compare(ranks, dataset, combinations(methods, 2), samples=samples, seed=seed)
+        rows += compare(ranks, dataset, combinations(methods, 2), samples=samples, seed=seed)
     if not rows:
         raise InputError("There are no two retrievers to compare: run `make grid` first.")
-    return _corrected(rows, commit=commit)
+    return corrected(rows, commit=commit, subset="all")
 
 
 def validation_table(ranks: Ranks, *, samples: int, seed: int, commit: str) -> pd.DataFrame:
@@ -106,8 +106,8 @@ def validation_table(ranks: Ranks, *, samples: int, seed: int, commit: str) -> p
         if method.endswith(AS_PUBLISHED):
             same_seed = {key: frame for key, frame in ranks.items() if key[0] == dataset and key[2] == number}
             pair = (method.removesuffix(AS_PUBLISHED), method)
-            rows += _compare(same_seed, dataset, [pair], samples=samples, seed=seed)
-    return _corrected(rows, commit=commit) if rows else pd.DataFrame(rows)
+            rows += compare(same_seed, dataset, [pair], samples=samples, seed=seed)
+    return corrected(rows, commit=commit, subset="all") if rows else pd.DataFrame(rows)
 
 
 def ties_table(ranks: Mapping[tuple[str, str, str], pd.DataFrame], *, samples: int, seed: int) -> pd.DataFrame:
@@ -181,42 +181,6 @@ def noise_table(table: pd.DataFrame, ties: pd.DataFrame, *, published: pd.DataFr
             if pd.notna(size)
         ]
     return pd.DataFrame(rows)
-
-
-def _compare(
-    ranks: Ranks, dataset: str, pairs: Iterable[tuple[str, str]], *, samples: int, seed: int
-) -> list[dict[str, Any]]:
-    """Compare the second of each pair of methods with the first, in every metric."""
-    rows = []
-    for (reference, method), metric in product(pairs, METRICS):
-        values = [_mean_over_seeds(ranks, dataset, name, metric) for name in (method, reference)]
-        found = paired_difference(*values, samples=samples, seed=seed)
-        rows.append(
-            {
-                "dataset": dataset,
-                "method": method,
-                "reference": reference,
-                "metric": metric,
-                "subset": "all",
-                "difference": found.mean,
-                "ci_low": found.low,
-                "ci_high": found.high,
-                "p_value": found.p_value,
-                "users": len(values[0]),
-            }
-        )
-    return rows
-
-
-def _corrected(rows: list[dict[str, Any]], *, commit: str) -> pd.DataFrame:
-    table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p_value") + 1, "p_holm", table.groupby("dataset")["p_value"].transform(holm))
-    return table.assign(commit=commit)
-
-
-def _mean_over_seeds(ranks: Ranks, dataset: str, method: str, metric: str) -> np.ndarray:
-    frames = [frame.sort_values("user") for key, frame in ranks.items() if key[:2] == (dataset, method)]
-    return np.mean([per_user(frame["rank"], metric) for frame in frames], axis=0)  # (users,)
 
 
 def _half_range(values: pd.Series) -> float:

@@ -17,10 +17,12 @@ from llamarec_core.report import (
     show_table,
     strategies_display,
     strategies_table,
+    strategy_pairs,
     table4,
     timing_conditions,
     write_table,
 )
+from llamarec_core.report.pairs import strategy_pairs_display
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 SAMPLING = {"samples": 300, "seed": 0}
@@ -209,3 +211,25 @@ def test_the_inference_times_stand_beside_the_published_ones():
 def test_the_page_says_under_what_conditions_requests_were_timed(found):
     found["beauty", "causal_lm", False, 0] = answers(threads=2, load=2.25)
     assert timing_conditions(found) == "Timed with 1, 2 thread(s), while 1.5 to 2.2 processes wanted a core."
+
+
+def test_orders_of_the_same_candidates_are_compared_user_by_user(found):
+    pairs = strategy_pairs(found, **SAMPLING).set_index(["method", "state", "reference"])
+    assert pairs["users"].unique().tolist() == [2]  # those with a retrieved target
+    at = {rank: 1 / np.log2(rank + 1) for rank in (1, 2, 3)}
+    assert pairs.loc[("verbalizer", "tuned", "retriever"), "difference"] == pytest.approx((at[1] + at[3]) / 2 - at[2])
+    assert pairs.loc[("verbalizer", "zero-shot", "verbalizer"), "difference"] == pytest.approx((at[3] - at[1]) / 2)
+    assert pairs.loc[("p5", "tuned", "retriever"), ["difference", "p_value"]].tolist() == [0, 1]  # as it came
+    assert ("verbalizer", "tuned", "verbalizer") not in pairs.index
+    assert (pairs["p_holm"] >= pairs["p_value"]).all()
+
+
+def test_comparisons_stand_beside_each_other_on_the_page(found):
+    shown = strategy_pairs_display(strategy_pairs(found, **SAMPLING)).set_index(["strategy", "state"])
+    assert shown.loc[("P5", "tuned"), "minus Retriever's order"] == "+0.000 [+0.000, +0.000], p = 1.000"
+    assert shown.loc[("LlamaRec (verbalizer)", "tuned"), "minus LlamaRec (verbalizer)"] == ""
+
+
+def test_without_a_tuned_verbalizer_the_retriever_is_the_only_reference(found):
+    del found["beauty", "verbalizer", True, 0]
+    assert strategy_pairs(found, **SAMPLING)["reference"].unique().tolist() == ["retriever"]
