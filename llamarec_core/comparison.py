@@ -251,6 +251,20 @@ def answers_file(results: Path, dataset: str, strategy: type[Strategy], *, tuned
     return results / "strategies" / dataset / f"{strategy.name}{'-tuned' if tuned else ''}-seed{seed}.parquet"
 
 
+def tuned_ranks(answers: Mapping[tuple[str, str, bool, int], pd.DataFrame]) -> dict[tuple, pd.DataFrame]:
+    """Return what :func:`load_answers` does of tuned strategies alone, in the form of ranks of methods.
+
+    Returns:
+        (data set, method, seed) → :data:`COLUMNS`; the verbalizer is called ``llamarec``, as it is elsewhere.
+    """
+    names = {Verbalizer.name: "llamarec"}
+    return {
+        (dataset, names.get(name, name), seed): answers[dataset, name, tuned, seed]
+        for dataset, name, tuned, seed in answers
+        if tuned
+    }
+
+
 def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str, str, bool, int], pd.DataFrame]:
     """Return all answers that are there: (data set, strategy, whether it was tuned, seed) → :data:`COLUMNS`.
 

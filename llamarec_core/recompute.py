@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from llamarec_core import evaluation, report
-from llamarec_core.comparison import load_answers
+from llamarec_core.comparison import load_answers, tuned_ranks
 from llamarec_core.grid import grid_table, load_orders
-from llamarec_core.provenance import commit_name, record_of
+from llamarec_core.provenance import commit_name, made_on_gpu, record_of
 from llamarec_core.ranking import answers_learnt
 from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share
 from llamarec_core.report.retrieval import AS_PUBLISHED
@@ -138,11 +138,14 @@ class Recomputation:
     def _claims(self) -> pd.DataFrame:
         ranks, commit = load_ranks(self.results / "grid", self.results, datasets=self.datasets)
         paper = load_profile(find_profile("paper", root=self.root))
+        bench = self.root / "results" / "bench"
         return evaluation.claims_table(
             self.root / "results" / "published",
             ranks,
+            sample=tuned_ranks(load_answers(self.results, datasets=self.datasets)),
             trainable_share=trainable_share(LLAMA_2_7B, paper.ranker),
-            timings=evaluation.measured_inference_times(self.root / "results" / "bench"),
+            timings=evaluation.measured_inference_times(bench),
+            timed_on_gpu=made_on_gpu(bench / "inference_time.csv"),
             scale=self.profile.ranker.backbone,
             candidates=self.profile.ranker.candidates,
             commit=commit,

@@ -5,8 +5,8 @@
 published value from the paper's cells, ours from the cells of our ranks, and an interval from the cells of every
 bootstrap sample of the users. :data:`RULES` are the verdicts, and :func:`verdict` applies them.
 
-A quantity of ranks takes the seeds that all of its methods were run with; a cell is the mean over these. Of a claim
-about every metric the smallest value counts.
+:mod:`llamarec_core.evaluation.cells` says over which users and seeds a cell is a mean. Of a claim about every metric
+the smallest value counts.
 """
 
 from collections.abc import Mapping
@@ -16,17 +16,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llamarec_core.evaluation.metrics import METRICS, per_user
+from llamarec_core.evaluation.cells import MeasuredCells, Ranks, cells_of_ranks, cells_of_sample
 from llamarec_core.evaluation.paper import published, published_claims, published_llm_baselines
-from llamarec_core.evaluation.quantities import QUANTITIES, Cells, Quantity
-from llamarec_core.evaluation.significance import bootstrap_means
+from llamarec_core.evaluation.quantities import QUANTITIES, Quantity
 from llamarec_core.files import InputError
 
 RULES = {
     "reproduced": "our whole 95 % interval is on the claimed side, and reaches the published value",
     "direction only": "our value is on the claimed side, but its interval also holds the other, or falls short",
     "not reproduced": "our value is not on the claimed side",
-    "not tested": "the runs that it needs do not exist",
+    "not tested": "the runs that it needs do not exist, or ran on other hardware where it is about seconds",
 }
 """Verdict → when it is given. The claimed side is above 0 for a lead or a gain, above 1 for a ratio, below a bound."""
 
@@ -56,10 +55,12 @@ def verdict(measured: float, low: float, high: float, *, published: float, null:
 
 def claims_table(
     folder: Path,
-    ranks: Mapping[tuple[str, str, int], pd.DataFrame],
+    ranks: Ranks,
     *,
+    sample: Ranks | None = None,
     trainable_share: float,
     timings: pd.DataFrame | None = None,
+    timed_on_gpu: bool = False,
     scale: str,
     candidates: int = 20,
     samples: int,
@@ -70,10 +71,13 @@ def claims_table(
 
     Args:
         folder: ``results/published``.
-        ranks: (data set, method, seed) → ranks file; a method of the paper is called by its name in lower case.
+        ranks: of all users; a method of the paper is called by its name in lower case.
+        sample: as for :func:`~llamarec_core.evaluation.cells.cells_of_sample`: where a method was not run for all
+            users, all methods of the claim are compared on these.
         trainable_share: trained parameters over all, at the paper's settings.
         timings: ``mean_title_length_tokens``, ``method`` and ``seconds``, as
             :func:`~llamarec_core.evaluation.paper.published_inference_times` loads the paper's.
+        timed_on_gpu: whether they were, as the paper's; otherwise a claim about seconds, not a ratio, is not tested.
         scale: what LlamaRec was run as, e.g. its backbone.
         candidates: a user is `retrieved` if LRURec ranks the target among this many.
         samples: bootstrap samples behind each interval.
@@ -90,8 +94,17 @@ def claims_table(
         InputError: a claim has no quantity, or two ranks files of a claim hold other users or targets.
     """
     times = None if timings is None else timings.set_index(["method", "mean_title_length_tokens"])["seconds"].to_dict()
+    drawing = {"samples": samples, "seed": seed}
+
+    def from_ranks(dataset: str, quantity: Quantity) -> dict[str, Any] | str:
+        found = cells_of_ranks(ranks, dataset, quantity.methods, candidates=candidates, **drawing)
+        if isinstance(found, str) and sample:
+            found = cells_of_sample(sample, dataset, quantity.methods, **drawing)
+            return found if isinstance(found, str) else _smallest(quantity, found) | {"of_sample": True}
+        return found if isinstance(found, str) else _smallest(quantity, found)
+
     measure = {
-        "ranks": lambda dataset, quantity: _from_ranks(ranks, dataset, quantity, candidates, samples, seed),
+        "ranks": from_ranks,
         "timings": lambda _, quantity: _from_timings(times, quantity),
         "architecture": lambda _, quantity: _exactly(quantity.of(trainable_share)),
     }
@@ -108,8 +121,12 @@ def claims_table(
             value, low, high = row.published - value, row.published - high, row.published - low
         decided = verdict(value, low, high, published=0.0 if quantity.bound else row.published, null=quantity.null)
         found |= dict(zip(("verdict", "why"), decided, strict=True))
+        if found.pop("of_sample", False):
+            found["why"] += f" (a sample of {found['users']} users)"
         if quantity.source != "ranks":
-            found |= {"ci_low": np.nan, "ci_high": np.nan, "why": "one value, without users to resample"}
+            found |= {"ci_low": np.nan, "ci_high": np.nan, "why": quantity.why}
+        if quantity.absolute and not timed_on_gpu:
+            found |= {"verdict": "not tested", "why": "measured on a processor, where a time says nothing of a GPU's"}
         rows.append(found | {"scale": scale if _runs_the_ranker(quantity) else ""})
     columns = ["measured", "ci_low", "ci_high", "users", "seeds", "verdict", "why", "scale"]
     found = pd.DataFrame(rows, columns=columns).astype({"users": "Int64", "seeds": "Int64"})
@@ -143,39 +160,15 @@ def stated_table(folder: Path) -> pd.DataFrame:
     )
 
 
+def _smallest(quantity: Quantity, found: MeasuredCells) -> dict[str, Any]:
+    """Return a quantity of ranks with its interval."""
+    low, high = interval_of_smallest(np.atleast_2d(quantity.of(found.sampled)))  # (values, samples)
+    value = float(np.min(quantity.of(found.cells)))
+    return {"measured": value, "ci_low": low, "ci_high": high, "users": found.users, "seeds": found.seeds}
+
+
 def _runs_the_ranker(quantity: Quantity) -> bool:
     return "LlamaRec" in quantity.methods or quantity.source == "timings"
-
-
-def _from_ranks(ranks: Any, dataset: str, quantity: Quantity, candidates: int, samples: int, seed: int) -> Any:
-    """Return the measured value and its interval, or why there is none."""
-    runs = {name: {key[2] for key in ranks if key[:2] == (dataset, name.lower())} for name in quantity.methods}
-    missing = [name for name, seeds in runs.items() if not seeds]
-    if missing:
-        return f"{', '.join(missing)}: not run on {dataset}"
-    seeds = sorted(set.intersection(*runs.values()))
-    if not seeds:
-        return f"no seed with which {', '.join(quantity.methods)} were all run on {dataset}"
-    frames = {
-        (name, number): ranks[dataset, name.lower(), number].sort_values("user", ignore_index=True)
-        for name in quantity.methods
-        for number in seeds
-    }
-    first = next(iter(frames.values()))[["user", "target"]]
-    for (name, number), frame in frames.items():
-        if not first.equals(frame[["user", "target"]]):
-            raise InputError(f"The ranks of {name} on {dataset} with seed {number} hold other users or targets.")
-    columns = _columns(frames, candidates)
-    if not all(
-        values.any() for (_, metric, subset, _), values in columns.items() if (metric, subset) == ("", "retrieved")
-    ):
-        return f"no target of {dataset} was retrieved"
-    values = np.stack(list(columns.values()), axis=1)  # (users, columns)
-    at = {key: place for place, key in enumerate(columns)}
-    value = np.min(quantity.of(_cells(values.mean(axis=0)[None], at, seeds)))
-    sampled = quantity.of(_cells(bootstrap_means(values, samples=samples, seed=seed), at, seeds))
-    low, high = interval_of_smallest(np.atleast_2d(sampled))  # (values, samples)
-    return {"measured": value, "ci_low": low, "ci_high": high, "users": len(first), "seeds": len(seeds)}
 
 
 def interval_of_smallest(sampled: np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -193,35 +186,6 @@ def interval_of_smallest(sampled: np.ndarray, *, confidence: float = 0.95) -> tu
     low = np.quantile(sampled, tail, axis=1).min()
     high = np.quantile(sampled, 1.0 - tail / len(sampled), axis=1).min()
     return float(low), float(high)
-
-
-def _columns(frames: Mapping[tuple[str, int], pd.DataFrame], candidates: int) -> dict[tuple[str, ...], np.ndarray]:
-    """Return what a user adds to each mean: (method, metric, subset, seed) → (users,).
-
-    A mean over the retrieved users is the ratio of two means over all, of the values there and of being one of them;
-    the latter has no method and metric.
-    """
-    columns = {}
-    for (name, number), frame in frames.items():
-        for metric in METRICS:
-            columns[name, metric, "all", number] = per_user(frame["rank"], metric)
-        if ("LRURec", number) in frames:
-            retrieved = (frames["LRURec", number]["rank"] <= candidates).to_numpy(float)
-            columns["", "", "retrieved", number] = retrieved
-            for metric in METRICS:
-                columns[name, metric, "retrieved", number] = columns[name, metric, "all", number] * retrieved
-    return columns
-
-
-def _cells(means: np.ndarray, at: Mapping[tuple[str, ...], int], seeds: list[int]) -> Cells:
-    """Return the cells from the means of the columns, (samples, columns): each (samples,), the mean over seeds."""
-
-    def cell(name: str, metric: str, subset: str) -> np.ndarray:
-        over = [means[:, at["", "", subset, number]] if subset == "retrieved" else 1.0 for number in seeds]
-        own = [means[:, at[name, metric, subset, number]] for number in seeds]
-        return np.mean([value / share for value, share in zip(own, over, strict=True)], axis=0)
-
-    return {key[:3]: cell(*key[:3]) for key in at if key[0]}
 
 
 def _from_timings(times: Mapping[tuple[str, float], float] | None, quantity: Quantity) -> Any:

@@ -116,17 +116,36 @@ def stratified_mean(
     Raises:
         InputError: a stratum has no user, a value is not finite, or the weights do not sum to 1.
     """
-    if len(strata) != len(weights) or abs(sum(weights) - 1.0) > 1e-9:
-        raise InputError(f"The strata's shares must be {len(strata)} numbers that sum to 1, but are {list(weights)}.")
-    mean, means = 0.0, np.zeros(samples)
-    for place, (stratum, weight) in enumerate(zip(strata, weights, strict=True)):
-        values = _checked(stratum)
-        own_seed = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])  # strata are drawn independently
-        mean += weight * float(values.mean())
-        means += weight * bootstrap_means(values[:, None], samples=samples, seed=own_seed)[:, 0]
+    columns = [_checked(stratum)[:, None] for stratum in strata]
+    mean, means = stratified_means(columns, weights, samples=samples, seed=seed)
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
-    return Estimate(mean, float(low), float(high))
+    return Estimate(float(mean[0]), float(low), float(high))
+
+
+def stratified_means(
+    strata: Sequence[np.ndarray], weights: Sequence[float], *, samples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means of several columns over all users, and those of the same bootstrap samples, strata weighed.
+
+    Args:
+        strata: floats ``(users of the stratum that were asked, columns)`` each.
+        weights, samples, seed: as for :func:`stratified_mean`.
+
+    Returns:
+        float64 ``(columns,)`` and ``(samples, columns)``.
+
+    Raises:
+        InputError: the weights do not sum to 1.
+    """
+    if len(strata) != len(weights) or abs(sum(weights) - 1.0) > 1e-9:
+        raise InputError(f"The strata's shares must be {len(strata)} numbers that sum to 1, but are {list(weights)}.")
+    mean, means = 0.0, 0.0
+    for place, (values, weight) in enumerate(zip(strata, weights, strict=True)):
+        own_seed = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])  # strata are drawn independently
+        mean = mean + weight * values.mean(axis=0)
+        means = means + weight * bootstrap_means(values, samples=samples, seed=own_seed)
+    return np.asarray(mean), np.asarray(means)
 
 
 def paired_difference(values_a: ArrayLike, values_b: ArrayLike, *, samples: int, seed: int) -> Difference:

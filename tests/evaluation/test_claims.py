@@ -128,6 +128,44 @@ def test_seeds_are_averaged_where_all_methods_have_them():
     assert row["seeds"] == 2
 
 
+def test_retrievers_are_compared_by_the_mean_of_their_own_seeds():
+    given = {("games", "lrurec", seed): hits(count) for seed, count in enumerate((100, 130, 160))}
+    given |= {("games", name, 0): hits(110) for name in BASELINES}
+    row = claim(given, "lrurec_leads")
+    assert row["measured"] == pytest.approx(0.02)
+    assert row["seeds"] == 1  # of those with the fewest
+
+
+def drawn(frame):
+    """The same users, as if they were drawn: the first half stands for 100 users, the second for 900."""
+    half = len(frame) // 2
+    strata = np.repeat(["retrieved", "missed"], [half, len(frame) - half])
+    return frame.assign(stratum=strata, stratum_users=np.where(strata == "retrieved", 100, 900))
+
+
+def test_a_method_run_for_a_sample_is_compared_on_the_sample():
+    given = {("beauty", "llamarec", 0): hits(500), ("beauty", "lrurec", 0): hits(500)}
+    sample = {("beauty", "llamarec", 0): drawn(hits(30, of=100)), ("beauty", "palr", 0): drawn(hits(20, of=100))}
+    row = claim(given, "gain_over_palr", "beauty", sample=sample)
+    assert row["measured"] == pytest.approx(30 / 20 - 1)
+    assert (row["users"], row["verdict"]) == (100, "reproduced")
+    assert row["why"].endswith("(a sample of 100 users)")
+    assert row["ci_low"] < row["measured"] < row["ci_high"]
+    row = claim(given, "gain_over_llm_based", "beauty", sample=sample)
+    assert row["why"] == "P5, GPT4Rec, RecMind, POD: not run on beauty"
+    assert claim(given, "mean_gain", "beauty", sample=sample)["users"] == 1000  # all users, where they are there
+
+
+def test_each_user_of_a_sample_weighs_what_he_stands_for():
+    ours, other = hits(30, of=100), hits(20, of=100)
+    sample = {
+        ("beauty", "llamarec", 0): drawn(ours),
+        ("beauty", "gpt4rec", 0): drawn(other[::-1].assign(user=range(100))),
+    }
+    row = claim({}, "gpt4rec_lead", "beauty", sample=sample)
+    assert row["measured"] == pytest.approx(0.9 * 20 / 50 - 0.1 * 30 / 50)
+
+
 def test_nothing_retrieved_is_no_number():
     given = {("games", name, 0): ranks([300] * 5) for name in ("llamarec", "lrurec")}
     assert claim(given, "recall10_gain_of_retrieved")["why"] == "no target of games was retrieved"
@@ -145,8 +183,13 @@ def times(llamarec, generation=60.0):
 
 
 def test_times_are_held_against_the_bound_and_the_ratio():
-    assert claim({}, "ranking_seconds", "", timings=times(0.4))["verdict"] == "reproduced"
-    assert claim({}, "ranking_seconds", "", timings=times(0.6))["verdict"] == "not reproduced"  # 1.2 s at 40 tokens
+    on_gpu = {"timed_on_gpu": True}
+    assert claim({}, "ranking_seconds", "", timings=times(0.4), **on_gpu)["verdict"] == "reproduced"
+    # 1.2 s at 40 tokens
+    assert claim({}, "ranking_seconds", "", timings=times(0.6), **on_gpu)["verdict"] == "not reproduced"
+    row = claim({}, "ranking_seconds", "", timings=times(0.6))
+    assert (row["verdict"], row["measured"]) == ("not tested", 1.2)
+    assert "on a processor" in row["why"]
     assert claim({}, "generation_ratio", "", timings=times(0.5))["measured"] == 120
     assert claim({}, "generation_ratio", "", timings=times(0.5))["verdict"] == "reproduced"
     assert claim({}, "generation_ratio", "", timings=times(2.0))["verdict"] == "direction only"
