@@ -224,6 +224,17 @@ def test_orders_of_the_same_candidates_are_compared_user_by_user(found):
     assert (pairs["p_holm"] >= pairs["p_value"]).all()
 
 
+def test_each_seeds_own_users_count_once(found):
+    again = {(*key[:3], 1): frame.assign(user=frame["user"] + 1, rank=9, reranked=9) for key, frame in found.items()}
+    pairs = strategy_pairs(found | again, **SAMPLING).set_index(["method", "state", "reference"])
+    assert pairs["users"].unique().tolist() == [4]
+    alone = strategy_pairs(found, **SAMPLING).set_index(["method", "state", "reference"])
+    of_both = (alone.loc[("verbalizer", "tuned", "retriever"), "difference"] + 1 / np.log2(10) - 1 / np.log2(3)) / 2
+    assert pairs.loc[("verbalizer", "tuned", "retriever"), "difference"] == pytest.approx(of_both)
+    with pytest.raises(InputError, match="on beauty hold other users or targets"):
+        strategy_pairs(found | dict([again.popitem()]), **SAMPLING)
+
+
 def test_comparisons_stand_beside_each_other_on_the_page(found):
     shown = strategy_pairs_display(strategy_pairs(found, **SAMPLING)).set_index(["strategy", "state"])
     assert shown.loc[("P5", "tuned"), "minus Retriever's order"] == "+0.000 [+0.000, +0.000], p = 1.000"
