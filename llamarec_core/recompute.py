@@ -13,7 +13,7 @@ import pandas as pd
 from llamarec_core import evaluation, report
 from llamarec_core.comparison import load_answers, tuned_ranks
 from llamarec_core.grid import grid_table, load_orders
-from llamarec_core.provenance import made_on_gpu
+from llamarec_core.provenance import made_on_gpu, record_of
 from llamarec_core.ranking import answers_learnt
 from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share
 from llamarec_core.report.retrieval import AS_PUBLISHED
@@ -67,8 +67,14 @@ class Recomputation:
     def opening(self) -> str:
         """Return the opening page's summary."""
         ranker, retriever = self.profile.ranker, self.profile.retriever.method
+        paths = [path for name in self.datasets for path in (self.results / "ranks" / name).glob("*.parquet")]
         options = {"ranker": ranker, "retriever": retriever, "kept": self._kept}
+        options["records"] = [record_of(path) for path in paths]
         return report.opening(self.study, self.comparison, published=self.published, **options)
+
+    def verdicts(self) -> str:
+        """Return the opening page's sentence on the claims."""
+        return report.verdicts_sentence(self._claims())
 
     @cached_property
     def study(self) -> pd.DataFrame:
