@@ -162,6 +162,8 @@ def test_differences_are_measured_facts(table):
     assert shown["two-stage"].tolist()[2] == "no: searches the catalogue"
     assert shown["efficiency"].tolist()[1] == "5 passes, 100 tokens read, 4.00 s (40.0 times LlamaRec's)"
     assert "searches the catalogue" in show_table(found.reset_index())._repr_html_()
+    once = differences_display(found.assign(forward_passes=1.0).reset_index())
+    assert once["efficiency"].str.startswith("1 pass, ").all()
 
 
 def test_the_figure_names_each_strategy_once_without_overlap(table):
