@@ -286,6 +286,22 @@ rule latency:
         PAPERMILL
 
 
+# `make bench-latency-7b` wants a GPU of 24 GB or more: seven minutes.
+
+rule latency_7b:
+    message: "5_latency_7b: the same with a backbone of Llama-2-7B's shape"
+    input:
+        notebook="notebooks/5_latency_7b.ipynb",
+        profile=PROFILE_FILE,
+        library=library("ranking/strategies"),
+        dataset=f"runs/{PROFILE}/ml-100k/dataset/dataset.json",
+    output:
+        notebook=f"{NOTEBOOKS}/5_latency_7b.ipynb",
+    threads: workflow.cores
+    shell:
+        PAPERMILL
+
+
 rule data:
     message: "1_data on {wildcards.dataset}: read, clean, 5-core, split"
     input:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import papermill
 import psutil
 import pytest
 
@@ -107,6 +108,27 @@ def test_the_executed_notebooks_hold_no_error_and_no_warning(undisturbed):
         outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
         assert not [output for output in outputs if output.output_type == "error"], path
         assert "Warning" not in "".join(output.get("text", "") for output in outputs), path
+
+
+def test_figure_3_runs_for_a_backbone_of_any_shape(undisturbed, tmp_path, monkeypatch):
+    folder = copy_of_the_study(tmp_path)
+    shutil.copytree(undisturbed / WORK.parent / "dataset", folder / "runs" / "small" / "ml-100k" / "dataset")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    parameters = {"shape": shape | {"num_key_value_heads": 4}, "cases": [[1, 5, 1], [1, 20, 1], [2, 5, 1]]}
+    notebook = folder / "notebooks" / "5_latency_7b.ipynb"
+    papermill.execute_notebook(notebook, None, parameters=parameters, cwd=folder, progress_bar=False)
+    table = pd.read_csv(folder / "results" / "bench" / "inference_time_7b.csv")
+    assert set(table["backbone"]) == {
+        "llama-2-7b's shape, hidden_size 64, intermediate_size 128, num_hidden_layers 2, num_attention_heads 4, "
+        "num_key_value_heads 4, random weights"
+    }
+    whole = table[table["part"] == "whole"].set_index(["precision", "method", "batch", "mean_title_length_tokens"])
+    assert len(whole) == 12
+    for precision in ("nf4", "bfloat16"):
+        alone = whole.loc[precision].xs((1, 20), level=["batch", "mean_title_length_tokens"])["seconds"]
+        assert alone["Llama CausalLM"] > alone["LlamaRec"]
+    assert not list((folder / "runs").glob("tmp*"))  # the weights are gone
 
 
 def test_a_finished_study_has_nothing_left_to_do(undisturbed):
