@@ -20,10 +20,9 @@ import torch
 
 from llamarec_core.data import Dataset, load_dataset
 from llamarec_core.files import InputError, read_json, replacing, write_json
-from llamarec_core.provenance import circumstances, commit_name
+from llamarec_core.provenance import circumstances, commit_name, keep_record, peak_memory_mib
 from llamarec_core.retrieval import SequentialRecommender, fit_retriever, read_ranks, target_ranks, write_ranks
 from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSettings
-from llamarec_core.study import keep_record
 
 BY_ITEM_ID = "by_item_id"
 """This study's order of events that share a timestamp."""
@@ -115,6 +114,7 @@ class Grid:
         run = run_name(settings, seed=seed, order=order)
         if self.record_file(run).is_file():
             return read_json(self.record_file(run))
+        made = circumstances(self.root)  # now, because the code on disk may change while it runs
         model, dataset = self.model(settings, seed=seed, order=order), self.load_dataset(order)
         curve = pd.read_csv(self.folder(run) / "training.csv")
         best = curve.loc[curve["recall@10"].idxmax()]
@@ -134,7 +134,8 @@ class Grid:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "settings": settings.model_dump(),
             "data_sha256": dataset.content_hash,
-            **circumstances(self.root),
+            **made,
+            "peak_memory_mib": peak_memory_mib(),
         }
         with replacing(self.record_file(run).with_suffix(".csv")) as temporary:
             curve.to_csv(temporary, index=False)
@@ -172,7 +173,7 @@ class Grid:
         return paths
 
     def _test(self, settings: RetrieverSettings, path: Path, *, seed: int, trained: str, tested: str) -> None:
-        started = time.perf_counter()
+        started, made = time.perf_counter(), circumstances(self.root)
         model, dataset = self.model(settings, seed=seed, order=trained), self.load_dataset(tested)
         ranks = target_ranks(model, dataset, "test", max_length=settings.max_length)
         users = range(dataset.n_users)
@@ -184,7 +185,8 @@ class Grid:
             command += " --validated-as-published"
         record = {
             "command": command,
-            **circumstances(self.root),
+            **made,
+            "peak_memory_mib": peak_memory_mib(),
             "data_sha256": {dataset.name: dataset.content_hash},
             "seed": seed,
             "settings": {"retriever": settings.model_dump()},
