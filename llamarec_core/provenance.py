@@ -64,6 +64,16 @@ def commit_name(commit: str | None, *, dirty: bool | None) -> str:
     return f"{commit or 'unknown'}{'-dirty' if dirty else ''}"
 
 
+def commit_of(artefact: Path) -> str:
+    """Return the commit that made a file, as tables name it.
+
+    Raises:
+        InputError: the file has no record beside it.
+    """
+    record = record_of(artefact)
+    return commit_name(record["git_commit"], dirty=record["git_dirty"])
+
+
 def package_versions() -> dict[str, str]:
     """Return Python's version and those of the packages that decide the numbers."""
     installed = {distribution.name.lower() for distribution in importlib.metadata.distributions()}

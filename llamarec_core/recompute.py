@@ -13,7 +13,7 @@ import pandas as pd
 from llamarec_core import evaluation, report
 from llamarec_core.comparison import load_answers, tuned_ranks
 from llamarec_core.grid import grid_table, load_orders
-from llamarec_core.provenance import commit_name, made_on_gpu, record_of
+from llamarec_core.provenance import made_on_gpu, record_of
 from llamarec_core.ranking import answers_learnt
 from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share
 from llamarec_core.report.retrieval import AS_PUBLISHED
@@ -46,8 +46,8 @@ class Recomputation:
             "table1": lambda: self.study[self.study["subset"] == "all"],
             "table3": lambda: self.study[self.study["subset"] == "retrieved"],
             "comparison": lambda: self.comparison,
-            "ranker": lambda: pd.concat([self._variants(name, "ranker") for name in self.ablations]),
-            **{f"ranker_{name}": lambda name=name: self._variants(name, f"ranker_{name}") for name in self.ablations},
+            "ranker": lambda: pd.concat([self._variants(name) for name in self.ablations]),
+            **{f"ranker_{name}": lambda name=name: self._variants(name) for name in self.ablations},
             "grid": lambda: grid_table(self.profile, root=self.root),
             "table1_retrieval": lambda: self.retrieval,
             "retrieval_pairs": lambda: report.pairs_table(self._tested, **self._of_grid),
@@ -67,8 +67,14 @@ class Recomputation:
     def opening(self) -> str:
         """Return the opening page's summary."""
         ranker, retriever = self.profile.ranker, self.profile.retriever.method
+        paths = [path for name in self.datasets for path in (self.results / "ranks" / name).glob("*.parquet")]
         options = {"ranker": ranker, "retriever": retriever, "kept": self._kept}
+        options["records"] = [record_of(path) for path in paths]
         return report.opening(self.study, self.comparison, published=self.published, **options)
+
+    def verdicts(self) -> str:
+        """Return the opening page's sentence on the claims."""
+        return report.verdicts_sentence(self._claims())
 
     @cached_property
     def study(self) -> pd.DataFrame:
@@ -91,9 +97,9 @@ class Recomputation:
         return report.ties_table(load_orders(self.profile, root=self.root), **self.sampling)
 
     @cached_property
-    def ablations(self) -> dict[str, pd.DataFrame]:
-        """Data set → the ranks of the ranker's variants."""
-        return load_ablations(self.results, datasets=self.datasets)
+    def ablations(self) -> dict[str, tuple[pd.DataFrame, str]]:
+        """Data set → the ranks of the ranker's variants, and their commit."""
+        return load_ablations(self.results, datasets=self.datasets, seed=self.profile.seed)
 
     @cached_property
     def strategies(self) -> pd.DataFrame:
@@ -130,10 +136,9 @@ class Recomputation:
         printed = evaluation.published_llm_baselines(self.root / "results" / "published")
         return report.table4(self.strategies, published=printed)
 
-    def _variants(self, dataset: str, table: str) -> pd.DataFrame:
-        record = record_of(self.results / "tables" / f"{table}.csv")
-        commit = self._ranks[1] if table == "ranker" else commit_name(record["git_commit"], dirty=record["git_dirty"])
-        return report.ablation_table(self.ablations[dataset], dataset=dataset, commit=commit, **self.sampling)
+    def _variants(self, dataset: str) -> pd.DataFrame:
+        ranks, commit = self.ablations[dataset]
+        return report.ablation_table(ranks, dataset=dataset, commit=commit, **self.sampling)
 
     def _claims(self) -> pd.DataFrame:
         ranks, commit = load_ranks(self.results / "grid", self.results, datasets=self.datasets)

@@ -22,10 +22,10 @@ from llamarec_core.files import InputError, replacing, sha256
 from llamarec_core.provenance import (
     circumstances,
     commit_name,
+    commit_of,
     keep_record,
     notebook_hash,
     peak_memory_mib,
-    record_of,
     recorded_settings,
 )
 from llamarec_core.retrieval import read_ranks
@@ -272,15 +272,11 @@ def load_ranks(*folders: Path, datasets: Iterable[str]) -> tuple[dict[tuple[str,
         for path in sorted((folder / "ranks" / dataset).glob("*-seed*.parquet")):
             method, seed = path.stem.rsplit("-seed", 1)
             ranks[dataset, method, int(seed)] = read_ranks(path)
-            record = record_of(path)
-            commits[commit_name(record["git_commit"], dirty=record["git_dirty"])] = None
+            commits[commit_of(path)] = None
     return ranks, "+".join(commits)
 
 
-def load_ablations(results: Path, *, datasets: Iterable[str]) -> dict[str, pd.DataFrame]:
-    """Return data set → what `3_ablations` ranked, where it ran: as :meth:`llamarec_core.ranking.Ablation.ranks`."""
-    found = {}
-    for dataset in datasets:
-        for path in sorted((results / "ablations").glob(f"{dataset}-seed*.parquet")):
-            found[dataset] = pd.read_parquet(path)
-    return found
+def load_ablations(results: Path, *, datasets: Iterable[str], seed: int) -> dict[str, tuple[pd.DataFrame, str]]:
+    """Return data set → what `3_ablations` ranked, as :meth:`llamarec_core.ranking.Ablation.ranks`, and its commit."""
+    paths = {dataset: results / "ablations" / f"{dataset}-seed{seed}.parquet" for dataset in datasets}
+    return {dataset: (pd.read_parquet(path), commit_of(path)) for dataset, path in paths.items() if path.is_file()}

@@ -217,9 +217,12 @@ def _tables_differ(profile: Profile, *, root: Path) -> Iterator[str]:
         difference = _first_difference(pd.read_csv(path), recipes[path.stem]())
         if difference:
             yield f"{path.relative_to(root)}, {difference}: run the notebook that writes it."
-    opening = folder / "opening.md"
-    if opening.is_file() and opening.read_text(encoding="utf-8") != again.opening():
-        yield f"{opening.relative_to(root)} does not follow from the ranks: run `4_results`."
+    for path, text, notebook in (
+        (folder / "opening.md", again.opening, "4_results"),
+        (folder / "verdicts.md", again.verdicts, "5_claims"),
+    ):
+        if path.is_file() and path.read_text(encoding="utf-8") != text():
+            yield f"{path.relative_to(root)} does not follow from the ranks: run `{notebook}`."
 
 
 def _first_difference(committed: pd.DataFrame, again: pd.DataFrame) -> str | None:

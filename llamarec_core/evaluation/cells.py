@@ -27,6 +27,8 @@ class MeasuredCells(NamedTuple):
     users: int
     seeds: int
     """Of the method with the fewest."""
+    commit: str | None = None
+    """What a sample was measured with."""
 
 
 def cells_of_ranks(
@@ -113,8 +115,8 @@ def cells_of_sample(
     """Return the cells over all users, estimated from some who were drawn in strata.
 
     Args:
-        sample: ranks of the same users for all methods of a data set, with ``stratum`` and ``stratum_users``: how many
-            users each stands for.
+        sample: ranks of the same users for all methods of a data set, with ``stratum``, ``stratum_users`` (how many
+            users it stands for) and ``commit``.
         dataset, methods, samples, seed: as for :func:`cells_of_ranks`.
 
     Returns:
@@ -123,13 +125,16 @@ def cells_of_sample(
     missing = [name for name in methods if not any(key[:2] == (dataset, name.lower()) for key in sample)]
     if missing:
         return f"{', '.join(missing)}: not run on {dataset}"
-    seeds = sorted(set.intersection(*({key[2] for key in sample if key[1] == name.lower()} for name in methods)))
+    runs = ({key[2] for key in sample if key[:2] == (dataset, name.lower())} for name in methods)
+    seeds = sorted(set.intersection(*runs))
     if not seeds:
         return f"no seed with which {', '.join(methods)} were all run on {dataset}"
     keys = [(name, metric, "all") for name in methods for metric in METRICS]
-    strata, weights = [], []
+    strata, weights, users, commits = [], [], set(), {}
     for number in seeds:
         frames = [sample[dataset, name.lower(), number].reset_index(drop=True) for name in methods]
+        users |= set(frames[0]["user"])
+        commits |= {commit: None for frame in frames for commit in frame["commit"]}
         values = np.stack([per_user(frame["rank"], metric) for frame in frames for metric in METRICS], axis=1)
         sizes = frames[0].groupby("stratum")["stratum_users"].first()
         for stratum, rows in frames[0].groupby("stratum"):
@@ -137,4 +142,4 @@ def cells_of_sample(
             weights.append(sizes[stratum] / sizes.sum() / len(seeds))
     mean, means = stratified_means(strata, weights, samples=samples, seed=seed)
     cells, sampled = dict(zip(keys, mean.tolist(), strict=True)), dict(zip(keys, means.T, strict=True))
-    return MeasuredCells(cells, sampled, len(frames[0]), len(seeds))
+    return MeasuredCells(cells, sampled, len(users), len(seeds), commit="+".join(commits))

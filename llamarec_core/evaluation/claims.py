@@ -100,7 +100,6 @@ def claims_table(
         found = cells_of_ranks(ranks, dataset, quantity.methods, candidates=candidates, **drawing)
         if isinstance(found, str) and sample:
             found = cells_of_sample(sample, dataset, quantity.methods, **drawing)
-            return found if isinstance(found, str) else _smallest(quantity, found) | {"of_sample": True}
         return found if isinstance(found, str) else _smallest(quantity, found)
 
     measure = {
@@ -114,23 +113,23 @@ def claims_table(
         quantity = QUANTITIES[row.claim]
         found = measure[quantity.source](row.dataset, quantity)
         if isinstance(found, str):
-            rows.append({"verdict": "not tested", "why": found, "scale": ""})
+            rows.append({"verdict": "not tested", "why": found, "scale": "", "commit": commit})
             continue
         value, low, high = (found[column] for column in ("measured", "ci_low", "ci_high"))
         if quantity.bound:  # the claimed side is below: what is left up to the bound is above zero there
             value, low, high = row.published - value, row.published - high, row.published - low
         decided = verdict(value, low, high, published=0.0 if quantity.bound else row.published, null=quantity.null)
         found |= dict(zip(("verdict", "why"), decided, strict=True))
-        if found.pop("of_sample", False):
+        if found.get("commit"):
             found["why"] += f" (a sample of {found['users']} users)"
         if quantity.source != "ranks":
             found |= {"ci_low": np.nan, "ci_high": np.nan, "why": quantity.why}
         if quantity.absolute and not timed_on_gpu:
             found |= {"verdict": "not tested", "why": "measured on a processor, where a time says nothing of a GPU's"}
-        rows.append(found | {"scale": scale if _runs_the_ranker(quantity) else ""})
-    columns = ["measured", "ci_low", "ci_high", "users", "seeds", "verdict", "why", "scale"]
+        rows.append({"commit": commit} | found | {"scale": scale if _runs_the_ranker(quantity) else ""})
+    columns = ["measured", "ci_low", "ci_high", "users", "seeds", "verdict", "why", "scale", "commit"]
     found = pd.DataFrame(rows, columns=columns).astype({"users": "Int64", "seeds": "Int64"})
-    return table.join(found).assign(commit=commit)
+    return table.join(found)
 
 
 def stated_table(folder: Path) -> pd.DataFrame:
@@ -164,7 +163,8 @@ def _smallest(quantity: Quantity, found: MeasuredCells) -> dict[str, Any]:
     """Return a quantity of ranks with its interval."""
     low, high = interval_of_smallest(np.atleast_2d(quantity.of(found.sampled)))  # (values, samples)
     value = float(np.min(quantity.of(found.cells)))
-    return {"measured": value, "ci_low": low, "ci_high": high, "users": found.users, "seeds": found.seeds}
+    row = {"measured": value, "ci_low": low, "ci_high": high, "users": found.users, "seeds": found.seeds}
+    return row | {"commit": found.commit} if found.commit else row
 
 
 def _runs_the_ranker(quantity: Quantity) -> bool:

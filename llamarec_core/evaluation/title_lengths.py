@@ -10,11 +10,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from llamarec_core.files import InputError
 from llamarec_core.ranking import PromptBuilder
 from llamarec_core.ranking.strategies import Strategy
 from llamarec_core.ranking.strategies.meter import PARTS
+from llamarec_core.settings import RankerSettings
+
+CATALOGUE = 400
+"""Titles from which made-up requests are drawn."""
 
 WHOLE = "whole"
 """Names the time of a request from its item ids to its ranks; beyond the parts it holds only bookkeeping."""
@@ -44,6 +49,38 @@ def made_up_titles(
     if any(len(of_title) != length for of_title in prompts.tokenize([f" {title}" for title in made])):
         raise InputError("The tokenizer joins words to one token: titles of a given length cannot be made up of them.")
     return made
+
+
+def made_up_requests(
+    tokenizer: PreTrainedTokenizerBase,
+    titles: Sequence[str],
+    settings: RankerSettings,
+    *,
+    length: int,
+    batch: int,
+    generator: np.random.Generator,
+) -> tuple[PromptBuilder, np.ndarray, np.ndarray]:
+    """Make up a catalogue of titles of one length, and requests for its items.
+
+    Args:
+        tokenizer: of the backbone.
+        titles: of a catalogue, whose words are taken; the first stands for padding.
+        settings: ``history_length`` and ``candidates`` say how many titles a request has.
+        length: of a title, in tokens; settings with fewer ``title_tokens`` would cut it.
+        batch: requests.
+        generator: of the random draws.
+
+    Returns:
+        The catalogue's prompts, the histories ``(batch, H)``, the candidates ``(batch, K)``.
+
+    Raises:
+        InputError: as :func:`made_up_titles`.
+    """
+    of_catalogue = PromptBuilder(tokenizer, titles, settings)
+    made = made_up_titles(of_catalogue, titles, length=length, count=CATALOGUE, generator=generator)
+    past, listed = settings.history_length, settings.candidates
+    items = np.stack([generator.permutation(CATALOGUE)[: past + listed] + 1 for _ in range(batch)])
+    return PromptBuilder(tokenizer, ["", *made], settings), items[:, :past], items[:, past:]
 
 
 def inference_times(

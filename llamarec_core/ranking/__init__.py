@@ -10,7 +10,7 @@ language model that LlamaRec argues against.
 
 from llamarec_core.ranking.ablations import UNTUNED, Ablation
 from llamarec_core.ranking.adapter import answers_learnt, kept_row
-from llamarec_core.ranking.backbone import default_device, load_backbone
+from llamarec_core.ranking.backbone import default_device, load_backbone, write_random_backbone
 from llamarec_core.ranking.examples import draw_examples
 from llamarec_core.ranking.prompt import LABELS, TEMPLATES, PromptBuilder
 from llamarec_core.ranking.qlora import fit_ranker, load_ranker
@@ -62,4 +62,5 @@ __all__ = [
     "split_rows",
     "title_overlap",
     "with_retriever",
+    "write_random_backbone",
 ]

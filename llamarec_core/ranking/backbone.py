@@ -100,6 +100,26 @@ def load_backbone(
     return model.eval().requires_grad_(False), tokenizer
 
 
+def write_random_backbone(folder: Path, config: LlamaConfig, *, seed: int) -> None:
+    """Write a backbone of some shape with random weights in bfloat16, and SmolLM2's tokenizer.
+
+    A pass takes as long as with trained weights of that shape.
+
+    Args:
+        folder: gets what :func:`load_backbone` reads.
+        config: its shape; the vocabulary becomes the tokenizer's.
+        seed: of the weights.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(_converted_smollm2())
+    config = LlamaConfig(**config.to_dict() | {"vocab_size": len(tokenizer)})
+    torch.manual_seed(seed)
+    with _quietly():
+        with torch.device(default_device()):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
 def default_device() -> torch.device:
     """Return the first CUDA device, or the CPU where there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

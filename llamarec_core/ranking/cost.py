@@ -13,8 +13,8 @@ from transformers import LlamaConfig
 
 from llamarec_core.settings import RankerSettings
 
-LLAMA_2_7B = LlamaConfig()
-"""The shape of the paper's backbone, which is the one that transformers' own defaults describe."""
+LLAMA_2_7B = LlamaConfig(max_position_embeddings=4096)
+"""The shape of the paper's backbone, which is the one that transformers' own defaults describe but for its length."""
 
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 """The linear layers of a block's feed-forward network."""

@@ -6,7 +6,7 @@ plots of the results. ``methods`` names what is compared.
 """
 
 from llamarec_core.report.ablations import ablation_display, ablation_table, training_table, warmup_parts
-from llamarec_core.report.claims import claims_display, verdict_counts
+from llamarec_core.report.claims import claims_display, verdict_counts, verdicts_sentence
 from llamarec_core.report.figures import (
     metric_bars,
     rank_histogram,
@@ -102,6 +102,7 @@ __all__ = [
     "validation_curves",
     "validation_table",
     "verdict_counts",
+    "verdicts_sentence",
     "versions",
     "warmup_curves",
     "warmup_parts",

@@ -16,6 +16,9 @@ from llamarec_core.provenance import commit_name
 
 METRIC = "NDCG@10"
 
+_WARMUP = "label binding"
+"""Begins the names of the warm-up's parts in the table of tunings."""
+
 
 def ablation_table(ranks: pd.DataFrame, *, dataset: str, samples: int, seed: int, commit: str) -> pd.DataFrame:
     """Compare the variants of each group with the group's first on the same users.
@@ -80,13 +83,33 @@ def training_table(folders: Mapping[str, Path], binding: Path) -> pd.DataFrame:
         ``peak_memory_mib`` of the process, ``commit``.
     """
     rows = [
-        _training_row(f"label binding, {part}", curve, {"ndcg@10": curve["accuracy"].iloc[-1]}, binding)
+        _training_row(f"{_WARMUP}, {part}", curve, {"ndcg@10": curve["accuracy"].iloc[-1]}, binding)
         for part, curve in warmup_parts(binding).items()
     ]
     for name, folder in folders.items():
         curve, kept = pd.read_csv(folder / "training.csv"), read_json(folder / "ranker.json")["best"]
         rows.append(_training_row(name, curve, kept, folder))
     return pd.DataFrame(rows)
+
+
+def training_display(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay out :func:`training_table` for the page: what was reached in the unit of its row."""
+    of_warmup = table["tuning"].str.startswith(_WARMUP)
+    whole = {column: table[column].map("{:,.0f}".format) for column in ("prompts", "answers", "tokens", "seconds")}
+    return pd.DataFrame(
+        {
+            "tuning": table["tuning"],
+            **whole,
+            "tokens a second": table["tokens_per_second"].map("{:.0f}".format),
+            "warm-up: right labels": table["reached"].map("{:.0%}".format).where(of_warmup, ""),
+            "validation NDCG@10": table["reached"].map("{:.4f}".format).where(~of_warmup, ""),
+            "with the retriever's score": [
+                "" if pd.isna(value) else f"{value:.4f}" for value in table["reached_with_retriever"]
+            ],
+            "peak MiB": table["peak_memory_mib"].map("{:.0f}".format),
+            "commit": table["commit"],
+        }
+    )
 
 
 def warmup_parts(binding: Path) -> dict[str, pd.DataFrame]:

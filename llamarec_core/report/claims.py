@@ -45,6 +45,12 @@ def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def verdicts_sentence(table: pd.DataFrame) -> str:
+    """Say in a sentence how many claims got each verdict."""
+    counts = [f"{row.claims} {row.verdict}" for row in verdict_counts(table).itertuples()]
+    return f"Of {len(table)} claims, {', '.join(counts[:-1])} and {counts[-1]}.\n"
+
+
 def _with_interval(row: tuple) -> str:
     if pd.isna(row.measured):
         return ""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from llamarec_core.files import replacing, write_text
-from llamarec_core.report.ablations import ablation_display
+from llamarec_core.report.ablations import ablation_display, training_display
 from llamarec_core.report.claims import claims_display
 from llamarec_core.report.latex import to_latex
 from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES, display_name, in_order
@@ -270,6 +270,7 @@ def _html_cell(cell: _Cell) -> str:
 _DISPLAYS = {
     frozenset({"statement", "verdict"}): claims_display,
     frozenset({"group", "first_label"}): ablation_display,
+    frozenset({"tuning", "reached_with_retriever"}): training_display,
     frozenset({"ranked", "formula"}): strategies_display,
     frozenset({"state", "reference"}): strategy_pairs_display,
     frozenset({"strategy", "two_stage"}): differences_display,

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from llamarec_core.evaluation import METRICS, holm, paired_difference, per_user
+from llamarec_core.files import InputError
 from llamarec_core.report.methods import display_name
 from llamarec_core.report.strategies import RETRIEVER, Answers
 
 RanksByMethod = Mapping[tuple[str, Any, int], pd.DataFrame]
-"""(data set, method, seed) → ``user`` and ``rank``, the same users for all methods of a data set."""
+"""(data set, method, seed) → ``user``, ``target`` and ``rank``, the same users for all methods of a data set."""
 
 _RETRIEVED, _LLAMAREC = (RETRIEVER, "trained"), ("verbalizer", "tuned")
 """What strategies are compared with: (name, state)."""
@@ -40,7 +41,11 @@ def compare(
     Returns:
         One dict a pair and metric: ``dataset``, ``method``, ``reference``, ``metric``, ``difference`` (method −
         reference), ``ci_low``, ``ci_high`` (95 % bootstrap over users), ``p_value`` (sign-flip test), ``users``.
+
+    Raises:
+        InputError: two frames of the data set hold other users or targets.
     """
+    _refuse_other_users(ranks, dataset)
     rows = []
     for (reference, method), metric in product(pairs, metrics):
         values = [_mean_over_seeds(ranks, dataset, name, metric) for name in (method, reference)]
@@ -82,12 +87,19 @@ def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame
         ``dataset``, ``method``, ``state``, ``reference`` (``retriever`` or ``verbalizer``), ``metric`` (NDCG@10),
         ``subset``, ``difference`` (method − reference), ``ci_low``, ``ci_high`` (95 % bootstrap over users),
         ``p_value`` (sign-flip test), ``p_holm`` (Holm's correction over all rows of a data set), ``users``, ``commit``.
+
+    Raises:
+        InputError: not all strategies of a data set were run with the same seeds.
     """
     ranks: dict[tuple[str, tuple[str, str], int], pd.DataFrame] = {}
-    for (dataset, method, tuned, number), frame in answers.items():
-        users = frame[frame["stratum"] == "retrieved"]
-        ranks[dataset, (method, "tuned" if tuned else "zero-shot"), number] = users.assign(rank=users["reranked"])
-        ranks[dataset, _RETRIEVED, number] = users.assign(rank=users["retriever_rank"])
+    for dataset, method, tuned in dict.fromkeys(key[:3] for key in answers):
+        # each seed draws users of its own: all of them count, each once
+        of_seeds = {key[3]: frame for key, frame in answers.items() if key[:3] == (dataset, method, tuned)}
+        drawn = pd.concat(of_seeds, names=["seed", None]).reset_index("seed")
+        drawn["user"] = drawn["seed"].astype(str) + "/" + drawn["user"].astype(str)
+        users = drawn[drawn["stratum"] == "retrieved"]
+        ranks[dataset, (method, "tuned" if tuned else "zero-shot"), 0] = users.assign(rank=users["reranked"])
+        ranks[dataset, _RETRIEVED, 0] = users.assign(rank=users["retriever_rank"])
     rows = []
     for dataset in dict.fromkeys(key[0] for key in ranks):
         cases = dict.fromkeys(case for name, case, _ in ranks if name == dataset)
@@ -114,6 +126,16 @@ def strategy_pairs_display(table: pd.DataFrame) -> pd.DataFrame:
             row[f"minus {display_name(pair.reference)}"] = found
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
+
+
+def _refuse_other_users(ranks: RanksByMethod, dataset: str) -> None:
+    first = None
+    for key, frame in ranks.items():
+        if key[0] == dataset:
+            asked = frame[["user", "target"]].sort_values("user", ignore_index=True)
+            first = asked if first is None else first
+            if not asked.equals(first):
+                raise InputError(f"The ranks of {key[1]} on {dataset} hold other users or targets than the first's.")
 
 
 def _mean_over_seeds(ranks: RanksByMethod, dataset: str, method: Any, metric: str) -> np.ndarray:

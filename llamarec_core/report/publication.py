@@ -75,7 +75,8 @@ def circumstances(frame: pd.DataFrame, measured_in: Sequence[Path]) -> list[str]
         measured_in: as for :func:`publish_table`.
 
     Returns:
-        What the data sets that have ranks were measured with, on which machine, and what the cells hold.
+        What the data sets that have ranks were measured with, on which machine, and what the cells hold; of a table in
+        which nothing was measured only the latter.
 
     Raises:
         InputError: ranks have no record beside them.
@@ -102,7 +103,7 @@ def circumstances(frame: pd.DataFrame, measured_in: Sequence[Path]) -> list[str]
     sentences = [f"{', '.join(datasets)}: {with_what}." for with_what, datasets in alike.items()]
     if machines:
         sentences.append(f"Measured on {'; '.join(machines)}.")
-    if {"ci_low", "ci_high"} <= set(frame.columns):
+    if measured_in and {"ci_low", "ci_high"} <= set(frame.columns):  # of published numbers nothing can be resampled
         sentences.append("In brackets: 95 % bootstrap intervals over users.")
     if {"published", "measured", "subset"} <= set(frame.columns) and frame["published"].notna().any():
         sentences.append(

@@ -154,8 +154,9 @@ def noise_table(table: pd.DataFrame, ties: pd.DataFrame, *, published: pd.DataFr
 
     Returns:
         ``dataset``, ``metric``, ``source``, ``size``. For *users* the size is half the width of the 95 % interval; for
-        *seeds* 1.96 standard deviations; for ties half the range over the three orders, of one model tested under
-        each, or of three models each trained and tested under its own. A gap's size is the published difference.
+        *seeds* 1.96 standard deviations over the seeds; for ties half the range over the data set's orders, of one
+        model tested under each, or of a model for each order, trained and tested under it. A gap's size is the
+        published difference.
     """
     printed = published[published["subset"] == "all"].set_index(["dataset", "method", "metric"])["value"]
     rows = []

@@ -3,14 +3,16 @@
 Everything follows from tables and from provenance records (``llamarec_core.study``); nothing is typed in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from llamarec_core.report.layout import ShownTable, show_table
-from llamarec_core.report.methods import display_name, in_order
+from llamarec_core.report.methods import display_name
 from llamarec_core.settings import RankerSettings
+
+_FLOOR, _RANKER = "title-overlap-with-retriever", "llamarec-with-retriever"
 
 Records = Mapping[str, Mapping[str, Any]]
 """Provenance records by name, e.g. ``2_retriever-beauty-seed0``."""
@@ -76,17 +78,19 @@ def opening(
     *,
     published: pd.DataFrame,
     ranker: RankerSettings,
+    records: Iterable[Mapping[str, Any]],
     retriever: str = "lrurec",
     kept: Mapping[str, int | None] | None = None,
     metric: str = "NDCG@10",
 ) -> str:
-    """Return the opening page's summary as Markdown: what the paper claims, what we measured, at what scale.
+    """Return the opening page's summary as Markdown: what the paper claims, what was run, what held.
 
     Args:
         results: what :func:`~llamarec_core.report.tables.results_table` returns.
         comparison: what :func:`~llamarec_core.report.tables.comparison_table` returns.
         published: what :func:`llamarec_core.evaluation.published` loads.
         ranker: the settings of stage 2.
+        records: provenance records of the ranks.
         retriever: the method that retrieved the candidates.
         kept: data set → answers that the adapter which validation kept had learnt, where they are known; 0 is that of
             the warm-up.
@@ -98,74 +102,108 @@ def opening(
         f"{printed[dataset, 'LRURec']:.4f} to {printed[dataset, 'LlamaRec']:.4f} on {dataset}"
         for dataset in printed.index.unique("dataset")
     )
-    weights = "4-bit NF4" if ranker.quantization == "nf4" else ranker.dtype
-    results, comparison = (frame[frame["metric"] == metric] for frame in (results, comparison))
-    measured = "\n\n".join(
-        _measured(dataset, rows, comparison[comparison["dataset"] == dataset], metric, display_name(retriever))
-        + _kept((kept or {}).get(dataset))
-        for dataset, rows in results.groupby("dataset", sort=False)
-    )
+    results = results[results["metric"] == metric]
+    comparison = comparison[(comparison["metric"] == metric) & (comparison["subset"] == "retrieved")]
     return f"""\
 **What the paper claims.** A tuned Llama-2-7B orders LRURec's candidates better than LRURec itself, in every metric and
 on all three of its data sets: over all users, {metric} rises from {gains}.
 
-**What was measured here**, with `{ranker.backbone}` ({weights} weights, LoRA on {", ".join(ranker.target_modules)})
-after {_learnt(ranker)}:
+**What was run here.** {_run(ranker, kept or {})} {_where(list(records))}
 
-{measured}
+**What held.** {_held(comparison, display_name(retriever))}
 
-Brackets hold 95 % intervals over users. The scale decides what this can say: these are the numbers of this run, and
-neither confirm nor refute the paper's.
+{_differences(results, comparison, retriever)}
+
+{metric} over the users whose target was retrieved, whom alone the order of the candidates concerns: LRURec's, and what
+each other order has more or less, with its 95 % interval over users; bold is beyond chance (p < 0.05 by Holm's method).
+*Title overlap* orders by the words that titles share with the history's, without a language model.{_scale(ranker)}
 """
 
 
-def _learnt(ranker: RankerSettings) -> str:
-    """Say how much the ranker was taught."""
-    examples = f"{ranker.training_examples or 'all'} training examples"
-    questions = ranker.users_per_prompt * ranker.targets_per_user
-    return f"{examples} of up to {questions} questions" if questions > 1 else examples
+def _run(ranker: RankerSettings, kept: Mapping[str, int | None]) -> str:
+    """Say what ranked, what it was taught, and what of that validation kept."""
+    weights = "4-bit NF4" if ranker.quantization == "nf4" else ranker.dtype
+    examples, questions = ranker.training_examples or "all", ranker.users_per_prompt * ranker.targets_per_user
+    taught = f"{examples} prompts" + (f" of up to {questions} questions" if questions > 1 else "")
+    before = " after a warm-up that teaches which title each label stands for" if ranker.warmup != "none" else ""
+    text = f"`{ranker.backbone}` ({weights} weights) with LoRA was given {taught} to learn from{before}."
+    alone = [dataset for dataset, answers in kept.items() if answers == 0]
+    learnt = [f"{answers:,} answers on {dataset}" for dataset, answers in kept.items() if answers]
+    if learnt:
+        text += f" Validation kept what it had learnt after {_listed(learnt)}."
+    if alone:
+        text += f" On {_listed(alone)}, validation preferred the adapter of the warm-up to all that came after it: "
+        text += "there *LlamaRec* knows the labels, and has learnt no preference of any user."
+    return text
 
 
-def _measured(dataset: str, results: pd.DataFrame, comparison: pd.DataFrame, metric: str, retriever: str) -> str:
-    """Return one data set's verdict in a sentence, and its table."""
-    measured = results.set_index(["method", "subset"])["measured"]
-    users = results.groupby("subset")["users"].first()
-    against = comparison[comparison["subset"] == "retrieved"].set_index("method")
-    rows = [
-        {
-            "method": display_name(method),
-            f"all {users['all']:,} users": f"{measured[method, 'all']:.4f}",
-            f"the {users['retrieved']:,} whose target was retrieved": f"{measured[method, 'retrieved']:.4f}",
-            f"there, minus {retriever}": _interval(against.loc[method]) if method in against.index else "",
-        }
-        for method in in_order(results["method"])
-    ]
-    if "llamarec" not in against.index:
-        return f"On `{dataset}` the ranker was not run."
-    verdict = f"On `{dataset}` the tuned ranker's order is {_verdict(against.loc['llamarec'])} {retriever}'s own"
-    if "llamarec-with-retriever" in against.index:
-        verdict += f", and with {retriever}'s score added {_verdict(against.loc['llamarec-with-retriever'])} it"
-    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-    return f"{verdict} ({metric}):\n\n{table}"
-
-
-def _verdict(row: pd.Series) -> str:
-    """Say in words what the interval of a difference says."""
-    if row["ci_low"] <= 0 <= row["ci_high"]:
-        return "no different from"
-    return "better than" if row["ci_low"] > 0 else "worse than"
-
-
-def _kept(answers: int | None) -> str:
-    """Say which adapter ranked."""
-    if answers is None:
+def _scale(ranker: RankerSettings) -> str:
+    """Say what another backbone than the paper's can tell."""
+    if ranker.backbone == "llama-2-7b":
         return ""
-    of = f"after {answers:,} answers" if answers else "of the warm-up: no answer learnt after it made validation better"
-    return f"\n\nValidation kept the adapter {of}."
+    return f" What `{ranker.backbone}` does\nneither confirms nor refutes what the paper says of its Llama-2-7B."
+
+
+def _where(records: Sequence[Mapping[str, Any]]) -> str:
+    """Say with which seeds, and on which machines, ranks were measured."""
+    seeds = sorted({record["seed"] for record in records})
+    machines = dict.fromkeys(machine(record["hardware"]) for record in records)
+    return f"Seed{'s' if len(seeds) > 1 else ''} {_listed([str(seed) for seed in seeds])}, on {'; '.join(machines)}."
+
+
+def _held(comparison: pd.DataFrame, retriever: str) -> str:
+    """Say in sentences how the ranker compares with the retriever's order, and how the floor without a model does."""
+    quoted = {
+        "llamarec": f"LlamaRec's order, held against {retriever}'s,",
+        _RANKER: f"With {retriever}'s score added, it",
+    }
+    sentences = []
+    for method, name in quoted.items():
+        rows = comparison[comparison["method"] == method]
+        verdicts: dict[str, list[str]] = {}
+        for row in rows.itertuples():
+            verdicts.setdefault(_verdict(row), []).append(row.dataset)
+        parts = [f"{verdict} on {_listed(datasets)}" for verdict, datasets in verdicts.items()]
+        sentences += [f"{name} {'; '.join(parts)}."] if parts else []
+    values = comparison.set_index(["method", "dataset"])["difference"]
+    if {_FLOOR, _RANKER} <= set(comparison["method"]):
+        above = [dataset for dataset, value in values[_FLOOR].items() if value > values[_RANKER, dataset]]
+        where = f"above that on {_listed(above)}" if above else "nowhere above that"
+        sentences.append(f"Without any language model, title overlap with {retriever}'s score added ends {where}.")
+    return " ".join(sentences) or "The ranker was not run."
+
+
+def _verdict(row: Any) -> str:
+    """Say in words what a difference and its p-value say."""
+    if row.p_holm >= 0.05:
+        return "differs by no more than chance"
+    return "is better" if row.difference > 0 else "is worse"
+
+
+def _differences(results: pd.DataFrame, comparison: pd.DataFrame, retriever: str) -> str:
+    """Return a row for each data set: its users, the retriever's metric, and the differences of the other orders."""
+    rows = []
+    for dataset, group in results.groupby("dataset", sort=False):
+        users = group.groupby("subset")["users"].first()
+        own = group[(group["method"] == retriever) & (group["subset"] == "retrieved")]["measured"].item()
+        row = {"data set": dataset, "users": f"{users['retrieved']:,} of {users['all']:,}"}
+        row[display_name(retriever)] = f"{own:.3f}"
+        against = comparison[comparison["dataset"] == dataset].set_index("method")
+        for method in ("llamarec", _RANKER, _FLOOR):
+            row[display_name(method)] = _interval(against.loc[method]) if method in against.index else "not run"
+        rows.append(row)
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def _interval(row: pd.Series) -> str:
-    return f"{row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+    difference = f"{row['difference']:+.3f}"
+    difference = f"**{difference}**" if row["p_holm"] < 0.05 else difference
+    return f"{difference} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Join names as a sentence does: a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _accelerators(hardware: Mapping[str, Any]) -> str:

@@ -230,7 +230,8 @@ def differences_display(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in table.itertuples():
         several = f"{row.tokens_generated:.0f} tokens, one by one"
-        efficiency = f"{row.forward_passes:.0f} passes, {row.tokens_read:.0f} tokens read, {row.seconds_p50:.2f} s"
+        passes = "1 pass" if round(row.forward_passes) == 1 else f"{row.forward_passes:.0f} passes"
+        efficiency = f"{passes}, {row.tokens_read:.0f} tokens read, {row.seconds_p50:.2f} s"
         rows.append(
             {
                 "data set": row.dataset,

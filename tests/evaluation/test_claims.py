@@ -140,7 +140,7 @@ def drawn(frame):
     """The same users, as if they were drawn: the first half stands for 100 users, the second for 900."""
     half = len(frame) // 2
     strata = np.repeat(["retrieved", "missed"], [half, len(frame) - half])
-    return frame.assign(stratum=strata, stratum_users=np.where(strata == "retrieved", 100, 900))
+    return frame.assign(stratum=strata, stratum_users=np.where(strata == "retrieved", 100, 900), commit="def5678")
 
 
 def test_a_method_run_for_a_sample_is_compared_on_the_sample():
@@ -150,10 +150,12 @@ def test_a_method_run_for_a_sample_is_compared_on_the_sample():
     assert row["measured"] == pytest.approx(30 / 20 - 1)
     assert (row["users"], row["verdict"]) == (100, "reproduced")
     assert row["why"].endswith("(a sample of 100 users)")
+    assert row["commit"] == "def5678"
     assert row["ci_low"] < row["measured"] < row["ci_high"]
     row = claim(given, "gain_over_llm_based", "beauty", sample=sample)
     assert row["why"] == "P5, GPT4Rec, RecMind, POD: not run on beauty"
-    assert claim(given, "mean_gain", "beauty", sample=sample)["users"] == 1000  # all users, where they are there
+    row = claim(given, "mean_gain", "beauty", sample=sample)  # all users, where they are there
+    assert (row["users"], row["commit"]) == (1000, "abc1234")
 
 
 def test_each_user_of_a_sample_weighs_what_he_stands_for():

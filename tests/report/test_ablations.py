@@ -10,10 +10,12 @@ from llamarec_core.report import (
     ablation_forest,
     ablation_table,
     learning_curves,
+    show_table,
     training_table,
     warmup_curves,
     warmup_parts,
 )
+from llamarec_core.report.ablations import training_display
 
 SAMPLING = {"dataset": "toys", "samples": 500, "seed": 0, "commit": "abc"}
 
@@ -106,6 +108,11 @@ def test_the_training_table_says_what_was_read_and_reached(tmp_path):
     assert table["reached"].tolist() == [0.9, 0.7, 0.5]
     assert table.loc["tuned", "reached_with_retriever"] == 0.6
     assert set(table["commit"]) == {"abc"}
+    shown = training_display(table.reset_index()).set_index("tuning")
+    assert shown["warm-up: right labels"].tolist() == ["90%", "70%", ""]
+    assert shown["validation NDCG@10"].tolist() == ["", "", "0.5000"]
+    assert shown["with the retriever's score"].tolist() == ["", "", "0.6000"]
+    assert "90%" in show_table(table.reset_index())._repr_html_()
     assert training_table({"tuned": tmp_path / "ranker"}, tmp_path)["tuning"].tolist() == ["tuned"]
 
 

@@ -165,6 +165,21 @@ def test_a_data_set_without_ranks_is_not_named_and_nothing_is_measured_without_f
     assert publish_table(frame, "table2", run=run, about="Table 2.").caption == "Table 2."
 
 
+def test_the_intervals_of_published_numbers_are_no_bootstrap(run):
+    frame = results().drop(columns=["measured", "subset", "users"])
+    assert publish_table(frame, "counts", run=run, about="Counts.").caption == "Counts."
+
+
+def test_a_table_of_strategies_names_the_ranker_that_validation_kept(run):
+    folder = run.results / "strategies" / "games"
+    folder.mkdir(parents=True)
+    (folder / "verbalizer-tuned-seed0.parquet").touch()
+    write_json(folder / "provenance.json", {"a": record("verbalizer-tuned-seed0.parquet")})
+    options = {"run": run, "about": "Strategies.", "measured_in": [run.results / "strategies", run.results]}
+    said = "Strategies. games (1,200 users): seed 0, ranker tiny (bfloat16 weights, seed 0) after the warm-up alone."
+    assert publish_table(results(), "strategies", **options).caption.startswith(said)
+
+
 def test_the_folders_of_the_data_sets_may_lie_in_the_folder_itself_and_the_table_may_count_no_users(run):
     frame = results().drop(columns="users")
     options = {"run": run, "about": "Strategies.", "measured_in": [run.results / "ranks"]}

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pandas as pd
 import pytest
 
@@ -8,6 +10,7 @@ RECORD = {
     "command": "papermill notebooks/2_retriever.ipynb results/quick/notebooks/beauty/2_retriever.ipynb -p seed 0",
     "git_commit": "0123456789abcdef0123456789abcdef01234567",
     "git_dirty": False,
+    "seed": 0,
     "data_sha256": {"beauty": "f" * 64},
     "parameters": {"profile": "quick", "dataset": "beauty", "seed": 0},
     "hardware": {"processor": "Z80", "cores": 1, "memory_gib": 2, "accelerators": [], "system": "Linux"},
@@ -18,17 +21,28 @@ RECORD = {
 
 
 def opening_page(
-    *, low: float, high: float, methods: tuple[str, ...] = ("lrurec", "llamarec"), kept: dict[str, int] | None = None
+    *,
+    difference: float = 0.02,
+    p_value: float = 0.01,
+    methods: tuple[str, ...] = ("lrurec", "llamarec"),
+    kept: dict[str, int] | None = None,
+    floor: float = 0.0,
+    **settings: Any,
 ) -> str:
     rows = [
         {"dataset": "toys", "method": method, "metric": "NDCG@10", "subset": subset, "measured": 0.25, "users": users}
         for method in methods
         for subset, users in (("all", 1000), ("retrieved", 300))
     ]
+    columns = ["dataset", "method", "metric", "subset", "difference", "ci_low", "ci_high", "p_holm"]
     differences = [
-        row | {"difference": (low + high) / 2, "ci_low": low, "ci_high": high}
+        row | {"difference": floor if row["method"] == "title-overlap-with-retriever" else difference}
         for row in rows
         if row["method"] != "lrurec"
+    ]
+    differences = [
+        row | {"ci_low": row["difference"] - 0.01, "ci_high": row["difference"] + 0.01, "p_holm": p_value}
+        for row in differences
     ]
     published = pd.DataFrame(
         {
@@ -39,48 +53,61 @@ def opening_page(
             "value": [0.1, 0.2],
         }
     )
-    settings = RankerSettings(training_examples=7)
-    return opening(pd.DataFrame(rows), pd.DataFrame(differences), published=published, ranker=settings, kept=kept)
+    options = {"published": published, "ranker": RankerSettings(training_examples=7, **settings), "records": [RECORD]}
+    return opening(pd.DataFrame(rows), pd.DataFrame(differences, columns=columns), **options, kept=kept)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [(0.01, 0.03, "better than"), (-0.01, 0.03, "no different from"), (-0.03, -0.01, "worse than")],
+    ("difference", "p_value", "verdict", "cell"),
+    [
+        (0.02, 0.01, "is better", "**+0.020** [+0.010, +0.030]"),
+        (
+            0.02,
+            0.05,
+            "differs by no more than chance",
+            "| +0.020 [+0.010, +0.030]",
+        ),  # its interval is above zero, alone
+        (-0.02, 0.01, "is worse", "**-0.020** [-0.030, -0.010]"),
+    ],
 )
-def test_the_opening_pages_verdict_follows_the_interval(low, high, verdict):
-    page = opening_page(low=low, high=high)
-    assert f"On `toys` the tuned ranker's order is {verdict} LRURec's own (NDCG@10)" in page
-    assert f"{(low + high) / 2:+.3f} [{low:+.3f}, {high:+.3f}]" in page
+def test_the_opening_pages_verdict_follows_the_corrected_test(difference, p_value, verdict, cell):
+    page = opening_page(difference=difference, p_value=p_value)
+    assert f"LlamaRec's order, held against LRURec's, {verdict} on toys." in page
+    assert cell in page
+    assert "300 of 1,000" in page
 
 
 def test_the_opening_page_states_the_claim_and_the_scale():
-    page = opening_page(low=0.0, high=0.1)
+    page = opening_page()
     assert "NDCG@10 rises from 0.1000 to 0.2000 on beauty" in page
-    assert "`llama" not in page
-    assert "`smollm2-135m` (4-bit NF4 weights, LoRA on q_proj, v_proj)" in page
-    assert "after 7 training examples:" in page
+    assert "`smollm2-135m` (4-bit NF4 weights) with LoRA was given 7 prompts to learn from. Seed 0, on Z80" in page
+    assert "neither confirms nor refutes" in page
+    assert "neither confirms nor refutes" not in opening_page(backbone="llama-2-7b")
 
 
 @pytest.mark.parametrize(
     ("kept", "sentence"),
     [
-        ({"toys": 1200}, "Validation kept the adapter after 1,200 answers."),
-        ({"toys": 0}, "Validation kept the adapter of the warm-up: no answer learnt after it made validation better."),
+        ({"toys": 1200}, "Validation kept what it had learnt after 1,200 answers on toys."),
+        ({"toys": 0, "games": 0}, "On toys and games, validation preferred the adapter of the warm-up"),
     ],
 )
 def test_the_opening_page_says_which_adapter_ranked(kept, sentence):
-    assert sentence in opening_page(low=0.0, high=0.1, kept=kept)
+    assert sentence in opening_page(kept=kept)
 
 
 def test_the_opening_page_says_where_the_ranker_was_not_run():
-    assert "On `toys` the ranker was not run." in opening_page(low=0.0, high=0.1, methods=("lrurec", "sasrec"))
+    page = opening_page(methods=("lrurec", "sasrec"))
+    assert "The ranker was not run." in page
+    assert "not run" in page.partition("| data set")[2]
 
 
-def test_the_opening_page_says_what_the_sum_with_the_retriever_is():
-    page = opening_page(low=0.01, high=0.03, methods=("lrurec", "llamarec", "llamarec-with-retriever"))
-    assert "the tuned ranker's order is better than LRURec's own, and with LRURec's score added better than it" in page
-    assert "all 1,000 users" in page
-    assert "the 300 whose target was retrieved" in page
+@pytest.mark.parametrize(("floor", "where"), [(0.03, "above that on toys"), (0.01, "nowhere above that")])
+def test_the_opening_page_holds_the_sum_with_the_retriever_against_the_floor(floor, where):
+    methods = ("lrurec", "llamarec", "llamarec-with-retriever", "title-overlap-with-retriever")
+    page = opening_page(methods=methods, floor=floor)
+    assert "With LRURec's score added, it is better on toys." in page
+    assert f"Without any language model, title overlap with LRURec's score added ends {where}." in page
 
 
 def test_a_record_is_shown_with_its_command_commit_and_cost():

@@ -162,6 +162,8 @@ def test_differences_are_measured_facts(table):
     assert shown["two-stage"].tolist()[2] == "no: searches the catalogue"
     assert shown["efficiency"].tolist()[1] == "5 passes, 100 tokens read, 4.00 s (40.0 times LlamaRec's)"
     assert "searches the catalogue" in show_table(found.reset_index())._repr_html_()
+    once = differences_display(found.assign(forward_passes=1.0).reset_index())
+    assert once["efficiency"].str.startswith("1 pass, ").all()
 
 
 def test_the_figure_names_each_strategy_once_without_overlap(table):
@@ -199,13 +201,14 @@ def test_the_inference_times_stand_beside_the_published_ones():
         for batch in (1, 16)
         for part in ("whole", "reading")
     ]
-    measured = pd.DataFrame(rows).assign(iqr_seconds=0.1)
+    measured = pd.DataFrame(rows).assign(iqr_seconds=0.1, precision="bfloat16")
     figure = inference_times(measured, published=published_inference_times(PUBLISHED))
     (axis,) = figure.axes
     assert axis.get_legend_handles_labels()[1][0] == "Llama CausalLM, published"
     assert len(figure.legends[0].get_texts()) == 3
-    assert "Llama CausalLM at 20 tokens: 100.00 s" in figure.alt_text
+    assert "Llama CausalLM, bfloat16, at 20 tokens: 100.00 s" in figure.alt_text
     assert axis.get_yscale() == "log"
+    assert "LlamaRec, bfloat16, here" in axis.get_legend_handles_labels()[1]
 
 
 def test_the_page_says_under_what_conditions_requests_were_timed(found):
@@ -222,6 +225,17 @@ def test_orders_of_the_same_candidates_are_compared_user_by_user(found):
     assert pairs.loc[("p5", "tuned", "retriever"), ["difference", "p_value"]].tolist() == [0, 1]  # as it came
     assert ("verbalizer", "tuned", "verbalizer") not in pairs.index
     assert (pairs["p_holm"] >= pairs["p_value"]).all()
+
+
+def test_each_seeds_own_users_count_once(found):
+    again = {(*key[:3], 1): frame.assign(user=frame["user"] + 1, rank=9, reranked=9) for key, frame in found.items()}
+    pairs = strategy_pairs(found | again, **SAMPLING).set_index(["method", "state", "reference"])
+    assert pairs["users"].unique().tolist() == [4]
+    alone = strategy_pairs(found, **SAMPLING).set_index(["method", "state", "reference"])
+    of_both = (alone.loc[("verbalizer", "tuned", "retriever"), "difference"] + 1 / np.log2(10) - 1 / np.log2(3)) / 2
+    assert pairs.loc[("verbalizer", "tuned", "retriever"), "difference"] == pytest.approx(of_both)
+    with pytest.raises(InputError, match="on beauty hold other users or targets"):
+        strategy_pairs(found | dict([again.popitem()]), **SAMPLING)
 
 
 def test_comparisons_stand_beside_each_other_on_the_page(found):
