@@ -21,8 +21,8 @@ def test_every_shipped_profile_is_valid_and_comments_its_settings(path):
     assert path.read_text().startswith("# ")
 
 
-def test_four_profiles_are_shipped():
-    assert [path.stem for path in PROFILES] == ["paper", "quick", "small", "smoke"]
+def test_five_profiles_are_shipped():
+    assert [path.stem for path in PROFILES] == ["gpu", "paper", "quick", "small", "smoke"]
 
 
 def test_the_paper_profile_has_the_papers_settings():
@@ -84,5 +84,5 @@ def test_a_faulty_profile_is_answered_by_one_sentence_that_names_the_setting(tmp
 
 
 def test_an_unknown_profile_is_answered_with_the_known_ones():
-    with pytest.raises(InputError, match="Unknown profile 'quik'.*choose from paper, quick, small, smoke"):
+    with pytest.raises(InputError, match="Unknown profile 'quik'.*choose from gpu, paper, quick, small, smoke"):
         load_profile(PROFILES[0].with_name("quik.yaml"))
