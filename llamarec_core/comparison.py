@@ -269,7 +269,8 @@ def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str
     """Return all answers that are there: (data set, strategy, whether it was tuned, seed) → :data:`COLUMNS`.
 
     Raises:
-        InputError: a file lacks a column, holds a user twice, or other users than the first of its data set and seed.
+        InputError: a file is of an unknown strategy, lacks a column, holds a user twice, or other users than the first
+            of its data set and seed.
     """
     found = {}
     users: dict[tuple[str, int], list[int]] = {}
@@ -278,6 +279,8 @@ def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str
         for path in sorted((results / "strategies" / dataset).glob("*-seed*.parquet")):
             name, seed = path.stem.rsplit("-seed", 1)
             frame = pd.read_parquet(path)
+            if name.removesuffix("-tuned") not in STRATEGIES:
+                raise InputError(f"{path} is of no strategy of {', '.join(STRATEGIES)}: remove it, or name it as one.")
             missing = [column for column in COLUMNS if column not in frame]
             if missing or frame["user"].duplicated().any():
                 what = f"lacks the column {missing[0]!r}" if missing else "holds a user twice"

@@ -68,9 +68,12 @@ class Grid:
         return self.root / "results" / self.profile.name / "grid"
 
     def retriever(self, **changes: Any) -> RetrieverSettings:
-        """Return the profile's retriever settings for this method and data set, with some changed."""
-        base = self.profile.for_dataset(self.dataset).retriever
-        return RetrieverSettings(**base.model_dump() | {"method": self.method} | changes)
+        """Return the profile's retriever settings for this method and data set, with some changed.
+
+        Raises:
+            InputError: a value is out of range.
+        """
+        return self.profile.for_dataset(self.dataset).retriever.changed({"method": self.method} | changes)
 
     def load_dataset(self, order: str = BY_ITEM_ID) -> Dataset:
         """Load the data set that ``1_data`` wrote, or the same events in another order, from their source.

@@ -102,6 +102,11 @@ def test_a_record_is_of_the_code_that_the_run_began_with(tiny, monkeypatch):
     assert (record["git_commit"], record["peak_memory_mib"] > 1) == ("before", True)
 
 
+def test_a_setting_out_of_range_is_named(tiny):
+    with pytest.raises(InputError, match=r"^dropout: Input should be less than 1 \(given: 1.5\)\.$"):
+        tiny.retriever(dropout=1.5)
+
+
 def test_a_run_is_tested_under_each_order_of_ties_on_that_orders_targets(tiny):
     train_all(tiny)
     for trained in grids.ORDERS["mine"]:
