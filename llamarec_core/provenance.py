@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def circumstances(root: Path) -> dict[str, Any]:
 
 def peak_memory_mib() -> int:
     """Return the most memory that this process has held so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
 
 def keep_record(

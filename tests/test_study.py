@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -125,6 +126,13 @@ def test_ranks_of_a_later_folder_take_the_place_of_earlier_ones(project):
         ("toys", "sasrec", 0): 3,
     }
     assert commit == "grid+study"
+
+
+@pytest.mark.parametrize(("platform", "mib"), [("linux", 2048), ("darwin", 2)])
+def test_peak_memory_is_in_mib_whatever_the_system_counts_in(monkeypatch, platform, mib):
+    monkeypatch.setattr(provenance.sys, "platform", platform)
+    monkeypatch.setattr(provenance.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=2**21))
+    assert provenance.peak_memory_mib() == mib
 
 
 def test_the_git_state_tells_source_edits_from_new_results(tmp_path):
