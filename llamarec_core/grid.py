@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pandas as pd
 import torch
 
@@ -102,8 +103,11 @@ class Grid:
         Raises:
             InputError: as :meth:`train`.
         """
-        run = run_name(settings, seed=seed, order=order)
-        return fit_retriever(self.load_dataset(order), settings, seed=seed, folder=self.folder(run))
+        folder = self.folder(run_name(settings, seed=seed, order=order))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # what the grid chose is tested in several ways side by side, each of which may find `runs` cleared
+        with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+            return fit_retriever(self.load_dataset(order), settings, seed=seed, folder=folder)
 
     def train(self, settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID) -> dict[str, Any]:
         """Train one run, or go on with it, and record it; a recorded run is left alone.

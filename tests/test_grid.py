@@ -1,6 +1,8 @@
 """The grid: one recorded run a point, chosen on validation, tested once, under each order of ties."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -100,6 +102,21 @@ def test_a_record_is_of_the_code_that_the_run_began_with(tiny, monkeypatch):
     folder = tiny.test(settings, seed=6).parent
     record = json.loads((folder / "provenance.json").read_text())["lrurec-seed6"]
     assert (record["git_commit"], record["peak_memory_mib"] > 1) == ("before", True)
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny, monkeypatch):
+    inside, most = [], []
+
+    def fit(*arguments, **options):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.2)
+        inside.pop()
+
+    monkeypatch.setattr(grids, "fit_retriever", fit)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda seed: tiny.model(tiny.retriever(), seed=seed), [5, 5]))
+    assert most == [1, 1]
 
 
 def test_a_setting_out_of_range_is_named(tiny):
