@@ -123,7 +123,9 @@ class Tuning:
                     self._optimizer.zero_grad()
                 self._losses.append(loss.item())
                 self._read += np.array([(batch.targets >= 0).sum().item(), batch.n_tokens])
-            if not np.isfinite(self._losses[-1]):
+            latest = self._losses[-self.accelerator.gradient_accumulation_steps :]
+            # asked of all processes, so that none is left waiting for one that has given up
+            if not all(gather_object([bool(np.isfinite(latest).all())])):
                 raise InputError(f"The loss is no longer a number at step {step + 1}: choose a smaller learning_rate.")
             self._schedule.step()
             self.step += 1
