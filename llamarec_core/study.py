@@ -258,7 +258,8 @@ def _ipython() -> Any:
 def load_ranks(*folders: Path, datasets: Iterable[str]) -> tuple[dict[tuple[str, str, int], pd.DataFrame], str]:
     """Return all ranks files of a profile, by (data set, method, seed), and the commit that measured them.
 
-    The commit ends in ``-dirty`` when the tree had uncommitted changes; several commits are joined by ``+``.
+    The commit ends in ``-dirty`` when the tree had uncommitted changes; several commits are joined by ``+``, also
+    those of files whose place a later folder's have taken.
 
     Args:
         folders: ``results/<profile>``, or its ``grid``; where both have the same, that of the last is taken.
