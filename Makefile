@@ -2,6 +2,8 @@
 # Each target sets up what it needs (a virtual environment in .venv) and is quick when that is done.
 
 PROFILE ?= quick
+# Of the targets beside the study: `small`, unless a profile is named.
+OR_SMALL := $(if $(filter file,$(origin PROFILE)),small,$(PROFILE))
 CORES ?= 2
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 
@@ -11,6 +13,11 @@ SETUP := .venv/.complete
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
+
+# $(call snakemake,targets and options,profile). No lock: a killed run would leave it behind, and artefacts are renamed
+# into place when they are whole.
+snakemake = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(1) --cores $(CORES) --nolock --rerun-incomplete \
+	--quiet host reason --config profile=$(2)
 
 .PHONY: help study grid retrieval claims strategies bench-retriever bench-ranker bench-latency book lab test verify lint clean lock
 .DEFAULT_GOAL := help
@@ -29,38 +36,29 @@ $(SETUP): requirements.lock requirements-carriers.lock pyproject.toml
 	@touch $@
 
 study: $(SETUP)  ## Run the study (PROFILE=quick) and build the book
-	@# no lock: a killed run would leave it behind, and artefacts are renamed into place when they are whole
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
-		--config profile=$(PROFILE)
+	@$(call snakemake,,$(PROFILE))
 	@$(MAKE) --no-print-directory book
 
 grid: $(SETUP)  ## Try the retrievers' settings on validation and train the best (PROFILE=small: hours; resumable)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake grid --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
-		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+	@$(call snakemake,grid,$(OR_SMALL))
 
 retrieval: $(SETUP)  ## Make the retrieval pages from the grid's records and ranks (PROFILE=small)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake retrieval --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
-		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+	@$(call snakemake,retrieval,$(OR_SMALL))
 
 claims: $(SETUP)  ## Hold the paper's claims against the ranks that there are (PROFILE=small: a minute)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake claims --forcerun claims_page --cores $(CORES) --nolock --rerun-incomplete \
-		--quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+	@$(call snakemake,claims --forcerun claims_page,$(OR_SMALL))
 
 strategies: $(SETUP)  ## Run what LlamaRec is compared with, on a sample of users (PROFILE=small: hours; resumable)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake strategies --cores $(CORES) --nolock --rerun-incomplete --quiet host reason \
-		--config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+	@$(call snakemake,strategies,$(OR_SMALL))
 
 bench-retriever: $(SETUP)  ## Time the retriever against its references, on a machine that does nothing else
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake speed --forcerun speed --cores $(CORES) --nolock --rerun-incomplete \
-		--quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+	@$(call snakemake,speed --forcerun speed,$(OR_SMALL))
 
 bench-ranker: $(SETUP)  ## Time the ranker against the plain way and generation, on a machine that does nothing else
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake ranker_speed --forcerun ranker_speed --cores $(CORES) --nolock \
-		--rerun-incomplete --quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+	@$(call snakemake,ranker_speed --forcerun ranker_speed,$(OR_SMALL))
 
 bench-latency: $(SETUP)  ## Time ranking against the length of titles (Figure 3), on a machine that does nothing else
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake latency --forcerun latency --cores $(CORES) --nolock --rerun-incomplete \
-		--quiet host reason --config profile=$(if $(filter quick,$(PROFILE)),small,$(PROFILE))
+	@$(call snakemake,latency --forcerun latency,$(OR_SMALL))
 
 book: $(SETUP)  ## Build the book from the committed results
 	@$(BIN)/jupyter-book build . -W -n --keep-going --quiet

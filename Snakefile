@@ -6,13 +6,14 @@
 #
 #   snakemake --cores 2 --config profile=quick
 #
-# A rule runs again when its notebook, the profile or the library code behind it changed. Killed runs resume:
-# finished rules are skipped, and the training loops go on from their last checkpoint.
+# A rule runs again when its notebook, the profile or the library code behind it changed; the notebook then takes up the
+# weights that are there, if they are of its settings, data and seed: to train again with other code, remove them.
+# Killed runs resume: finished rules are skipped, and the training loops go on from their last checkpoint.
 
 from pathlib import Path
 
 from llamarec_core.files import InputError
-from llamarec_core.grid import ORDERS
+from llamarec_core.grid import ORDERS, Grid, run_name
 from llamarec_core.settings import load_profile
 
 PROFILE = config.get("profile", "quick")
@@ -58,20 +59,24 @@ rule all:
 # the orders of ties that the authors' code left, and validated as they did. A run is one processor core's work. Records
 # and ranks are results, so that a grid that is made larger runs only its new points.
 
-RECORD = f"results/{PROFILE}/grid/records/{{dataset}}/{{method}}/decay{{decay}}-dropout{{dropout}}-seed{SETTINGS.seed}.json"
-TRAIN = f"OMP_NUM_THREADS=1 llamarec train {{wildcards.dataset}} {{wildcards.method}} --profile {PROFILE}"
-TESTED = f"results/{PROFILE}/grid/ranks/{{dataset}}/{{method}}-seed{{seed}}.parquet"
-ORDERED = f"results/{PROFILE}/grid/ranks/{{dataset}}/ties/lrurec-{{order}}-tested-{{order}}-seed{SETTINGS.seed}.parquet"
-AS_PUBLISHED = f"results/{PROFILE}/grid/ranks/{{dataset}}/lrurec-validated-as-published-seed{SETTINGS.seed}.parquet"
+# as the library names what it writes
+GRID = f"results/{PROFILE}/grid"
+RECORD = f"{GRID}/records/{{dataset}}/{{method}}/decay{{decay}}-dropout{{dropout}}-seed{SETTINGS.seed}.json"
+TESTED = f"{GRID}/ranks/{{dataset}}/{{method}}-seed{{seed}}.parquet"
+ORDERED = f"{GRID}/ranks/{{dataset}}/ties/lrurec-{{order}}-tested-{{order}}-seed{SETTINGS.seed}.parquet"
+AS_PUBLISHED = f"{GRID}/ranks/{{dataset}}/lrurec-validated-as-published-seed{SETTINGS.seed}.parquet"
+
+
+def train(method, options):
+    """The command that trains a retriever on a rule's data set."""
+    return f"OMP_NUM_THREADS=1 llamarec train {{wildcards.dataset}} {method} --profile {PROFILE} {options}"
 
 
 def points(wildcards, method=None, dataset=None):
     """The records of one grid's points."""
-    method, dataset = method or wildcards.method, dataset or wildcards.dataset
-    return [
-        RECORD.format(dataset=dataset, method=method, decay=f"{decay:g}", dropout=f"{dropout:g}")
-        for decay, dropout in (point.values() for point in SETTINGS.grid[method][dataset].points())
-    ]
+    grid = Grid(SETTINGS, dataset or wildcards.dataset, method or wildcards.method, Path())
+    settings = [grid.retriever(**point) for point in grid.settings.points()]
+    return [str(grid.record_file(run_name(of_point, seed=SETTINGS.seed))) for of_point in settings]
 
 
 def points_of_lrurec(wildcards):
@@ -109,7 +114,7 @@ rule grid_point:
     output:
         RECORD,
     shell:
-        TRAIN + " --weight-decay {wildcards.decay} --dropout {wildcards.dropout}"
+        train("{wildcards.method}", "--weight-decay {wildcards.decay} --dropout {wildcards.dropout}")
 
 
 rule grid_choice:
@@ -121,7 +126,7 @@ rule grid_choice:
     wildcard_constraints:
         method="|".join(SETTINGS.grid) or "none",
     shell:
-        TRAIN + " --seed {wildcards.seed}"
+        train("{wildcards.method}", "--seed {wildcards.seed}")
 
 
 rule grid_order:
@@ -133,7 +138,7 @@ rule grid_order:
     params:
         method="lrurec",
     shell:
-        TRAIN.replace("{wildcards.method}", "{params.method}") + " --order {wildcards.order}"
+        train("{params.method}", "--order {wildcards.order}")
 
 
 rule grid_validated_as_published:
@@ -145,7 +150,7 @@ rule grid_validated_as_published:
     params:
         method="lrurec",
     shell:
-        TRAIN.replace("{wildcards.method}", "{params.method}") + " --validated-as-published"
+        train("{params.method}", "--validated-as-published")
 
 
 # `make retrieval` makes the retrieval pages of the book from what the grid left.

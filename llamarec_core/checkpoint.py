@@ -62,12 +62,18 @@ def load_checkpoint(
         raise InputError(f"{path} is not a whole checkpoint ({error}): delete it to start this step again.") from None
     # through JSON, so that a tuple and the list that it was stored as count as equal
     for name, value in json.loads(json.dumps(settings)).items():
-        if value if name not in stored else stored[name] != value:
+        differs = stored[name] != value if name in stored else bool(value)
+        if differs:
             raise InputError(
                 f"{path} was written with {name} = {stored.get(name)!r}, but this run has {name} = {value!r}: "
                 "delete it to start this step again, or restore the setting."
             )
     return tensors, progress
+
+
+def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, *, prefix: str = "optimizer.") -> dict[str, torch.Tensor]:

@@ -39,7 +39,7 @@ def train(
     profile: Annotated[str, typer.Option(help="a profile's name or file")] = "small",
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay; else the grid's choice")] = None,
     dropout: Annotated[float | None, typer.Option(help="dropout probability; else the grid's choice")] = None,
-    seed: Annotated[int | None, typer.Option(help="a whole number; else the profile's")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="a whole number; else the profile's")] = None,
     order: Annotated[str | None, typer.Option(help="by_item_id, order_run_a or order_run_b: compare ties")] = None,
     validated_as_published: Annotated[bool, typer.Option(help="let the history compete in validation")] = False,
 ) -> None:
@@ -56,6 +56,8 @@ def train(
     orders = ORDERS.get(dataset, ())
     if order is not None and order not in orders:
         raise InputError(f"{dataset} has no order {order!r} of ties: choose from {', '.join(orders) or 'none'}.")
+    if order is not None and validated_as_published:
+        raise InputError("Give --order or --validated-as-published, not both: the ties are compared as tested.")
     given = {"weight_decay": weight_decay, "dropout": dropout}
     settings = grid.chosen() if dropout is None else grid.retriever(**given)
     if validated_as_published:

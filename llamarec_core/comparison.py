@@ -25,6 +25,7 @@ from llamarec_core.evaluation import peak_memory
 from llamarec_core.files import InputError, read_json, replacing, sha256
 from llamarec_core.ranking import candidate_items, default_device, fit_ranker, load_ranker, rerank_by_scores
 from llamarec_core.ranking.adapter import WEIGHTS
+from llamarec_core.ranking.rerank import is_retrieved
 from llamarec_core.ranking.strategies import STRATEGIES, TUNED, Strategy, Verbalizer, answer_rows, catalogue_ranks
 from llamarec_core.ranking.strategies.meter import COUNTS, PARTS
 from llamarec_core.ranking.strategies.strategy import GeneratingStrategy
@@ -72,7 +73,7 @@ def sample_users(rows: pd.DataFrame, *, size: int, users: int | None, seed: int)
     Raises:
         InputError: a single user cannot stand for two strata.
     """
-    retrieved = (candidate_items(rows)[:, :size] == rows["target"].to_numpy()[:, None]).any(axis=1)
+    retrieved = is_retrieved(rows, size)
     places = [np.flatnonzero(retrieved), np.flatnonzero(~retrieved)]
     rows = rows.assign(
         stratum=np.where(retrieved, "retrieved", "missed"),
@@ -269,7 +270,8 @@ def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str
     """Return all answers that are there: (data set, strategy, whether it was tuned, seed) → :data:`COLUMNS`.
 
     Raises:
-        InputError: a file lacks a column, holds a user twice, or other users than the first of its data set and seed.
+        InputError: a file is of an unknown strategy, lacks a column, holds a user twice, or other users than the first
+            of its data set and seed.
     """
     found = {}
     users: dict[tuple[str, int], list[int]] = {}
@@ -277,6 +279,8 @@ def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str
     for dataset in datasets:
         for path in sorted((results / "strategies" / dataset).glob("*-seed*.parquet")):
             name, seed = path.stem.rsplit("-seed", 1)
+            if name.removesuffix("-tuned") not in STRATEGIES:
+                raise InputError(f"{path} is of no strategy of {', '.join(STRATEGIES)}: remove it, or name it as one.")
             frame = pd.read_parquet(path)
             missing = [column for column in COLUMNS if column not in frame]
             if missing or frame["user"].duplicated().any():

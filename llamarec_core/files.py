@@ -30,31 +30,30 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` that takes its place once the block has succeeded.
 
     The block writes a file or a folder of that name. When it raises, ``path`` stays as it was and
-    the temporary file or folder is removed.
+    the temporary file or folder is removed. A folder in the way is moved aside first, because a folder
+    cannot be renamed over one that holds files; what a kill between the two left aside is put back here.
 
     Raises:
         InputError: the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    _remove(temporary)
+    temporary, aside = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old.partial")
+    _clear(path, temporary, aside)
     try:
         yield temporary
-        if path.is_dir():  # a folder cannot be renamed over a folder that holds files
-            _remove(path)
+        if path.is_dir():
+            path.replace(aside)
         temporary.replace(path)
     except OSError as error:
-        _remove(temporary)
         if error.errno == errno.ENOSPC:
             raise InputError(
                 f"The disk is full while writing {path}: free some space and run the same command again; "
                 "it resumes where it was."
             ) from error
         raise
-    except BaseException:
-        _remove(temporary)
-        raise
+    finally:
+        _clear(path, temporary, aside)
 
 
 def cache_folder(part: str) -> Path:
@@ -64,6 +63,14 @@ def cache_folder(part: str) -> Path:
         part: its subfolder, ``data`` or ``backbones``.
     """
     return Path(os.environ.get("LLAMAREC_CACHE") or pooch.os_cache("llamarec")) / part
+
+
+def _clear(path: Path, temporary: Path, aside: Path) -> None:
+    """Leave nothing beside ``path``: what was moved aside goes back if nothing has taken its place."""
+    if aside.exists() and not path.exists():
+        aside.replace(path)
+    _remove(aside)
+    _remove(temporary)
 
 
 def _remove(path: Path) -> None:

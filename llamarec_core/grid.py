@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pandas as pd
 import torch
 
 from llamarec_core.data import Dataset, load_dataset
 from llamarec_core.files import InputError, read_json, replacing, write_json
-from llamarec_core.provenance import circumstances, commit_name
+from llamarec_core.provenance import circumstances, commit_name, keep_record, peak_memory_mib
 from llamarec_core.retrieval import SequentialRecommender, fit_retriever, read_ranks, target_ranks, write_ranks
 from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSettings
-from llamarec_core.study import keep_record
 
 BY_ITEM_ID = "by_item_id"
 """This study's order of events that share a timestamp."""
@@ -69,9 +69,12 @@ class Grid:
         return self.root / "results" / self.profile.name / "grid"
 
     def retriever(self, **changes: Any) -> RetrieverSettings:
-        """Return the profile's retriever settings for this method and data set, with some changed."""
-        base = self.profile.for_dataset(self.dataset).retriever
-        return RetrieverSettings(**base.model_dump() | {"method": self.method} | changes)
+        """Return the profile's retriever settings for this method and data set, with some changed.
+
+        Raises:
+            InputError: a value is out of range.
+        """
+        return self.profile.for_dataset(self.dataset).retriever.changed({"method": self.method} | changes)
 
     def load_dataset(self, order: str = BY_ITEM_ID) -> Dataset:
         """Load the data set that ``1_data`` wrote, or the same events in another order, from their source.
@@ -100,8 +103,11 @@ class Grid:
         Raises:
             InputError: as :meth:`train`.
         """
-        run = run_name(settings, seed=seed, order=order)
-        return fit_retriever(self.load_dataset(order), settings, seed=seed, folder=self.folder(run))
+        folder = self.folder(run_name(settings, seed=seed, order=order))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # what the grid chose is tested in several ways side by side, each of which may find `runs` cleared
+        with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+            return fit_retriever(self.load_dataset(order), settings, seed=seed, folder=folder)
 
     def train(self, settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID) -> dict[str, Any]:
         """Train one run, or go on with it, and record it; a recorded run is left alone.
@@ -115,6 +121,7 @@ class Grid:
         run = run_name(settings, seed=seed, order=order)
         if self.record_file(run).is_file():
             return read_json(self.record_file(run))
+        made = circumstances(self.root)  # now, because the code on disk may change while it runs
         model, dataset = self.model(settings, seed=seed, order=order), self.load_dataset(order)
         curve = pd.read_csv(self.folder(run) / "training.csv")
         best = curve.loc[curve["recall@10"].idxmax()]
@@ -134,7 +141,8 @@ class Grid:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "settings": settings.model_dump(),
             "data_sha256": dataset.content_hash,
-            **circumstances(self.root),
+            **made,
+            "peak_memory_mib": peak_memory_mib(),
         }
         with replacing(self.record_file(run).with_suffix(".csv")) as temporary:
             curve.to_csv(temporary, index=False)
@@ -172,7 +180,7 @@ class Grid:
         return paths
 
     def _test(self, settings: RetrieverSettings, path: Path, *, seed: int, trained: str, tested: str) -> None:
-        started = time.perf_counter()
+        started, made = time.perf_counter(), circumstances(self.root)
         model, dataset = self.model(settings, seed=seed, order=trained), self.load_dataset(tested)
         ranks = target_ranks(model, dataset, "test", max_length=settings.max_length)
         users = range(dataset.n_users)
@@ -184,7 +192,8 @@ class Grid:
             command += " --validated-as-published"
         record = {
             "command": command,
-            **circumstances(self.root),
+            **made,
+            "peak_memory_mib": peak_memory_mib(),
             "data_sha256": {dataset.name: dataset.content_hash},
             "seed": seed,
             "settings": {"retriever": settings.model_dump()},

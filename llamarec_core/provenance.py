@@ -1,4 +1,7 @@
-"""How an artefact came about: commit, versions, hardware, and the hash that ties an executed notebook to its source."""
+"""How an artefact came about: commit, versions, hardware, and the hash that ties an executed notebook to its source.
+
+What is the same from a run's start to its end is taken at its start: the code on disk may change while it runs.
+"""
 
 import hashlib
 import importlib.metadata
@@ -7,14 +10,17 @@ import os
 import platform
 import resource
 import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import nbformat
 import psutil
 import torch
 
-from llamarec_core.files import InputError, read_json
+from llamarec_core.files import InputError, read_json, sha256, write_json
 from llamarec_core.settings import Profile
 
 PACKAGES = (
@@ -104,7 +110,32 @@ def circumstances(root: Path) -> dict[str, Any]:
 
 def peak_memory_mib() -> int:
     """Return the most memory that this process has held so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+
+
+def keep_record(
+    root: Path, artefacts: Iterable[Path], *, name: str, record: dict[str, Any], also: Path | None = None
+) -> None:
+    """Keep a record under ``name`` in the ``provenance.json`` beside each artefact, with the artefacts' hashes.
+
+    Args:
+        root: the study's folder.
+        artefacts: files that this record accounts for.
+        name: a later record of the same name replaces an earlier one; others in the file stay.
+        record: how the artefacts came about.
+        also: a folder that gets the record though none of the artefacts lies there.
+    """
+    folders: dict[Path, dict[str, str]] = {also: {}} if also else {}
+    for path in artefacts:
+        folders.setdefault(path.parent, {})[path.name] = sha256(path)
+    for folder, hashes in folders.items():
+        file = folder / "provenance.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        (root / "runs").mkdir(exist_ok=True)
+        with filelock.FileLock(root / "runs" / ".provenance.lock"):
+            records = read_json(file) if file.is_file() else {}
+            write_json(file, records | {name: record | {"artefacts": hashes}})
 
 
 def load_records(results: Path) -> dict[str, dict[str, Any]]:

@@ -1,30 +1,24 @@
 """Profiles: every setting of a run, in one YAML file, checked before anything is computed.
 
-A profile changes sizes, never code paths. ``notebooks/profiles`` holds a commented file each for ``smoke``, ``quick``,
-``small`` and ``paper``; the defaults are the paper's (Yue et al., 2023, section 4.1, and the authors' configuration).
+A profile changes settings, never the code: sizes, and for a small backbone also parts of the recipe.
+``notebooks/profiles`` holds a commented file for each; the defaults are the paper's (Yue et al., 2023, section 4.1, and
+the authors' configuration).
 """
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from llamarec_core.checked import Fraction, PositiveInt, Settings, first_fault
 from llamarec_core.files import InputError
 
 MAX_CANDIDATES = 20
 """The verbalizer's labels are the letters A…T, twenty of them."""
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Method = Literal["lrurec", "sasrec", "bert4rec", "narm"]
 """The sequential recommenders."""
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown names are refused, values cannot change after they were checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class RetrieverSettings(Settings):
@@ -209,9 +203,9 @@ class EvaluationSettings(Settings):
 class Overrides(Settings):
     """The settings in which one data set differs from the rest of its profile."""
 
-    retriever: dict[str, Any] = {}
+    retriever: dict[str, Any] = Field(default_factory=dict)
     """Fields of :class:`RetrieverSettings` by name."""
-    ranker: dict[str, Any] = {}
+    ranker: dict[str, Any] = Field(default_factory=dict)
     """Fields of :class:`RankerSettings` by name."""
 
 
@@ -227,9 +221,9 @@ class Profile(Settings):
     retriever: RetrieverSettings = RetrieverSettings()
     ranker: RankerSettings = RankerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    variants: dict[str, dict[str, Any]] = {}
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Other tunings of the ranker that `3_ablations` compares, by name: the fields in which they differ."""
-    grid: dict[Method, dict[str, GridSettings]] = {}
+    grid: dict[Method, dict[str, GridSettings]] = Field(default_factory=dict)
     """What `make grid` tries, by retriever and data set."""
 
     @model_validator(mode="after")
@@ -252,12 +246,15 @@ class Profile(Settings):
         """Return the profile with the overrides of one data set applied.
 
         A data set that the profile does not list runs with the profile's general settings.
+
+        Raises:
+            InputError: they contradict the profile's general settings.
         """
-        overrides = self.datasets.get(dataset, Overrides())
+        overrides, place = self.datasets.get(dataset, Overrides()), f"datasets.{dataset}"
         return self.model_copy(
             update={
-                "retriever": RetrieverSettings(**self.retriever.model_dump() | overrides.retriever),
-                "ranker": RankerSettings(**self.ranker.model_dump() | overrides.ranker),
+                "retriever": self.retriever.changed(overrides.retriever, place=f"{place}.retriever"),
+                "ranker": self.ranker.changed(overrides.ranker, place=f"{place}.ranker"),
             }
         )
 
@@ -265,19 +262,20 @@ class Profile(Settings):
         """Return the profile with the ranker of one of its variants.
 
         Raises:
-            InputError: the profile has no such variant.
+            InputError: the profile has no such variant, or it contradicts the rest of the ranker's settings.
         """
         if name not in self.variants:
             known = ", ".join(self.variants) or "none"
             raise InputError(f"Profile {self.name!r} has no variant {name!r} of the ranker: choose from {known}.")
-        return self.model_copy(update={"ranker": RankerSettings(**self.ranker.model_dump() | self.variants[name])})
+        changed = self.ranker.changed(self.variants[name], place=f"variants.{name}")
+        return self.model_copy(update={"ranker": changed})
 
 
 def load_profile(path: Path) -> Profile:
     """Read and check a profile.
 
     Raises:
-        InputError: the file is missing, is not YAML, or a setting is unknown or out of range.
+        InputError: the file is missing, is not YAML in UTF-8, or a setting is unknown or out of range.
     """
     path = Path(path)
     if not path.is_file():
@@ -285,16 +283,15 @@ def load_profile(path: Path) -> Profile:
         raise InputError(f"Unknown profile {path.stem!r}: {path} does not exist; choose from {known}.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text in UTF-8: save it in that encoding.") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold settings by name, e.g. `seed: 0`.")
+    if "name" in values:
+        raise InputError(f"{path} sets `name`, which is the file's own name: remove that line.")
     try:
-        return Profile(name=path.stem, **values)
+        return Profile.model_validate({"name": path.stem} | values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        given = f" (given: {first['input']!r})" if where else ""
-        raise InputError(f"{path}: {where + ': ' if where else ''}{first['msg']}{given}.") from None
-    except TypeError:
-        raise InputError(f"{path} sets `name`, which is the file's own name: remove that line.") from None
+        raise InputError(f"{path}: {first_fault(error)}") from None

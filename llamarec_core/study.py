@@ -14,13 +14,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import filelock
 import nbformat
 import pandas as pd
 
 from llamarec_core.data import Dataset
-from llamarec_core.files import InputError, read_json, replacing, sha256, write_json
-from llamarec_core.provenance import circumstances, commit_name, commit_of, git_state, notebook_hash, recorded_settings
+from llamarec_core.files import InputError, replacing, sha256
+from llamarec_core.provenance import (
+    circumstances,
+    commit_name,
+    commit_of,
+    keep_record,
+    notebook_hash,
+    peak_memory_mib,
+    recorded_settings,
+)
 from llamarec_core.retrieval import read_ranks
 from llamarec_core.settings import Profile, load_profile
 
@@ -68,6 +75,12 @@ class Run:
         self._data_hashes: dict[str, str] = {}
         self._written: list[Path] = []
         self._started = time.perf_counter()
+        source = root / "notebooks" / f"{notebook}.ipynb"
+        # now, because the code on disk may change while it runs; what is no notebook has no hash
+        self._made = circumstances(root) | {
+            "notebook_sha256": notebook_hash(source) if source.is_file() else None,
+            "profile_sha256": sha256(self.profile_file),
+        }
 
     # -- where things lie -------------------------------------------------------------------------
 
@@ -121,8 +134,7 @@ class Run:
     @property
     def commit(self) -> str:
         """The commit that this run measures with, for the tables."""
-        commit, dirty = git_state(self.root)
-        return commit_name(commit, dirty=dirty)
+        return commit_name(self._made["git_commit"], dirty=self._made["git_dirty"])
 
     # -- what it reads and writes -----------------------------------------------------------------
 
@@ -173,39 +185,14 @@ class Run:
         flags = " ".join(f"-p {name} {value}" for name, value in parameters.items())
         return {
             "command": f"papermill notebooks/{self.notebook}.ipynb {output} {flags}",
-            **circumstances(self.root),
-            "notebook_sha256": notebook_hash(self.root / "notebooks" / f"{self.notebook}.ipynb"),
-            "profile_sha256": sha256(self.profile_file),
+            **self._made,
+            "peak_memory_mib": peak_memory_mib(),
             "data_sha256": self._data_hashes,
             "parameters": parameters,
             "seed": self.seed,
             "settings": recorded_settings(self.profile),
             "wall_seconds": round(time.perf_counter() - self._started, 1),
         }
-
-
-def keep_record(
-    root: Path, artefacts: Iterable[Path], *, name: str, record: dict[str, Any], also: Path | None = None
-) -> None:
-    """Keep a record under ``name`` in the ``provenance.json`` beside each artefact, with the artefacts' hashes.
-
-    Args:
-        root: the study's folder.
-        artefacts: files that this record accounts for.
-        name: a later record of the same name replaces an earlier one; others in the file stay.
-        record: how the artefacts came about.
-        also: a folder that gets the record though none of the artefacts lies there.
-    """
-    folders: dict[Path, dict[str, str]] = {also: {}} if also else {}
-    for path in artefacts:
-        folders.setdefault(path.parent, {})[path.name] = sha256(path)
-    for folder, hashes in folders.items():
-        file = folder / "provenance.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        (root / "runs").mkdir(exist_ok=True)
-        with filelock.FileLock(root / "runs" / ".provenance.lock"):
-            records = read_json(file) if file.is_file() else {}
-            write_json(file, records | {name: record | {"artefacts": hashes}})
 
 
 def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int | None = None) -> Run:
@@ -271,7 +258,8 @@ def _ipython() -> Any:
 def load_ranks(*folders: Path, datasets: Iterable[str]) -> tuple[dict[tuple[str, str, int], pd.DataFrame], str]:
     """Return all ranks files of a profile, by (data set, method, seed), and the commit that measured them.
 
-    The commit ends in ``-dirty`` when the tree had uncommitted changes; several commits are joined by ``+``.
+    The commit ends in ``-dirty`` when the tree had uncommitted changes; several commits are joined by ``+``, also
+    those of files whose place a later folder's have taken.
 
     Args:
         folders: ``results/<profile>``, or its ``grid``; where both have the same, that of the last is taken.

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pandas as pd
 
@@ -48,7 +49,7 @@ def verify(root: Path, *, profiles: Iterable[str] = ()) -> str:
         What was checked, in a sentence a profile.
 
     Raises:
-        InputError: something does not fit; the message names the first difference.
+        InputError: a profile has no results, or something does not fit; the message names the first difference.
     """
     results = root / "results"
     names = list(profiles) or sorted(folder.parent.name for folder in results.glob("*/notebooks"))
@@ -57,6 +58,8 @@ def verify(root: Path, *, profiles: Iterable[str] = ()) -> str:
     checked = []
     for name in names:
         profile = load_profile(find_profile(name, root=root))
+        if not (results / profile.name / "notebooks").is_dir():
+            raise InputError(f"{profile.name} has no results: run `make study PROFILE={profile.name}` first.")
         _refuse_first(differences(profile, root=root))
         tables = [path.stem for path in (results / name / "tables").glob("*.csv")]
         by_hash = sorted(table for table in tables if table.startswith(NOT_FROM_RANKS))
@@ -140,8 +143,7 @@ def _notebooks_differ(profile: Profile, *, root: Path) -> Iterator[str]:
         if not source.is_file():
             yield f"{place} has no source: notebooks/{path.name} is missing."
             continue
-        records = read_json(path.with_name("provenance.json"))
-        record = next((record for name, record in records.items() if name.startswith(f"{path.stem}-")), None)
+        record = _record_of_notebook(path)
         if record is None:
             yield f"{place} has no record in provenance.json: run it again."
         elif not notebook_hash(path) == record["notebook_sha256"] == notebook_hash(source):
@@ -151,6 +153,14 @@ def _notebooks_differ(profile: Profile, *, root: Path) -> Iterator[str]:
             now = recorded_settings(profile.for_dataset(dataset) if dataset else profile)
             if _read_by(path.stem, record["settings"]) != _read_by(path.stem, now):
                 yield f"{place} ran with other settings than {file.name} has now: run it again."
+
+
+def _record_of_notebook(path: Path) -> dict[str, Any] | None:
+    """Return the record of an executed notebook, of several seeds that of the seed that its parameters say."""
+    records = read_json(path.with_name("provenance.json"))
+    found = [record for name, record in records.items() if name.startswith(f"{path.stem}-")]
+    seed = nbformat.read(path, as_version=4).metadata.get("papermill", {}).get("parameters", {}).get("seed")
+    return next((record for record in found if seed in (None, record["seed"])), None)
 
 
 def _read_by(notebook: str, settings: Mapping[str, Any]) -> dict[str, Any]:

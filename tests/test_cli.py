@@ -6,6 +6,7 @@ import pytest
 
 LLAMAREC = Path(sys.executable).parent / "llamarec"
 ROOT = Path(__file__).parents[1]
+OUT_OF_RANGE = ("--weight-decay", "0", "--dropout", "1.5")  # so that nothing is trained where a refusal is missing
 
 
 def llamarec(*arguments, folder=ROOT):
@@ -33,6 +34,12 @@ def test_data_prints_the_row_of_table_2():
         (["train", "beauty", "lrurec", "--dropout", "0.1"], "Give --weight-decay and --dropout together"),
         (["train", "ml-100k", "lrurec", "--order", "order_run_a"], "no order 'order_run_a' of ties: choose from none"),
         (["train", "games", "lrurec", "--order", "order_run_a"], "choose from by_item_id, order_run_b"),
+        (
+            ["train", "games", "lrurec", *OUT_OF_RANGE, "--order", "order_run_b", "--validated-as-published"],
+            "Give --order or --validated-as-published, not both",
+        ),
+        (["train", "games", "lrurec", *OUT_OF_RANGE], "llamarec: dropout: Input should be less than 1 (given: 1.5)."),
+        (["data", ".."], "Unknown data set '..'"),
     ],
 )
 def test_bad_input_is_answered_by_one_sentence_and_a_non_zero_exit(arguments, message):
@@ -41,6 +48,13 @@ def test_bad_input_is_answered_by_one_sentence_and_a_non_zero_exit(arguments, me
     assert answer.stdout == ""
     assert message in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
+
+
+def test_a_negative_seed_is_refused_without_a_traceback():
+    answer = llamarec("train", "games", "lrurec", "--seed", "-1")
+    assert answer.returncode == 2
+    assert "Invalid value for '--seed'" in answer.stderr
+    assert "Traceback" not in answer.stderr
 
 
 def test_outside_the_study_recommend_says_where_to_go(tmp_path):

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,49 @@ def test_a_folder_takes_the_place_of_a_folder(tmp_path):
             temporary.mkdir()
             (temporary / content).write_text(content)
     assert [file.name for file in target.iterdir()] == ["second"]
+
+
+def write_folder(path, content):
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / content).write_text(content)
+
+
+def contents(folder):
+    return {path.name: [file.name for file in path.iterdir()] for path in folder.iterdir()}
+
+
+def test_a_failure_to_rename_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch):
+    write_folder(tmp_path / "adapter", "first")
+    renamed = Path.replace
+
+    def fail(path, target):
+        if Path(target).name == "adapter" and ".old" not in path.name:
+            raise OSError(errno.EACCES, "denied")
+        return renamed(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="denied"):
+        write_folder(tmp_path / "adapter", "second")
+    assert contents(tmp_path) == {"adapter": ["first"]}
+
+
+def test_a_block_that_writes_nothing_leaves_the_old_folder(tmp_path):
+    write_folder(tmp_path / "adapter", "first")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "adapter"):
+        pass
+    assert contents(tmp_path) == {"adapter": ["first"]}
+
+
+def test_after_a_kill_between_two_renames_the_old_folder_is_put_back(tmp_path):
+    (tmp_path / ".adapter.old.partial").mkdir()
+    (tmp_path / ".adapter.old.partial" / "first").touch()
+    with pytest.raises(RuntimeError), replacing(tmp_path / "adapter"):
+        raise RuntimeError
+    assert contents(tmp_path) == {"adapter": ["first"]}
+    (tmp_path / ".adapter.old.partial").mkdir()  # as a kill just before the end leaves it
+    write_folder(tmp_path / "adapter", "second")
+    assert contents(tmp_path) == {"adapter": ["second"]}
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):

@@ -1,6 +1,8 @@
 """The grid: one recorded run a point, chosen on validation, tested once, under each order of ties."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from llamarec_core import grid as grids
 from llamarec_core.data import load_dataset
 from llamarec_core.files import InputError
 from llamarec_core.grid import BY_ITEM_ID, Grid, grid_table, load_curves, load_orders, run_name
-from llamarec_core.retrieval import read_ranks
+from llamarec_core.retrieval import fit_retriever, read_ranks
 from llamarec_core.settings import Profile, RetrieverSettings
 
 GRID = {"lrurec": {"mine": {"weight_decay": [0.0, 0.01], "dropout": [0.1], "seeds": 2}}}
@@ -82,6 +84,44 @@ def test_the_test_leaves_ranks_with_their_provenance_also_where_the_weights_were
     assert record["command"] == "llamarec train mine lrurec --profile tiny --seed 5"
     (tiny.folder(run_name(tiny.chosen(), seed=5)) / "retriever.safetensors").unlink()
     assert tiny.test(tiny.chosen(), seed=5).read_bytes() == before
+
+
+def test_a_record_is_of_the_code_that_the_run_began_with(tiny, monkeypatch):
+    train_all(tiny)
+    settings, state = tiny.chosen(), {"git_commit": "before", "git_dirty": False, "peak_memory_mib": 1}
+
+    def edited_meanwhile(*arguments, **options):
+        state["git_commit"] = "after"
+        return fit_retriever(*arguments, **options)
+
+    monkeypatch.setattr(grids, "circumstances", lambda root: dict(state))
+    monkeypatch.setattr(grids, "fit_retriever", edited_meanwhile)
+    record = tiny.train(settings, seed=6)
+    assert (record["git_commit"], record["peak_memory_mib"] > 1) == ("before", True)
+    state["git_commit"] = "before"
+    folder = tiny.test(settings, seed=6).parent
+    record = json.loads((folder / "provenance.json").read_text())["lrurec-seed6"]
+    assert (record["git_commit"], record["peak_memory_mib"] > 1) == ("before", True)
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny, monkeypatch):
+    inside, most = [], []
+
+    def fit(*arguments, **options):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.2)
+        inside.pop()
+
+    monkeypatch.setattr(grids, "fit_retriever", fit)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda seed: tiny.model(tiny.retriever(), seed=seed), [5, 5]))
+    assert most == [1, 1]
+
+
+def test_a_setting_out_of_range_is_named(tiny):
+    with pytest.raises(InputError, match=r"^dropout: Input should be less than 1 \(given: 1.5\)\.$"):
+        tiny.retriever(dropout=1.5)
 
 
 def test_a_run_is_tested_under_each_order_of_ties_on_that_orders_targets(tiny):

@@ -21,8 +21,8 @@ def test_every_shipped_profile_is_valid_and_comments_its_settings(path):
     assert path.read_text().startswith("# ")
 
 
-def test_four_profiles_are_shipped():
-    assert [path.stem for path in PROFILES] == ["paper", "quick", "small", "smoke"]
+def test_five_profiles_are_shipped():
+    assert [path.stem for path in PROFILES] == ["gpu", "paper", "quick", "small", "smoke"]
 
 
 def test_the_paper_profile_has_the_papers_settings():
@@ -68,8 +68,15 @@ def test_the_papers_grid_has_ten_points():
         (MINIMAL + "grid: {gru: {}}", "grid.gru"),
         (MINIMAL + "grid: {lrurec: {b: {}}}", "'b'"),
         (MINIMAL + "grid: {lrurec: {a: {dropout: []}}}", "dropout: Tuple should have at least 1 item"),
+        (MINIMAL + "grid: {lrurec: {a: {dropout: [1.5]}}}", "mine.yaml: grid.lrurec.a.dropout.0: Input should be less"),
         ("datasets: {a: {retriever: {method: narm}}}", "one retriever serves all data sets"),
-        ("datasets: {a: {retriever: {width: 3}}}", "width: Extra inputs are not permitted"),
+        (
+            "datasets: {a: {retriever: {width: 3}}}",
+            "mine.yaml: datasets.a.retriever.width: Extra inputs are not permitted (given: 3).",
+        ),
+        ("datasets: {a: {ranker: {candidates: 21}}}", "mine.yaml: datasets.a.ranker: candidates: 21 is more than"),
+        (MINIMAL + "variants: {b: {lora_rank: 0}}", "mine.yaml: variants.b.lora_rank: Input should be greater than 0"),
+        (MINIMAL + "1: 2", "1: Keys should be strings"),
         ("datasets: {a: {rnker: {}}}", "datasets.a.rnker: Extra inputs are not permitted"),
         ("a: [", "is not valid YAML"),
         ("quick", "must hold settings by name"),
@@ -83,6 +90,13 @@ def test_a_faulty_profile_is_answered_by_one_sentence_that_names_the_setting(tmp
     assert "\n" not in str(raised.value)
 
 
+def test_a_profile_in_another_encoding_is_named(tmp_path):
+    path = write(tmp_path, "")
+    path.write_bytes("# Größe\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"mine\.yaml is not text in UTF-8: save it in that encoding"):
+        load_profile(path)
+
+
 def test_an_unknown_profile_is_answered_with_the_known_ones():
-    with pytest.raises(InputError, match="Unknown profile 'quik'.*choose from paper, quick, small, smoke"):
+    with pytest.raises(InputError, match="Unknown profile 'quik'.*choose from gpu, paper, quick, small, smoke"):
         load_profile(PROFILES[0].with_name("quik.yaml"))

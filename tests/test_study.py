@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -90,6 +91,21 @@ def test_provenance_stands_beside_every_artefact(project):
     assert list(json.loads((table.parent / "provenance.json").read_text())) == ["2_retriever-ml-100k-1998-seed0"]
 
 
+def test_a_record_is_of_the_code_that_the_run_began_with(project, monkeypatch):
+    state = {"git_commit": "before", "git_dirty": False, "peak_memory_mib": 1}
+    monkeypatch.setattr(study, "circumstances", lambda root: dict(state))
+    run = study.begin("2_retriever", profile="smoke", dataset="ml-100k-1998")
+    source, profile = project / "notebooks" / "2_retriever.ipynb", project / "notebooks" / "profiles" / "smoke.yaml"
+    begun = {"notebook_sha256": provenance.notebook_hash(source), "profile_sha256": sha256(profile)}
+    state |= {"git_commit": "after", "git_dirty": True}
+    shutil.copy(project / "notebooks" / "1_data.ipynb", source)
+    profile.write_text(profile.read_text() + "# later\n")
+    record = run.finish()
+    assert begun.items() <= record.items()
+    assert (record["git_commit"], record["git_dirty"], run.commit) == ("before", False, "before")
+    assert record["peak_memory_mib"] > 1  # of the whole run
+
+
 def test_two_notebooks_that_share_a_folder_keep_a_record_each(project):
     for notebook in ("2_retriever", "3_ranker"):
         study.begin(notebook, profile="smoke", dataset="ml-100k-1998").finish()
@@ -110,6 +126,13 @@ def test_ranks_of_a_later_folder_take_the_place_of_earlier_ones(project):
         ("toys", "sasrec", 0): 3,
     }
     assert commit == "grid+study"
+
+
+@pytest.mark.parametrize(("platform", "mib"), [("linux", 2048), ("darwin", 2)])
+def test_peak_memory_is_in_mib_whatever_the_system_counts_in(monkeypatch, platform, mib):
+    monkeypatch.setattr(provenance.sys, "platform", platform)
+    monkeypatch.setattr(provenance.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=2**21))
+    assert provenance.peak_memory_mib() == mib
 
 
 def test_the_git_state_tells_source_edits_from_new_results(tmp_path):

@@ -293,6 +293,23 @@ def test_a_table_that_nobody_computes_is_found(study):
     assert "results/tiny/tables/table9.csv is a table that nobody computes" in found(study)
 
 
+def test_a_profile_without_results_is_not_whole(study):
+    with pytest.raises(InputError, match="paper has no results: run `make study PROFILE=paper` first"):
+        verify(study, profiles=["paper"])
+
+
+def test_a_notebook_is_held_against_the_record_of_its_own_seed(study):
+    path = study / RESULTS / "notebooks" / "toys" / "3_ranker.ipynb"
+    executed = nbformat.read(path, as_version=4)
+    executed.metadata["papermill"] = {"parameters": {"profile": "tiny", "dataset": "toys", "seed": 1}}
+    nbformat.write(executed, path)
+    verify(study)
+    edit_record(path.parent, "3_ranker-toys-seed1", notebook_sha256="0" * 64)
+    assert "toys/3_ranker.ipynb is older than its source" in found(study)
+    edit_record(path.parent, "3_ranker-toys-seed1", seed=2)
+    assert "'3_ranker-toys-seed1'" in found(study)
+
+
 def test_an_unknown_profile_is_named(study):
     with pytest.raises(InputError, match="Unknown profile 'huge'"):
         verify(study, profiles=["huge"])

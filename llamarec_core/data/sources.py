@@ -43,11 +43,13 @@ def load_dataset(name: str, *, folder: Path | str | None = None, order: str | No
         InputError: the name is unknown, a file is missing, broken or not the published one, or nothing is
             left after the 5-core.
     """
-    if name == "ml-100k-1998":
-        return _from_recbole()
     named = folder or os.environ.get("LLAMAREC_DATA")
+    if Path(name).name != name or name in ("", ".."):  # a name cannot lead out of the folder
+        raise _unknown(name, named)
     if order is not None:
         return _in_order(name, order, named)
+    if name == "ml-100k-1998":
+        return _from_recbole()
     if named:
         dataset = _from_folder(name, Path(named))
         if dataset is not None:
@@ -80,8 +82,6 @@ def _from_folder(name: str, root: Path) -> Dataset | None:
     """Read a data set from a folder the user names; none if that folder has no place for it."""
     if not root.is_dir():
         raise InputError(f"The folder {root} does not exist: name the folder that holds the raw data.")
-    if Path(name).name != name:  # a name cannot lead out of the folder
-        return None
     candidates = [(TIDY, root / name)]
     if name in KNOWN:
         layout = KNOWN[name].layout

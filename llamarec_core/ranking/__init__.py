@@ -1,10 +1,10 @@
-"""Ranking: a language model re-ranks the retriever's candidates, the third stage of the study (LlamaRec, section 3.2).
+"""Ranking: a language model re-ranks the retriever's candidates, LlamaRec's second stage (section 3.2).
 
     candidates, histories, titles ──prompt──▶ token ids ──backbone, verbalizer──▶ P(candidate) ──▶ ranks
 
 :func:`fit_ranker` tunes the model (QLoRA), :func:`load_ranker` loads it with or without its adapter,
-:func:`rerank` writes the ranks that the evaluation reads. The ``rerank_…`` functions make the ranks
-of simpler orders of the same candidates. :mod:`~llamarec_core.ranking.strategies` holds the ways of ranking with a
+:func:`rerank` returns the targets' ranks. The ``rerank_…`` functions make the ranks of other scores, and of
+simpler orders of the same candidates. :mod:`~llamarec_core.ranking.strategies` holds the ways of ranking with a
 language model that LlamaRec argues against.
 """
 

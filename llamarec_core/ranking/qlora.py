@@ -4,7 +4,7 @@ The backbone stays frozen, and quantised if the settings say so; an adapter is t
 alone. Validation ranks the retriever's own candidates with the verbalizer, once before any step
 (zero-shot) and then at intervals; the adapter of the best NDCG@10 is kept::
 
-    candidates file, Dataset ──fit_ranker──▶ folder ──load_ranker──▶ VerbalizerRanker ──rerank──▶ ranks file
+    candidates file, Dataset ──fit_ranker──▶ folder ──load_ranker──▶ VerbalizerRanker ──rerank──▶ ranks
 
 While it runs, the folder holds ``checkpoint.safetensors``; in the end ``training.csv`` (the curve),
 ``ranker.json`` (settings and outcome, for people), ``circumstances.json`` (commit, machine, peak memory) and
@@ -62,8 +62,8 @@ def fit_ranker(
         seed: of the adapter's initial weights, the examples, dropout and the choice of validation users.
         folder: where checkpoint, curve and adapter are written.
         binding_folder: where the label-binding phase is kept, if not in ``folder``: several tunings may share it.
-        retrieved: what the retriever recommends after each training sequence (``user``, ``items``), for settings that
-            draw negatives from it.
+        retrieved: what the retriever recommends after each training sequence (``user``, ``target``, ``items``), for
+            settings that draw negatives from it.
         teacher: the retriever, as :func:`llamarec_core.retrieval.scorer` returns it, for settings with soft targets.
         strategy: one of :data:`llamarec_core.ranking.strategies.TUNED`; by default the verbalizer is tuned.
         progress: show a progress bar on stderr.

@@ -84,7 +84,7 @@ def candidate_probabilities(
         InputError: the order is unknown, or there are more candidates than labels.
     """
     items = candidate_items(rows)[:, : ranker.prompts.settings.candidates]  # (n, n_candidates)
-    retrieved = np.flatnonzero((items == rows["target"].to_numpy()[:, None]).any(axis=1))
+    retrieved = np.flatnonzero(is_retrieved(rows, items.shape[1]))
     users = rows["user"].to_numpy()[retrieved]
     shown = shown_candidates(users, items.shape[1], order=order, seed=seed)
     listed = np.take_along_axis(items[retrieved], shown, axis=1)
@@ -130,7 +130,7 @@ def rerank_by_scores(rows: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
         A ranks frame (user, target, rank), in the order of ``rows``.
     """
     targets = rows["target"].to_numpy()
-    hits = candidate_items(rows)[:, : scores.shape[1]] == targets[:, None]  # (n, n_candidates)
+    hits = _is_target(rows, scores.shape[1])  # (n, n_candidates)
     place = hits.argmax(axis=1)[:, None]
     score = np.take_along_axis(scores, place, axis=1)
     before = (scores > score) | ((scores == score) & (np.arange(scores.shape[1]) < place))
@@ -221,7 +221,7 @@ def retrieved_rows(
         InputError: no user's target is among the candidates.
     """
     rows = split_rows(candidates, split)
-    rows = rows[(candidate_items(rows)[:, :size] == rows["target"].to_numpy()[:, None]).any(axis=1)]
+    rows = rows[is_retrieved(rows, size)]
     if rows.empty:
         raise InputError(
             f"No user's {split} target is among the candidates, so there is nothing to rank: train the retriever "
@@ -233,9 +233,18 @@ def retrieved_rows(
     return rows
 
 
+def is_retrieved(rows: pd.DataFrame, size: int) -> np.ndarray:
+    """Return of each user whether the target is among the first ``size`` candidates, ``(n,)``."""
+    return _is_target(rows, size).any(axis=1)
+
+
 def candidate_items(rows: pd.DataFrame) -> np.ndarray:
     """Return the candidates' item ids, best first, ``(n, n_candidates)``."""
     return np.stack([np.asarray(items) for items in rows["items"]])
+
+
+def _is_target(rows: pd.DataFrame, size: int) -> np.ndarray:
+    return candidate_items(rows)[:, :size] == rows["target"].to_numpy()[:, None]  # (n, size)
 
 
 def _generator(seed: int, user: int) -> np.random.Generator:

@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from llamarec_core.checkpoint import optimizer_tensors, restore_optimizer
+from llamarec_core.checkpoint import optimizer_tensors, restore_optimizer, under
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.ranking.adapter import adapter_tensors, set_adapter_tensors
@@ -123,7 +123,9 @@ class Tuning:
                     self._optimizer.zero_grad()
                 self._losses.append(loss.item())
                 self._read += np.array([(batch.targets >= 0).sum().item(), batch.n_tokens])
-            if not np.isfinite(self._losses[-1]):
+            latest = self._losses[-self.accelerator.gradient_accumulation_steps :]
+            # asked of all processes, so that none is left waiting for one that has given up
+            if not all(gather_object([bool(np.isfinite(latest).all())])):
                 raise InputError(f"The loss is no longer a number at step {step + 1}: choose a smaller learning_rate.")
             self._schedule.step()
             self.step += 1
@@ -171,8 +173,8 @@ class Tuning:
 
     def restore(self, tensors: dict[str, torch.Tensor], curve: list[dict[str, Any]]) -> None:
         """Go back to where :meth:`tensors` was called."""
-        set_adapter_tensors(self.ranker.model, _under("present.", tensors))
-        self.best = _under("best.", tensors)
+        set_adapter_tensors(self.ranker.model, under("present.", tensors))
+        self.best = under("best.", tensors)
         restore_optimizer(self._plain_optimizer, tensors)
         self.curve, self.step, self._earlier_seconds = curve, curve[-1]["step"], curve[-1]["seconds"]
         self._earlier_read = np.array([curve[-1]["answers"], curve[-1]["tokens"]])
@@ -245,7 +247,3 @@ def kept_by(settings: RankerSettings) -> str:
 
 def _seed_dropout(seed: int, micro_batch: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, micro_batch]).generate_state(1)[0]))
-
-
-def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -129,15 +129,17 @@ class VerbalizerRanker:
         label_ids = torch.tensor(self.prompts.label_ids[:n_candidates], device=self.model.device)
         order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")  # longest first: memory peaks at once
         result = np.empty((len(prompts), n_candidates), dtype=np.float32)
-        was_training = self._network.training
+        was_training = self.model.training  # the wrapper's own flag says nothing about it
         self._network.eval()
-        with torch.inference_mode(), _bar(len(prompts), shown=progress) as bar:
-            for rows in self._batches(order, prompts):
-                tokens, lengths = pad([prompts[row] for row in rows], device=self.model.device)
-                logits = self._network(tokens, lengths, label_ids)  # (batch, n_candidates)
-                result[rows] = logits.softmax(dim=-1).cpu().numpy()
-                bar.update(len(rows))
-        self._network.train(was_training)
+        try:
+            with torch.inference_mode(), _bar(len(prompts), shown=progress) as bar:
+                for rows in self._batches(order, prompts):
+                    tokens, lengths = pad([prompts[row] for row in rows], device=self.model.device)
+                    logits = self._network(tokens, lengths, label_ids)  # (batch, n_candidates)
+                    result[rows] = logits.softmax(dim=-1).cpu().numpy()
+                    bar.update(len(rows))
+        finally:
+            self._network.train(was_training)
         if not np.isfinite(result).all():
             # a comparison with NaN is false, which would put every target first
             raise InputError("The ranker's probabilities are not numbers: tune it again with a smaller learning_rate.")

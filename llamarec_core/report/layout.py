@@ -18,7 +18,7 @@ from llamarec_core.files import replacing, write_text
 from llamarec_core.report.ablations import ablation_display, training_display
 from llamarec_core.report.claims import claims_display
 from llamarec_core.report.latex import to_latex
-from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES, in_order
+from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES, display_name, in_order
 from llamarec_core.report.pairs import strategy_pairs_display
 from llamarec_core.report.strategies import differences_display, strategies_display
 
@@ -158,9 +158,13 @@ def _plain_cell(value: object) -> _Cell:
 
 def _wide_metrics(frame: pd.DataFrame) -> pd.DataFrame:
     """Lay out results or comparisons: a row for each data set, subset and metric, a column for each method."""
-    cells = _result_cells if "measured" in frame.columns else _comparison_cells
+    measured = "measured" in frame.columns
+    frame, cells = (frame, _result_cells) if measured else (_by_pair(frame), _comparison_cells)
     keys = [key for key in ("dataset", "subset") if len(frame[key].unique()) > 1] + ["metric"]
-    groups = [group for _, group in frame.groupby(["dataset", "subset", "metric"], sort=False)]
+    of_row = ["dataset", "subset", "metric"]
+    if frame.duplicated([*of_row, "method"]).any():
+        raise ValueError("Two numbers of one data set, subset, metric and method would share a cell.")
+    groups = [group for _, group in frame.groupby(of_row, sort=False)]
     wide = pd.DataFrame(
         [cells(group.set_index("method")) for group in groups],
         columns=pd.MultiIndex.from_product([_columns(frame), ["paper", "ours"]]),
@@ -171,6 +175,13 @@ def _wide_metrics(frame: pd.DataFrame) -> pd.DataFrame:
     wide = wide.rename_axis(index=[None] * wide.index.nlevels)
     # where the paper prints nothing at all, the header needs no second line
     return wide if "paper" in wide.columns.get_level_values(1) else wide.droplevel(1, axis="columns")
+
+
+def _by_pair(frame: pd.DataFrame) -> pd.DataFrame:
+    """Name comparisons by their pairs, but for those of several methods with one reference, which the caption names."""
+    if frame["reference"].nunique() == 1 < frame["method"].nunique():
+        return frame
+    return frame.assign(method=frame["method"].map(display_name) + " − " + frame["reference"].map(display_name))
 
 
 def _columns(frame: pd.DataFrame) -> list[str]:

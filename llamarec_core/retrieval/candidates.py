@@ -145,6 +145,9 @@ def target_ranks(
     """Return the rank of every user's target, int64 (n_users,): :func:`retrieve` without the candidates.
 
     Without ``exclude_history`` the history's items compete too, as they do in the authors' validation.
+
+    Raises:
+        InputError: the scores are not numbers.
     """
     ranks = np.empty(dataset.n_users, dtype=np.int64)
     for users, targets, scores in _scored_batches(

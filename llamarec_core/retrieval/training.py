@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from llamarec_core.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from llamarec_core.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, under
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing
 from llamarec_core.retrieval.bert4rec import BERT4Rec
@@ -97,8 +97,8 @@ def fit_retriever(
     if checkpoint.exists():
         tensors, reached = load_checkpoint(checkpoint, settings=identity, device=device)
         restore_optimizer(optimizer, tensors)
-        model.load_state_dict(_under("model.", tensors))
-        best, curve = _under("best.", tensors), reached["curve"]
+        model.load_state_dict(under("model.", tensors))
+        best, curve = under("best.", tensors), reached["curve"]
 
     sequences = training_sequences(dataset, max_length=settings.max_length)
     if not sequences:
@@ -294,7 +294,3 @@ def _identity(dataset: Dataset, settings: RetrieverSettings) -> dict[str, Any]:
 
 def _copy(model: SequentialRecommender) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -138,8 +138,9 @@ def test_the_same_events_are_read_in_another_order(tidy, events, write, tmp_path
 
 def test_a_missing_order_is_named(tidy, tmp_path):
     tidy(tmp_path / "mine")
-    with pytest.raises(InputError, match=r"There is no mine/order_run_a.csv \(or .gz\): name the folder"):
-        load_dataset("mine", folder=tmp_path, order="order_run_a")
+    for name in ("mine", "ml-100k-1998"):
+        with pytest.raises(InputError, match=rf"There is no {name}/order_run_a.csv \(or .gz\): name the folder"):
+            load_dataset(name, folder=tmp_path, order="order_run_a")
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
@@ -156,11 +157,14 @@ def test_an_unknown_name_is_answered_with_the_way_to_give_ones_own():
         load_dataset("shop")
 
 
-def test_a_name_cannot_lead_out_of_the_folder(tidy, tmp_path):
+@pytest.mark.parametrize("order", [None, "theirs"])
+@pytest.mark.parametrize("name", ["../outside", ".."])
+def test_a_name_cannot_lead_out_of_the_folder(tidy, tmp_path, name, order):
     tidy(tmp_path / "outside")
+    tidy(tmp_path)
     (tmp_path / "inside").mkdir()
     with pytest.raises(InputError, match="Unknown data set"):
-        load_dataset("../outside", folder=tmp_path / "inside")
+        load_dataset(name, folder=tmp_path / "inside", order=order)
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):

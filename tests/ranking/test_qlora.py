@@ -315,3 +315,14 @@ def test_a_loss_that_is_no_number_stops_the_tuning(tiny, dataset, candidates, tm
     monkeypatch.setattr(NextTokenLogits, "forward", broken)
     with pytest.raises(InputError, match="no longer a number at step 1: choose a smaller learning_rate"):
         fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("whose", ["own, in the first micro-batch", "another process's"])
+def test_any_loss_that_is_no_number_stops_all_processes(tiny, dataset, candidates, tmp_path, monkeypatch, whose):
+    whole, losses = Tuning._loss, iter([float("nan"), 1.0])
+    if whose == "another process's":
+        monkeypatch.setattr(tuning, "gather_object", lambda mine: [*mine, *(False for own in mine if own is True)])
+    else:
+        monkeypatch.setattr(Tuning, "_loss", lambda self, *given: whole(self, *given) * next(losses))
+    with pytest.raises(InputError, match="no longer a number at step 1: choose a smaller learning_rate"):
+        fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=tmp_path, progress=False)

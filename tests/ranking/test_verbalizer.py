@@ -86,10 +86,15 @@ def test_probabilities_do_not_depend_on_the_other_prompts_of_a_batch(ranker, req
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-6)
 
 
-def test_the_model_goes_back_to_training_after_ranking(ranker, requests):
-    ranker.model.train()
+@pytest.mark.parametrize("training", [True, False])
+def test_after_ranking_the_model_is_in_the_mode_that_it_was_in(ranker, requests, training, monkeypatch):
+    ranker.model.train(training)
     ranker.probabilities(*requests)
-    assert ranker.model.training
+    assert ranker.model.training == training
+    monkeypatch.setattr(NextTokenLogits, "forward", None)  # breaks off
+    with pytest.raises(TypeError):
+        ranker.probabilities(*requests)
+    assert ranker.model.training == training
     ranker.model.eval()
 
 

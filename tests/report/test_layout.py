@@ -85,6 +85,35 @@ def test_a_difference_is_signed_and_bold_when_it_is_beyond_chance():
     assert "<td>−0.0002<small>[−0.0010, +0.0006]</small><small>p = 0.700</small></td>" in page
 
 
+def pairs(*named):
+    """Each method beside each reference, the n-th pair with a difference of n tenths."""
+    return pd.concat(
+        comparison().head(1).assign(method=method, reference=reference, difference=number / 10)
+        for number, (method, reference) in enumerate(named, start=1)
+    )
+
+
+def test_comparisons_with_several_references_have_a_column_for_each_pair(tmp_path):
+    table = pairs(("sasrec", "narm"), ("lrurec", "narm"), ("lrurec", "sasrec"))
+    page = show_table(table)._repr_html_()
+    names = ["SASRec − NARM", "LRURec − NARM", "LRURec − SASRec"]
+    places = [page.index(text) for text in (*names, "+0.1000", "+0.2000", "+0.3000")]
+    assert places == sorted(places)
+    latex = write_table(table, tmp_path / "pairs")[1].read_text()
+    assert all(value in latex for value in ("+0.1000", "+0.2000", "+0.3000"))
+
+
+def test_a_comparison_alone_names_its_reference_and_several_with_the_same_leave_it_to_the_caption():
+    assert ">LRURec − NARM<" in show_table(pairs(("lrurec", "narm")))._repr_html_()
+    assert "LRURec" not in show_table(comparison())._repr_html_()
+
+
+@pytest.mark.parametrize("table", [results(), comparison()], ids=["results", "comparisons"])
+def test_two_values_for_one_cell_are_refused(table):
+    with pytest.raises(ValueError, match="share a cell"):
+        show_table(pd.concat([table, table]))._repr_html_()
+
+
 def test_statistics_show_the_printed_figure_below_ours():
     table = pd.DataFrame(
         {

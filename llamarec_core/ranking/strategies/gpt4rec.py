@@ -1,7 +1,7 @@
 """GPT4Rec: generated queries, a search over the catalogue's titles (Li et al., 2023, arXiv 2304.03879).
 
 The model reads the history alone and generates m search queries by beam search; a BM25 index over all titles answers
-each of them with K / m items, in the order of the queries' probabilities. Tuned, it generates the title of what the
+each of them with 20 / m items, in the order of the queries' probabilities. Tuned, it generates the title of what the
 user chose next. A candidate's score here is its best BM25 score over all queries. For queries of at most L tokens::
 
     forward passes 1 + m · (L − 1),    tokens read c + H · (mark + T),    tokens generated m · L.

@@ -83,14 +83,16 @@ class Strategy(ABC):
         was_training = self.model.training
         self.model.eval()
         bar = tqdm(total=len(histories), desc=self.name, unit="user", mininterval=10, disable=not progress)
-        with torch.inference_mode(), bar:
-            for start in range(0, len(histories), self.batch_size):
-                batch = slice(start, start + self.batch_size)
-                meter = Meter(len(histories[batch]), self.model.device)
-                found += self._answer(histories[batch], candidates[batch].tolist(), meter)
-                costs.append(meter.frame())
-                bar.update(len(histories[batch]))
-        self.model.train(was_training)
+        try:
+            with torch.inference_mode(), bar:
+                for start in range(0, len(histories), self.batch_size):
+                    batch = slice(start, start + self.batch_size)
+                    meter = Meter(len(histories[batch]), self.model.device)
+                    found += self._answer(histories[batch], candidates[batch].tolist(), meter)
+                    costs.append(meter.frame())
+                    bar.update(len(histories[batch]))
+        finally:
+            self.model.train(was_training)
         scores = np.array([of_request for of_request, _ in found], dtype=np.float64).reshape(candidates.shape)
         if np.isnan(scores).any():
             raise InputError(f"The scores of {self.name!r} are not numbers: tune it with a smaller learning_rate.")

@@ -188,3 +188,7 @@ def test_answers_of_other_users_and_broken_files_are_refused(tmp_path):
     pd.DataFrame({"user": [3, 5]}).to_parquet(other.with_name("p5-seed0.parquet"))
     with pytest.raises(InputError, match="p5-seed0.parquet lacks the column 'target': delete it"):
         load_answers(tmp_path, datasets=["toy"])
+    keep(tmp_path, "gpt5rec-tuned-seed0").replace(other.with_name("p5-seed0.parquet"))
+    keep(tmp_path, "gpt5rec-tuned-seed0")
+    with pytest.raises(InputError, match=r"gpt5rec-tuned-seed0.parquet is of no strategy of verbalizer, .*: remove it"):
+        load_answers(tmp_path, datasets=["toy"])

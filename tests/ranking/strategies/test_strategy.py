@@ -152,10 +152,15 @@ def test_a_model_whose_logits_are_no_numbers_is_refused(strategy, model, prompts
 
 
 @EACH
-def test_the_model_goes_back_to_training(strategy, model, prompts, requests):
-    model.train()
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_goes_back_to_the_mode_that_it_was_in(strategy, training, model, prompts, requests, monkeypatch):
+    model.train(training)
     strategy(model, prompts).rank(*requests)
-    assert model.training
+    assert model.training == training
+    monkeypatch.setattr(strategy, "_answer", None)  # breaks off
+    with pytest.raises(TypeError):
+        strategy(model, prompts).rank(*requests)
+    assert model.training == training
     model.eval()
 
 
