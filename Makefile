@@ -19,11 +19,11 @@ export TOKENIZERS_PARALLELISM := false
 snakemake = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(1) --cores $(CORES) --nolock --rerun-incomplete \
 	--quiet host reason --config profile=$(2)
 
-.PHONY: help study grid retrieval claims strategies bench-retriever bench-ranker bench-latency book lab test verify lint clean lock
+.PHONY: help study grid retrieval claims strategies bench-retriever bench-ranker bench-latency bench-latency-7b book lab test verify lint clean lock
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 $(SETUP): requirements.lock requirements-carriers.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
@@ -59,6 +59,9 @@ bench-ranker: $(SETUP)  ## Time the ranker against the plain way and generation,
 
 bench-latency: $(SETUP)  ## Time ranking against the length of titles (Figure 3), on a machine that does nothing else
 	@$(call snakemake,latency --forcerun latency,$(OR_SMALL))
+
+bench-latency-7b: $(SETUP)  ## The same with a backbone of Llama-2-7B's shape, on a GPU of 24 GB or more
+	@$(call snakemake,latency_7b --forcerun latency_7b,$(OR_SMALL))
 
 book: $(SETUP)  ## Build the book from the committed results
 	@$(BIN)/jupyter-book build . -W -n --keep-going --quiet

@@ -98,7 +98,8 @@ def _name(axis: Axes, points: pd.DataFrame, palette: dict[str, tuple[float, floa
         while any(abs(x - at) < half + other and abs(y - height) < _LINE for at, other, height in written):
             y += _LINE / 3
         written.append((x, half, y))
-        axis.text(x, y, display_name(method), transform=axis.transAxes, ha="center", fontsize=9, color=palette[method])
+        shade = tuple(0.65 * channel for channel in palette[method])  # darker: pale letters are hard to read
+        axis.text(x, y, display_name(method), transform=axis.transAxes, ha="center", fontsize=9, color=shade)
 
 
 def inference_times(table: pd.DataFrame, *, published: pd.DataFrame) -> Figure:
