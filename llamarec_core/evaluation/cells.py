@@ -67,10 +67,7 @@ def cells_of_ranks(
         for name, seeds in runs.items()
         for number in seeds
     }
-    first = next(iter(frames.values()))[["user", "target"]]
-    for (name, number), frame in frames.items():
-        if not first.equals(frame[["user", "target"]]):
-            raise InputError(f"The ranks of {name} on {dataset} with seed {number} hold other users or targets.")
+    refuse_other_users({f"{name} on {dataset} with seed {number}": frame for (name, number), frame in frames.items()})
     columns = _columns(frames, candidates)
     if not all(values.any() for key, values in columns.items() if not key[0]):
         return f"no target of {dataset} was retrieved"
@@ -78,7 +75,7 @@ def cells_of_ranks(
     at = {key: place for place, key in enumerate(columns)}
     cells = {key: value.item() for key, value in _cells(values.mean(axis=0)[None], at).items()}
     sampled = _cells(bootstrap_means(values, samples=samples, seed=seed), at)
-    return MeasuredCells(cells, sampled, len(first), min(map(len, runs.values())))
+    return MeasuredCells(cells, sampled, len(values), min(map(len, runs.values())))
 
 
 def _columns(frames: Mapping[tuple[str, int], pd.DataFrame], candidates: int) -> dict[tuple, np.ndarray]:
@@ -143,3 +140,21 @@ def cells_of_sample(
     mean, means = stratified_means(strata, weights, samples=samples, seed=seed)
     cells, sampled = dict(zip(keys, mean.tolist(), strict=True)), dict(zip(keys, means.T, strict=True))
     return MeasuredCells(cells, sampled, len(users), len(seeds), commit="+".join(commits))
+
+
+def refuse_other_users(frames: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse frames that cannot be paired: all must hold the same users, in one order, with the same targets.
+
+    Args:
+        frames: whose ranks they are, in words → ``user`` and ``target``.
+
+    Raises:
+        InputError: one differs from the first.
+    """
+    (first, expected), *others = frames.items()
+    for name, frame in others:
+        if not np.array_equal(frame[["user", "target"]], expected[["user", "target"]]):
+            raise InputError(
+                f"The ranks of {name} hold other users or targets than those of {first}: make both from the same data "
+                "and split."
+            )

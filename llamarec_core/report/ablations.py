@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from llamarec_core.evaluation import bootstrap_interval, holm, paired_difference, per_user
-from llamarec_core.files import InputError, read_json
+from llamarec_core.evaluation.cells import refuse_other_users
+from llamarec_core.files import read_json
 from llamarec_core.provenance import commit_name
 
 METRIC = "NDCG@10"
@@ -40,16 +41,14 @@ def ablation_table(ranks: pd.DataFrame, *, dataset: str, samples: int, seed: int
     Raises:
         InputError: two variants hold different users or targets.
     """
-    first = None
     rows = []
+    refuse_other_users(
+        {f"{variant!r} ({group})": frame for (group, variant), frame in ranks.groupby(["group", "variant"])}
+    )
     for group, variants in ranks.groupby("group", sort=False):
         reference = variants["variant"].iloc[0]
         own = variants[variants["variant"] == reference]
         for variant, frame in variants.groupby("variant", sort=False):
-            users = frame[["user", "target"]].reset_index(drop=True)
-            first = users if first is None else first
-            if not users.equals(first):
-                raise InputError(f"The ranks of {variant!r} ({group}) hold other users or targets than the first's.")
             values = per_user(frame["rank"], METRIC)
             low, high = bootstrap_interval(values, samples=samples, seed=seed)
             row = {"dataset": dataset, "group": group, "method": variant, "reference": reference, "metric": METRIC}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from llamarec_core.evaluation import METRICS, holm, paired_difference, per_user
-from llamarec_core.files import InputError
+from llamarec_core.evaluation.cells import refuse_other_users
 from llamarec_core.report.methods import display_name
 from llamarec_core.report.strategies import RETRIEVER, Answers
 
@@ -45,7 +45,13 @@ def compare(
     Raises:
         InputError: two frames of the data set hold other users or targets.
     """
-    _refuse_other_users(ranks, dataset)
+    refuse_other_users(
+        {
+            f"{_words(method)} on {dataset} with seed {number}": frame.sort_values("user")
+            for (of_ranks, method, number), frame in ranks.items()
+            if of_ranks == dataset
+        }
+    )
     rows = []
     for (reference, method), metric in product(pairs, metrics):
         values = [_mean_over_seeds(ranks, dataset, name, metric) for name in (method, reference)]
@@ -128,14 +134,8 @@ def strategy_pairs_display(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("")
 
 
-def _refuse_other_users(ranks: RanksByMethod, dataset: str) -> None:
-    first = None
-    for key, frame in ranks.items():
-        if key[0] == dataset:
-            asked = frame[["user", "target"]].sort_values("user", ignore_index=True)
-            first = asked if first is None else first
-            if not asked.equals(first):
-                raise InputError(f"The ranks of {key[1]} on {dataset} hold other users or targets than the first's.")
+def _words(method: str | tuple[str, str]) -> str:
+    return method if isinstance(method, str) else ", ".join(method)  # a strategy and its state
 
 
 def _mean_over_seeds(ranks: RanksByMethod, dataset: str, method: Any, metric: str) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from llamarec_core.evaluation import METRICS, bootstrap_interval, holm, paired_difference, per_user
+from llamarec_core.evaluation.cells import refuse_other_users
 from llamarec_core.files import InputError
 from llamarec_core.report.methods import PUBLISHED_NAMES, in_order
 
@@ -236,12 +237,14 @@ def _by_method(ranks: Ranks, *, retriever: str, candidates: int) -> Iterator[tup
                     )
                 own.append(_sorted_by_user(ranks, (dataset, method, seed)))
                 reference.append(_sorted_by_user(ranks, (dataset, retriever, seed)))
-                for frame, what in ((own[-1], method), (reference[-1], retriever)):
-                    if not np.array_equal(frame[["user", "target"]], own[0][["user", "target"]]):
-                        raise InputError(
-                            f"The ranks of {what} on {dataset} with seed {seed} hold other users or targets than "
-                            f"those of {method} with seed {seeds[0]}: make both from the same data and split."
-                        )
+            asked = {method: own, retriever: reference}
+            refuse_other_users(
+                {
+                    f"{name} on {dataset} with seed {seed}": frame
+                    for name, frames in asked.items()
+                    for seed, frame in zip(seeds, frames, strict=True)
+                }
+            )
             retriever_ranks = np.stack([frame["rank"].to_numpy() for frame in reference])
             method_ranks = np.stack([frame["rank"].to_numpy() for frame in own])
             yield dataset, method, _Runs(method_ranks, retriever_ranks, retriever_ranks <= candidates)

@@ -234,7 +234,7 @@ def test_each_seeds_own_users_count_once(found):
     alone = strategy_pairs(found, **SAMPLING).set_index(["method", "state", "reference"])
     of_both = (alone.loc[("verbalizer", "tuned", "retriever"), "difference"] + 1 / np.log2(10) - 1 / np.log2(3)) / 2
     assert pairs.loc[("verbalizer", "tuned", "retriever"), "difference"] == pytest.approx(of_both)
-    with pytest.raises(InputError, match="on beauty hold other users or targets"):
+    with pytest.raises(InputError, match="retriever, trained on beauty with seed 0 hold other users or targets"):
         strategy_pairs(found | dict([again.popitem()]), **SAMPLING)
 
 
