@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 
 from llamarec_core.data import Dataset
@@ -47,15 +46,16 @@ VALIDATION_USERS = 10
 COLUMNS = (
     "user", "target", "stratum", "stratum_users", "retriever_rank", "rank", "reranked", *COUNTS,
     *(f"{part}_seconds" for part in PARTS), "predicted_forward_passes", "predicted_tokens_read",
-    "predicted_tokens_generated", "reads_candidates", "examples", "dtype", "threads", "load", "batch_requests",
-    "batch_seconds", "batch_peak_mib", "commit",
+    "predicted_tokens_generated", "reads_candidates", "examples", "dtype", "threads", "processors",
+    "batch_requests", "batch_seconds", "batch_peak_mib", "commit",
 )  # fmt: skip
 """One row a request, answered alone. ``stratum`` is ``retrieved`` or ``missed``, ``stratum_users`` how many test users
 it has; ``retriever_rank`` is the target's before any strategy, ``rank`` that among the re-ranked candidates, or in the
 whole catalogue where the strategy reads no candidates, and ``reranked`` that among the candidates in either case. What
 follows ``predicted_…`` is the same in all rows: the prompts that tuning read (of the verbalizer without its warm-up),
-the arithmetic's precision, the threads that this process computes with, how many processes wanted a core of the machine
-in the last five minutes, the requests answered together, their time, and by how much memory rose meanwhile."""
+the arithmetic's precision, the threads that this process computes with, how many processors worked on the requests on
+average (its processor time over the time; less than its threads where other work took them), the requests answered
+together, their time, and by how much memory rose meanwhile."""
 
 
 def sample_users(rows: pd.DataFrame, *, size: int, users: int | None, seed: int) -> pd.DataFrame:
@@ -216,7 +216,9 @@ def measured(strategy: Strategy, dataset: Dataset, rows: pd.DataFrame) -> pd.Dat
     together = rows.head(BATCH)
     strategy.batch_size = 1
     answer_rows(strategy, dataset, rows.head(1), "test")  # the first is slower than all that follow
+    began, worked = time.perf_counter(), time.process_time()
     answers = answer_rows(strategy, dataset, rows, "test", progress=True)
+    processors = (time.process_time() - worked) / (time.perf_counter() - began)
     reranked = rerank_by_scores(rows, answers.scores)["rank"].to_numpy()
     ranks = reranked
     if not strategy.reads_candidates:
@@ -240,7 +242,7 @@ def measured(strategy: Strategy, dataset: Dataset, rows: pd.DataFrame) -> pd.Dat
         reranked=reranked,
         reads_candidates=strategy.reads_candidates,
         threads=torch.get_num_threads(),
-        load=psutil.getloadavg()[1],
+        processors=processors,
         batch_requests=len(together),
         batch_seconds=seconds[0],
         batch_peak_mib=peak,

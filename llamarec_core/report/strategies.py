@@ -136,11 +136,11 @@ def _by_case(answers: Answers) -> Iterator[tuple[str, str, bool, list[pd.DataFra
 
 
 def timing_conditions(answers: Answers) -> str:
-    """Say in a sentence with how many threads, and beside how much other work, the requests were timed."""
+    """Say in a sentence with how many threads the requests were timed, and how much of the processors these had."""
     frames = answers.values()
     threads = ", ".join(map(str, sorted({count for frame in frames for count in frame["threads"]})))
-    load = [frame["load"].max() for frame in frames]
-    return f"Timed with {threads} thread(s), while {min(load):.1f} to {max(load):.1f} processes wanted a core."
+    had = [frame["processors"].iloc[0] for frame in frames]
+    return f"Timed with {threads} thread(s), which kept {min(had):.2f} to {max(had):.2f} processors busy."
 
 
 def strategies_display(table: pd.DataFrame) -> pd.DataFrame:

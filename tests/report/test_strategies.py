@@ -38,7 +38,7 @@ def answers(ranks=(1, 3, 25, 30), *, seconds=0.1, reads=True, reranked=None, **c
     costs = {"forward_passes": 5, "tokens_read": 100, "tokens_generated": 4, "valid": 3, "invalid": 1}
     costs |= {"predicted_forward_passes": 5, "predicted_tokens_read": 100, "predicted_tokens_generated": 9}
     costs |= {"tokenizing_seconds": 0.0, "reading_seconds": seconds, "generating_seconds": 0.0, "parsing_seconds": 0.0}
-    costs |= {"reads_candidates": reads, "examples": 8, "dtype": "float32", "threads": 1, "load": 1.5}
+    costs |= {"reads_candidates": reads, "examples": 8, "dtype": "float32", "threads": 1, "processors": 0.97}
     costs |= {"batch_requests": 4, "batch_seconds": 0.5, "batch_peak_mib": 70.0}
     return frame.assign(**costs | {"commit": "abc"} | changes)[list(COLUMNS)]
 
@@ -212,8 +212,8 @@ def test_the_inference_times_stand_beside_the_published_ones():
 
 
 def test_the_page_says_under_what_conditions_requests_were_timed(found):
-    found["beauty", "causal_lm", False, 0] = answers(threads=2, load=2.25)
-    assert timing_conditions(found) == "Timed with 1, 2 thread(s), while 1.5 to 2.2 processes wanted a core."
+    found["beauty", "causal_lm", False, 0] = answers(threads=2, processors=1.5)
+    assert timing_conditions(found) == "Timed with 1, 2 thread(s), which kept 0.97 to 1.50 processors busy."
 
 
 def test_orders_of_the_same_candidates_are_compared_user_by_user(found):
