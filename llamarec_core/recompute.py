@@ -13,7 +13,7 @@ import pandas as pd
 from llamarec_core import evaluation, report
 from llamarec_core.comparison import load_answers, tuned_ranks
 from llamarec_core.grid import grid_table, load_orders
-from llamarec_core.provenance import made_on_gpu, record_of
+from llamarec_core.provenance import commit_of, made_on_gpu, record_of
 from llamarec_core.ranking import answers_learnt
 from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share
 from llamarec_core.report.retrieval import AS_PUBLISHED
@@ -46,14 +46,15 @@ class Recomputation:
             "table1": lambda: self.study[self.study["subset"] == "all"],
             "table3": lambda: self.study[self.study["subset"] == "retrieved"],
             "comparison": lambda: self.comparison,
+            "floors": lambda: self.floors,
             "ranker": lambda: pd.concat([self._variants(name) for name in self.ablations]),
             **{f"ranker_{name}": lambda name=name: self._variants(name) for name in self.ablations},
             "grid": lambda: grid_table(self.profile, root=self.root),
             "table1_retrieval": lambda: self.retrieval,
-            "retrieval_pairs": lambda: report.pairs_table(self._tested, **self._of_grid),
+            "retrieval_pairs": lambda: self.pairs,
             "validation_as_published": lambda: report.validation_table(self._grid[0], **self._of_grid),
             "ties": lambda: self.ties,
-            "noise": lambda: report.noise_table(self.retrieval, self.ties, published=self.published),
+            "noise": lambda: self._noise(),
             "strategies": lambda: self.strategies,
             "strategy_pairs": lambda: report.strategy_pairs(
                 load_answers(self.results, datasets=self.datasets), **self.sampling
@@ -68,9 +69,13 @@ class Recomputation:
         """Return the opening page's summary."""
         ranker, retriever = self.profile.ranker, self.profile.retriever.method
         paths = [path for name in self.datasets for path in (self.results / "ranks" / name).glob("*.parquet")]
-        options = {"ranker": ranker, "retriever": retriever, "kept": self._kept}
+        options = {"ranker": ranker, "retriever": retriever, "kept": self._kept, "floors": self.floors}
         options["records"] = [record_of(path) for path in paths]
         return report.opening(self.study, self.comparison, published=self.published, **options)
+
+    def retrieval_sentences(self) -> str:
+        """Return the opening page's sentences on stage 1."""
+        return report.retrieval_sentences(self.retrieval, self.pairs)
 
     def verdicts(self) -> str:
         """Return the opening page's sentence on the claims."""
@@ -87,9 +92,19 @@ class Recomputation:
         return report.comparison_table(self._ranks[0], **self._of_study)
 
     @cached_property
+    def floors(self) -> pd.DataFrame:
+        """The ranker against orders without a language model."""
+        return report.floors_table(self._ranks[0], **self._of_study)
+
+    @cached_property
     def retrieval(self) -> pd.DataFrame:
         """The retrieval columns of Table 1."""
         return report.retrieval_table(self._tested, published=self.published, **self._of_grid)
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """Every two retrievers."""
+        return report.pairs_table(self._tested, **self._of_grid)
 
     @cached_property
     def ties(self) -> pd.DataFrame:
@@ -132,6 +147,9 @@ class Recomputation:
     def _of_grid(self) -> dict[str, Any]:
         return {**self.sampling, "commit": self._grid[1]}
 
+    def _noise(self) -> pd.DataFrame:
+        return report.noise_table(self._grid[0], self.ties, published=self.published, **self.sampling)
+
     def _table4(self) -> pd.DataFrame:
         printed = evaluation.published_llm_baselines(self.root / "results" / "published")
         return report.table4(self.strategies, published=printed)
@@ -144,13 +162,15 @@ class Recomputation:
         ranks, commit = load_ranks(self.results / "grid", self.results, datasets=self.datasets)
         paper = load_profile(find_profile("paper", root=self.root))
         bench = self.root / "results" / "bench"
+        times = bench / "inference_time.csv"
         return evaluation.claims_table(
             self.root / "results" / "published",
             ranks,
             sample=tuned_ranks(load_answers(self.results, datasets=self.datasets)),
             trainable_share=trainable_share(LLAMA_2_7B, paper.ranker),
             timings=evaluation.measured_inference_times(bench),
-            timed_on_gpu=made_on_gpu(bench / "inference_time.csv"),
+            timed_on_gpu=made_on_gpu(times),
+            timings_commit=commit_of(times) if times.is_file() else "",
             scale=self.profile.ranker.backbone,
             candidates=self.profile.ranker.candidates,
             commit=commit,

@@ -229,6 +229,7 @@ def _tables_differ(profile: Profile, *, root: Path) -> Iterator[str]:
             yield f"{path.relative_to(root)}, {difference}: run the notebook that writes it."
     for path, text, notebook in (
         (folder / "opening.md", again.opening, "4_results"),
+        (folder / "retrieval.md", again.retrieval_sentences, "2_retrieval"),
         (folder / "verdicts.md", again.verdicts, "5_claims"),
     ):
         if path.is_file() and path.read_text(encoding="utf-8") != text():

@@ -61,6 +61,7 @@ def claims_table(
     trainable_share: float,
     timings: pd.DataFrame | None = None,
     timed_on_gpu: bool = False,
+    timings_commit: str = "",
     scale: str,
     candidates: int = 20,
     samples: int,
@@ -78,6 +79,7 @@ def claims_table(
         timings: ``mean_title_length_tokens``, ``method`` and ``seconds``, as
             :func:`~llamarec_core.evaluation.paper.published_inference_times` loads the paper's.
         timed_on_gpu: whether they were, as the paper's; otherwise a claim about seconds, not a ratio, is not tested.
+        timings_commit: the commit that they were measured with.
         scale: what LlamaRec was run as, e.g. its backbone.
         candidates: a user is `retrieved` if LRURec ranks the target among this many.
         samples: bootstrap samples behind each interval.
@@ -88,7 +90,7 @@ def claims_table(
         One claim a row: ``claim``, ``dataset``, ``statement``, ``where``, ``unit``, ``stated`` (in the text; may be
         empty), ``published`` (the same from the paper's tables, or the bound), ``measured``, ``ci_low``, ``ci_high``
         (95 % bootstrap over users; empty for what has no users), ``users``, ``seeds``, ``verdict``, ``why``,
-        ``scale`` (where LlamaRec was run), ``commit``.
+        ``scale`` (where LlamaRec was run), ``commit`` (empty for what is counted from settings).
 
     Raises:
         InputError: a claim has no quantity, or two ranks files of a claim hold other users or targets.
@@ -107,13 +109,14 @@ def claims_table(
         "timings": lambda _, quantity: _from_timings(times, quantity),
         "architecture": lambda _, quantity: _exactly(quantity.of(trainable_share)),
     }
+    commits = {"ranks": commit, "timings": timings_commit, "architecture": ""}
     table = stated_table(folder)
     rows: list[dict[str, Any]] = []
     for row in table.itertuples():
         quantity = QUANTITIES[row.claim]
         found = measure[quantity.source](row.dataset, quantity)
         if isinstance(found, str):
-            rows.append({"verdict": "not tested", "why": found, "scale": "", "commit": commit})
+            rows.append({"verdict": "not tested", "why": found, "scale": "", "commit": commits[quantity.source]})
             continue
         value, low, high = (found[column] for column in ("measured", "ci_low", "ci_high"))
         if quantity.bound:  # the claimed side is below: what is left up to the bound is above zero there
@@ -126,7 +129,9 @@ def claims_table(
             found |= {"ci_low": np.nan, "ci_high": np.nan, "why": quantity.why}
         if quantity.absolute and not timed_on_gpu:
             found |= {"verdict": "not tested", "why": "measured on a processor, where a time says nothing of a GPU's"}
-        rows.append({"commit": commit} | found | {"scale": scale if _runs_the_ranker(quantity) else ""})
+        rows.append(
+            {"commit": commits[quantity.source]} | found | {"scale": scale if _runs_the_ranker(quantity) else ""}
+        )
     columns = ["measured", "ci_low", "ci_high", "users", "seeds", "verdict", "why", "scale", "commit"]
     found = pd.DataFrame(rows, columns=columns).astype({"users": "Int64", "seeds": "Int64"})
     return table.join(found)
@@ -159,10 +164,13 @@ def stated_table(folder: Path) -> pd.DataFrame:
     )
 
 
-def _smallest(quantity: Quantity, found: MeasuredCells) -> dict[str, Any]:
-    """Return a quantity of ranks with its interval."""
-    low, high = interval_of_smallest(np.atleast_2d(quantity.of(found.sampled)))  # (values, samples)
-    value = float(np.min(quantity.of(found.cells)))
+def _smallest(quantity: Quantity, found: MeasuredCells) -> dict[str, Any] | str:
+    """Return a quantity of ranks with its interval, or why it has none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = interval_of_smallest(np.atleast_2d(quantity.of(found.sampled)))  # (values, samples)
+        value = float(np.min(quantity.of(found.cells)))
+    if not np.isfinite([value, low, high]).all():
+        return "too few hits among too few users to form the ratio"
     row = {"measured": value, "ci_low": low, "ci_high": high, "users": found.users, "seeds": found.seeds}
     return row | {"commit": found.commit} if found.commit else row
 

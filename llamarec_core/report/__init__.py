@@ -17,7 +17,7 @@ from llamarec_core.report.figures import (
 )
 from llamarec_core.report.layout import ShownTable, show_table, write_table
 from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES, STRATEGY_NAMES
-from llamarec_core.report.pairs import strategy_pairs
+from llamarec_core.report.pairs import comparison_table, floors_table, strategy_pairs
 from llamarec_core.report.publication import publish_table
 from llamarec_core.report.ranking_figures import (
     ablation_forest,
@@ -29,6 +29,7 @@ from llamarec_core.report.retrieval import (
     noise_table,
     pairs_table,
     reached_table,
+    retrieval_sentences,
     retrieval_table,
     ties_table,
     validation_table,
@@ -51,7 +52,7 @@ from llamarec_core.report.strategies import (
     timing_conditions,
 )
 from llamarec_core.report.strategy_figures import inference_times, quality_against_latency
-from llamarec_core.report.tables import comparison_table, results_table, statistics_table
+from llamarec_core.report.tables import results_table, statistics_table
 
 __all__ = [
     "METHOD_NAMES",
@@ -66,6 +67,7 @@ __all__ = [
     "comparison_table",
     "differences_display",
     "differences_table",
+    "floors_table",
     "forest",
     "grid_panels",
     "index_curves",
@@ -82,6 +84,7 @@ __all__ = [
     "rank_histogram",
     "reached_table",
     "results_table",
+    "retrieval_sentences",
     "retrieval_table",
     "run_times",
     "save_figure",

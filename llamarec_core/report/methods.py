@@ -11,6 +11,7 @@ METHOD_NAMES = {
     "bert4rec": "BERT4Rec",
     "sasrec": "SASRec",
     "lrurec": "LRURec",
+    "lrurec-validated-as-published": "LRURec, validated as published",
     "llamarec": "LlamaRec",
     "llamarec-with-retriever": "LlamaRec + LRURec",
 }

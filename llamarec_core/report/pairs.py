@@ -9,11 +9,21 @@ import pandas as pd
 
 from llamarec_core.evaluation import METRICS, holm, paired_difference, per_user
 from llamarec_core.evaluation.cells import refuse_other_users
+from llamarec_core.files import InputError
 from llamarec_core.report.methods import display_name
 from llamarec_core.report.strategies import RETRIEVER, Answers
+from llamarec_core.report.tables import Ranks, cases, over_seeds, runs_of, seeds_of
 
 RanksByMethod = Mapping[tuple[str, Any, int], pd.DataFrame]
 """(data set, method, seed) → ``user``, ``target`` and ``rank``, the same users for all methods of a data set."""
+
+FLOORS = (
+    ("llamarec", "random-order"),
+    ("llamarec", "popularity-order"),
+    ("llamarec", "title-overlap"),
+    ("llamarec-with-retriever", "title-overlap-with-retriever"),
+)
+"""A method, and an order of the candidates without a language model that it has to beat."""
 
 _RETRIEVED, _LLAMAREC = (RETRIEVER, "trained"), ("verbalizer", "tuned")
 """What strategies are compared with: (name, state)."""
@@ -27,6 +37,7 @@ def compare(
     samples: int,
     seed: int,
     metrics: Sequence[str] = METRICS,
+    subset: str = "all",
 ) -> list[dict[str, Any]]:
     """Compare the second of each pair of methods with the first, each with its values averaged over its seeds.
 
@@ -37,10 +48,12 @@ def compare(
         samples: bootstrap samples behind each interval, and sign flips behind each p-value.
         seed: of both.
         metrics: to compare in.
+        subset: what the users are, for the table.
 
     Returns:
-        One dict a pair and metric: ``dataset``, ``method``, ``reference``, ``metric``, ``difference`` (method −
-        reference), ``ci_low``, ``ci_high`` (95 % bootstrap over users), ``p_value`` (sign-flip test), ``users``.
+        One dict a pair and metric: ``dataset``, ``method``, ``reference``, ``metric``, ``subset``, ``difference``
+        (method − reference), ``ci_low``, ``ci_high`` (95 % bootstrap over users), ``p_value`` (sign-flip test),
+        ``users``.
 
     Raises:
         InputError: two frames of the data set hold other users or targets.
@@ -54,30 +67,95 @@ def compare(
     )
     rows = []
     for (reference, method), metric in product(pairs, metrics):
+        case = {"dataset": dataset, "method": method, "reference": reference, "metric": metric, "subset": subset}
         values = [_mean_over_seeds(ranks, dataset, name, metric) for name in (method, reference)]
-        found = paired_difference(*values, samples=samples, seed=seed)
-        rows.append(
-            {
-                "dataset": dataset,
-                "method": method,
-                "reference": reference,
-                "metric": metric,
-                "difference": found.mean,
-                "ci_low": found.low,
-                "ci_high": found.high,
-                "p_value": found.p_value,
-                "users": len(values[0]),
-            }
-        )
+        rows.append(case | _difference(*values, samples=samples, seed=seed) | {"users": len(values[0])})
     return rows
 
 
-def corrected(rows: list[dict[str, Any]], *, commit: str, subset: str) -> pd.DataFrame:
-    """Return what :func:`compare` found as a table, with ``p_holm`` over all rows of a data set, and its subset."""
+def corrected(rows: list[dict[str, Any]], *, commit: str) -> pd.DataFrame:
+    """Return what :func:`compare` found as a table, with ``p_holm`` over all rows of a data set and subset."""
+    if not rows:
+        return pd.DataFrame()
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p_value") + 1, "p_holm", table.groupby("dataset")["p_value"].transform(holm))
-    table.insert(table.columns.get_loc("metric") + 1, "subset", subset)
+    adjusted = table.groupby(["dataset", "subset"])["p_value"].transform(holm)
+    table.insert(table.columns.get_loc("p_value") + 1, "p_holm", adjusted)
     return table.assign(commit=commit)
+
+
+def comparison_table(
+    ranks: Ranks,
+    *,
+    samples: int,
+    seed: int,
+    commit: str,
+    candidates: int = 20,
+    retriever: str = "lrurec",
+) -> pd.DataFrame:
+    """Compare each method with the retriever's own order, user by user.
+
+    Args:
+        ranks: as for :func:`~llamarec_core.report.results_table`.
+        samples: bootstrap samples behind each interval, and sign flips behind each p-value.
+        seed: of both.
+        commit: the commit that the ranks were made with.
+        candidates: as for :func:`~llamarec_core.report.results_table`.
+        retriever: the method that the others are compared with; a method is compared on its own seeds.
+
+    Returns:
+        Columns ``dataset``, ``method``, ``reference``, ``metric``, ``subset``, ``difference`` (method −
+        reference), ``ci_low``, ``ci_high``, ``p_value`` (paired sign-flip test), ``p_holm`` (Holm's correction
+        over all methods and metrics of one data set and subset), ``users``, ``seeds``, ``commit``.
+
+    Raises:
+        InputError: as :func:`~llamarec_core.report.results_table`, or there is no method beside the retriever.
+    """
+    pairs = [(dataset, method, retriever) for dataset, method in cases(ranks) if method != retriever]
+    if not pairs:
+        raise InputError(f"There is nothing to compare with {retriever}: give the ranks of another method too.")
+    options = {"retriever": retriever, "candidates": candidates, "samples": samples, "seed": seed}
+    return corrected([row for pair in pairs for row in _compared(ranks, *pair, **options)], commit=commit)
+
+
+def floors_table(
+    ranks: Ranks,
+    *,
+    samples: int,
+    seed: int,
+    commit: str,
+    candidates: int = 20,
+    retriever: str = "lrurec",
+) -> pd.DataFrame:
+    """Compare the ranker with what orders the same candidates without a language model (:data:`FLOORS`).
+
+    The ranker with the retriever's score added is compared with title overlap with the same added.
+
+    Args:
+        ranks: as for :func:`~llamarec_core.report.results_table`.
+        samples: bootstrap samples behind each interval, and sign flips behind each p-value.
+        seed: of both.
+        commit: the commit that the ranks were made with.
+        candidates: as for :func:`~llamarec_core.report.results_table`.
+        retriever: the method that retrieved the candidates.
+
+    Returns:
+        The columns of :func:`comparison_table`: NDCG@10 over the users whose target was retrieved, Holm's correction
+        being over the pairs of one data set. Empty where the ranker was not run.
+
+    Raises:
+        InputError: as :func:`~llamarec_core.report.results_table`.
+    """
+    options = {"retriever": retriever, "candidates": candidates, "samples": samples, "seed": seed}
+    known = list(cases(ranks))
+    rows = [
+        row
+        for dataset in dict(known)
+        for method, floor in FLOORS
+        if {(dataset, method), (dataset, floor)} <= set(known)
+        for row in _compared(ranks, dataset, method, floor, **options)
+        if (row["metric"], row["subset"]) == ("NDCG@10", "retrieved")
+    ]
+    return corrected(rows, commit=commit)
 
 
 def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
@@ -111,12 +189,12 @@ def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame
         cases = dict.fromkeys(case for name, case, _ in ranks if name == dataset)
         references = [case for case in (_RETRIEVED, _LLAMAREC) if case in cases]
         pairs = [(other, case) for case in cases if case != _RETRIEVED for other in references if other != case]
-        rows += compare(ranks, dataset, pairs, samples=samples, seed=seed, metrics=["NDCG@10"])
+        rows += compare(ranks, dataset, pairs, samples=samples, seed=seed, metrics=["NDCG@10"], subset="retrieved")
     for row in rows:
         row["method"], row["state"] = row["method"]
         row["reference"] = row["reference"][0]
     commit = "+".join(dict.fromkeys(frame["commit"].iloc[0] for frame in answers.values()))
-    table = corrected(rows, commit=commit, subset="retrieved")
+    table = corrected(rows, commit=commit)
     table.insert(table.columns.get_loc("method") + 1, "state", table.pop("state"))
     return table
 
@@ -132,6 +210,35 @@ def strategy_pairs_display(table: pd.DataFrame) -> pd.DataFrame:
             row[f"minus {display_name(pair.reference)}"] = found
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
+
+
+def _compared(
+    ranks: Ranks,
+    dataset: str,
+    method: str,
+    reference: str,
+    *,
+    retriever: str,
+    candidates: int,
+    samples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Compare a method with another in every subset and metric, on the seeds of the first."""
+    seeds = seeds_of(ranks, dataset, method)
+    options = {"seeds": seeds, "retriever": retriever, "candidates": candidates}
+    own, other = (runs_of(ranks, dataset, name, **options) for name in (method, reference))
+    rows = []
+    for (subset, members), metric in product(own.subsets(), METRICS):
+        case = {"dataset": dataset, "method": method, "reference": reference, "metric": metric, "subset": subset}
+        values = [over_seeds(runs.values(metric), members) for runs in (own, other)]
+        found = _difference(*values, samples=samples, seed=seed)
+        rows.append(case | found | {"users": len(values[0]), "seeds": len(seeds)})
+    return rows
+
+
+def _difference(values: np.ndarray, reference: np.ndarray, *, samples: int, seed: int) -> dict[str, float]:
+    found = paired_difference(values, reference, samples=samples, seed=seed)
+    return {"difference": found.mean, "ci_low": found.low, "ci_high": found.high, "p_value": found.p_value}
 
 
 def _words(method: str | tuple[str, str]) -> str:

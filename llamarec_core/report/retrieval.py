@@ -4,7 +4,7 @@ Like the study's other tables these are tidy and follow from ranks files and the
 """
 
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from llamarec_core.evaluation import bootstrap_interval, per_user
 from llamarec_core.files import InputError
 from llamarec_core.report.methods import display_name, in_order
 from llamarec_core.report.pairs import compare, corrected
-from llamarec_core.report.tables import Ranks, results_table
+from llamarec_core.report.tables import Ranks, results_table, seeds_of
 
 QUOTED = ("NDCG@10", "Recall@10")
 """The metrics that figures show; the tables hold all six."""
@@ -91,7 +91,7 @@ def pairs_table(ranks: Ranks, *, samples: int, seed: int, commit: str) -> pd.Dat
         rows += compare(ranks, dataset, combinations(methods, 2), samples=samples, seed=seed)
     if not rows:
         raise InputError("There are no two retrievers to compare: run `make grid` first.")
-    return corrected(rows, commit=commit, subset="all")
+    return corrected(rows, commit=commit)
 
 
 def validation_table(ranks: Ranks, *, samples: int, seed: int, commit: str) -> pd.DataFrame:
@@ -107,7 +107,7 @@ def validation_table(ranks: Ranks, *, samples: int, seed: int, commit: str) -> p
             same_seed = {key: frame for key, frame in ranks.items() if key[0] == dataset and key[2] == number}
             pair = (method.removesuffix(AS_PUBLISHED), method)
             rows += compare(same_seed, dataset, [pair], samples=samples, seed=seed)
-    return corrected(rows, commit=commit, subset="all") if rows else pd.DataFrame(rows)
+    return corrected(rows, commit=commit)
 
 
 def ties_table(ranks: Mapping[tuple[str, str, str], pd.DataFrame], *, samples: int, seed: int) -> pd.DataFrame:
@@ -144,28 +144,29 @@ def ties_table(ranks: Mapping[tuple[str, str, str], pd.DataFrame], *, samples: i
     return pd.DataFrame(rows)
 
 
-def noise_table(table: pd.DataFrame, ties: pd.DataFrame, *, published: pd.DataFrame) -> pd.DataFrame:
+def noise_table(ranks: Ranks, ties: pd.DataFrame, *, published: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
     """Set the sources of noise in LRURec's metrics beside the gaps that the paper reports.
 
     Args:
-        table: from :func:`retrieval_table`.
+        ranks: as for :func:`retrieval_table`.
         ties: from :func:`ties_table`; may be empty.
         published: what :func:`llamarec_core.evaluation.published` loads.
+        samples: bootstrap samples behind each interval.
+        seed: of the bootstrap.
 
     Returns:
-        ``dataset``, ``metric``, ``source``, ``size``. For *users* the size is half the width of the 95 % interval; for
-        *seeds* 1.96 standard deviations over the seeds; for ties half the range over the data set's orders, of one
-        model tested under each, or of a model for each order, trained and tested under it. A gap's size is the
-        published difference.
+        ``dataset``, ``metric``, ``source``, ``size``. For *users* the size is half the width of the 95 % interval of
+        the first seed's run; for *seeds* 1.96 standard deviations over the seeds; for ties half the range over the data
+        set's orders, of one model tested under each, or of a model for each order, trained and tested under it. A
+        gap's size is the published difference.
     """
     printed = published[published["subset"] == "all"].set_index(["dataset", "method", "metric"])["value"]
     rows = []
-    for dataset, metric in ((dataset, metric) for dataset in table["dataset"].unique() for metric in QUOTED):
-        chosen = table[(table["dataset"] == dataset) & (table["metric"] == metric)].set_index("method")
-        sizes = {
-            "users": (chosen.loc["lrurec", "ci_high"] - chosen.loc["lrurec", "ci_low"]) / 2,
-            "seeds": 1.96 * chosen.loc["lrurec", "seed_sd"],
-        }
+    for dataset, metric in product(dict.fromkeys(name for name, _, _ in ranks), QUOTED):
+        runs = [ranks[dataset, "lrurec", number] for number in seeds_of(ranks, dataset, "lrurec")]
+        values = [per_user(run["rank"], metric) for run in runs]
+        low, high = bootstrap_interval(values[0], samples=samples, seed=seed)
+        sizes = {"users": (high - low) / 2, "seeds": 1.96 * pd.Series([run.mean() for run in values]).std()}
         if len(ties):
             orders = ties[(ties["dataset"] == dataset) & (ties["metric"] == metric)]
             one_model = orders[orders["trained"] == orders["trained"].iloc[0]] if len(orders) else orders
@@ -182,6 +183,28 @@ def noise_table(table: pd.DataFrame, ties: pd.DataFrame, *, published: pd.DataFr
             if pd.notna(size)
         ]
     return pd.DataFrame(rows)
+
+
+def retrieval_sentences(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """Return what the opening page says of stage 1: what SASRec reaches here, and what of LRURec's lead over it.
+
+    Args:
+        table: from :func:`retrieval_table`.
+        pairs: from :func:`pairs_table`.
+    """
+    reached = reached_table(table).set_index("method").reindex(["LRURec", "SASRec"]).dropna()
+    counts = [f"{row['at or above']:.0f} of {method}'s {row['cells']:.0f}" for method, row in reached.iterrows()]
+    leads = pairs[(pairs["method"] == "lrurec") & (pairs["reference"] == "sasrec") & (pairs["metric"] == QUOTED[0])]
+    verdicts = {
+        "beyond chance": leads[(leads["p_holm"] < 0.05) & (leads["difference"] > 0)],
+        "within chance": leads[leads["p_holm"] >= 0.05],
+        "reversed": leads[(leads["p_holm"] < 0.05) & (leads["difference"] < 0)],
+    }
+    found = [f"{verdict} on {' and '.join(rows['dataset'])}" for verdict, rows in verdicts.items() if len(rows)]
+    text = f"**Stage 1 alone.** Trained here by one loop, {' and '.join(counts)} cells reach the value of Table 1."
+    if found:
+        text += f" LRURec's lead over SASRec in {QUOTED[0]} is {', '.join(found)}."
+    return f"{text}\n"
 
 
 def _half_range(values: pd.Series) -> float:

@@ -13,6 +13,7 @@ from llamarec_core.report.methods import display_name
 from llamarec_core.settings import RankerSettings
 
 _FLOOR, _RANKER = "title-overlap-with-retriever", "llamarec-with-retriever"
+_NO_DIFFERENCE = "shows no difference beyond chance"
 
 Records = Mapping[str, Mapping[str, Any]]
 """Provenance records by name, e.g. ``2_retriever-beauty-seed0``."""
@@ -25,7 +26,7 @@ def show_record(record: Mapping[str, Any]) -> ShownTable:
         "command": record["command"],
         "commit": commit,
         "data": ", ".join(f"{name}: {value[:12]}" for name, value in record["data_sha256"].items())
-        or "ranks files only",
+        or "no data set was read",
         "machine": machine(record["hardware"]),
         "time and memory": f"{record['wall_seconds']:.0f} s, {record['peak_memory_mib'] / 1024:.1f} GiB at most",
     }
@@ -76,6 +77,7 @@ def opening(
     results: pd.DataFrame,
     comparison: pd.DataFrame,
     *,
+    floors: pd.DataFrame,
     published: pd.DataFrame,
     ranker: RankerSettings,
     records: Iterable[Mapping[str, Any]],
@@ -83,11 +85,12 @@ def opening(
     kept: Mapping[str, int | None] | None = None,
     metric: str = "NDCG@10",
 ) -> str:
-    """Return the opening page's summary as Markdown: what the paper claims, what was run, what held.
+    """Return the opening page's summary as Markdown: what the paper claims, what was run, what came out.
 
     Args:
         results: what :func:`~llamarec_core.report.tables.results_table` returns.
-        comparison: what :func:`~llamarec_core.report.tables.comparison_table` returns.
+        comparison: what :func:`~llamarec_core.report.comparison_table` returns.
+        floors: what :func:`~llamarec_core.report.floors_table` returns.
         published: what :func:`llamarec_core.evaluation.published` loads.
         ranker: the settings of stage 2.
         records: provenance records of the ranks.
@@ -110,13 +113,14 @@ on all three of its data sets: over all users, {metric} rises from {gains}.
 
 **What was run here.** {_run(ranker, kept or {})} {_where(list(records))}
 
-**What held.** {_held(comparison, display_name(retriever))}
+**What came out.** {_came_out(comparison, floors, display_name(retriever))}
 
 {_differences(results, comparison, retriever)}
 
-{metric} over the users whose target was retrieved, whom alone the order of the candidates concerns: LRURec's, and what
-each other order has more or less, with its 95 % interval over users; bold is beyond chance (p < 0.05 by Holm's method).
-*Title overlap* orders by the words that titles share with the history's, without a language model.{_scale(ranker)}
+{metric} over the users whose target was retrieved, the only ones for whom the order of the candidates matters:
+LRURec's, and what each other order has more or less. An interval (95 %, over users) is for one comparison; bold allows
+for all that were made on a data set (p < 0.05 by Holm's method), so that an interval may exclude 0 without it. *Title
+overlap* orders by the words that titles share with the history's, without a language model.{_scale(ranker)}
 """
 
 
@@ -151,32 +155,47 @@ def _where(records: Sequence[Mapping[str, Any]]) -> str:
     return f"Seed{'s' if len(seeds) > 1 else ''} {_listed([str(seed) for seed in seeds])}, on {'; '.join(machines)}."
 
 
-def _held(comparison: pd.DataFrame, retriever: str) -> str:
-    """Say in sentences how the ranker compares with the retriever's order, and how the floor without a model does."""
-    quoted = {
-        "llamarec": f"LlamaRec's order, held against {retriever}'s,",
-        _RANKER: f"With {retriever}'s score added, it",
-    }
-    sentences = []
-    for method, name in quoted.items():
-        rows = comparison[comparison["method"] == method]
-        verdicts: dict[str, list[str]] = {}
-        for row in rows.itertuples():
-            verdicts.setdefault(_verdict(row), []).append(row.dataset)
-        parts = [f"{verdict} on {_listed(datasets)}" for verdict, datasets in verdicts.items()]
-        sentences += [f"{name} {'; '.join(parts)}."] if parts else []
-    values = comparison.set_index(["method", "dataset"])["difference"]
-    if {_FLOOR, _RANKER} <= set(comparison["method"]):
-        above = [dataset for dataset, value in values[_FLOOR].items() if value > values[_RANKER, dataset]]
-        where = f"above that on {_listed(above)}" if above else "nowhere above that"
-        sentences.append(f"Without any language model, title overlap with {retriever}'s score added ends {where}.")
+def _came_out(comparison: pd.DataFrame, floors: pd.DataFrame, retriever: str) -> str:
+    """Say in sentences how the ranker compares with the retriever's order, and with orders without a language model."""
+    sentences = [
+        f"{subject} {_by_verdict(rows)}."
+        for subject, rows in (
+            (f"LlamaRec's order, held against {retriever}'s,", comparison[comparison["method"] == "llamarec"]),
+            (f"With {retriever}'s score added, it", comparison[comparison["method"] == _RANKER]),
+        )
+        if len(rows)
+    ]
+    if len(floors):
+        against = floors[floors["reference"] == _FLOOR]
+        name = f"title overlap with {retriever}'s score added"
+        sentences += [f"Against {name}, which needs no language model, that {_by_verdict(against)}."]
+        alone = floors[floors["method"] == "llamarec"].rename(columns={"reference": "what"})
+        better, worse = (
+            ", ".join(
+                f"{display_name(name).lower()} on {_listed(rows['dataset'].tolist())}"
+                for name, rows in alone[alone.apply(_verdict, axis="columns") == verdict].groupby("what", sort=False)
+            )
+            for verdict in ("is better", "is worse")
+        )
+        than = f"better than {better or 'no order without a language model'}" + (
+            f"; worse than {worse}" if worse else ""
+        )
+        sentences += [f"Beyond chance, LlamaRec alone is {than}."]
     return " ".join(sentences) or "The ranker was not run."
+
+
+def _by_verdict(rows: pd.DataFrame) -> str:
+    """Say each verdict with the data sets of which it is true."""
+    verdicts: dict[str, list[str]] = {}
+    for row in rows.itertuples():
+        verdicts.setdefault(_verdict(row), []).append(row.dataset)
+    return "; ".join(f"{verdict} on {_listed(datasets)}" for verdict, datasets in verdicts.items())
 
 
 def _verdict(row: Any) -> str:
     """Say in words what a difference and its p-value say."""
     if row.p_holm >= 0.05:
-        return "differs by no more than chance"
+        return _NO_DIFFERENCE
     return "is better" if row.difference > 0 else "is worse"
 
 

@@ -4,16 +4,17 @@ Tables are tidy: one number a row, with its interval and where it comes from. Th
 :mod:`llamarec_core.report.layout`.
 
 A method with several seeds counts as the mean over its seeds: a user's values are averaged first, then the
-users are resampled. In the subset `retrieved` the seeds may hold different users; see :func:`_over_seeds`.
+users are resampled. In the subset `retrieved` the seeds may hold different users; see :func:`over_seeds`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from llamarec_core.evaluation import METRICS, bootstrap_interval, holm, paired_difference, per_user
+from llamarec_core.evaluation import METRICS, bootstrap_interval, per_user
 from llamarec_core.evaluation.cells import refuse_other_users
 from llamarec_core.files import InputError
 from llamarec_core.report.methods import PUBLISHED_NAMES, in_order
@@ -57,10 +58,12 @@ def results_table(
     """
     printed = published.set_index(["dataset", "method", "metric", "subset"])["value"]
     rows = []
-    for dataset, method, runs in _by_method(ranks, retriever=retriever, candidates=candidates):
+    of = {"retriever": retriever, "candidates": candidates}
+    for dataset, method in cases(ranks):
+        runs = runs_of(ranks, dataset, method, seeds=seeds_of(ranks, dataset, method), **of)
         for subset, members in runs.subsets():
             for metric in METRICS:
-                values = _over_seeds(runs.values(metric), members)
+                values = over_seeds(runs.values(metric), members)
                 low, high = bootstrap_interval(values, samples=samples, seed=seed)
                 rows.append(
                     {
@@ -78,69 +81,6 @@ def results_table(
                     }
                 )
     return pd.DataFrame(rows)
-
-
-def comparison_table(
-    ranks: Ranks,
-    *,
-    samples: int,
-    seed: int,
-    commit: str,
-    candidates: int = 20,
-    retriever: str = "lrurec",
-) -> pd.DataFrame:
-    """Compare each method with the retriever's own order, user by user.
-
-    Args:
-        ranks: as for :func:`results_table`.
-        samples: bootstrap samples behind each interval, and sign flips behind each p-value.
-        seed: of both.
-        commit: the commit that the ranks were made with.
-        candidates: as for :func:`results_table`.
-        retriever: the method that the others are compared with; a method is compared on its own seeds.
-
-    Returns:
-        Columns ``dataset``, ``method``, ``reference``, ``metric``, ``subset``, ``difference`` (method −
-        reference), ``ci_low``, ``ci_high``, ``p_value`` (paired sign-flip test), ``p_holm`` (Holm's correction
-        over all methods and metrics of one data set and subset), ``users``, ``seeds``, ``commit``.
-
-    Raises:
-        InputError: as :func:`results_table`, or there is no method beside the retriever.
-    """
-    rows = []
-    for dataset, method, runs in _by_method(ranks, retriever=retriever, candidates=candidates):
-        if method == retriever:
-            continue
-        for subset, members in runs.subsets():
-            for metric in METRICS:
-                found = paired_difference(
-                    _over_seeds(runs.values(metric), members),
-                    _over_seeds(runs.reference_values(metric), members),
-                    samples=samples,
-                    seed=seed,
-                )
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "method": method,
-                        "reference": retriever,
-                        "metric": metric,
-                        "subset": subset,
-                        "difference": found.mean,
-                        "ci_low": found.low,
-                        "ci_high": found.high,
-                        "p_value": found.p_value,
-                        "users": int(members.any(axis=0).sum()),
-                        "seeds": len(members),
-                        "commit": commit,
-                    }
-                )
-    if not rows:
-        raise InputError(f"There is nothing to compare with {retriever}: give the ranks of another method too.")
-    table = pd.DataFrame(rows)
-    adjusted = table.groupby(["dataset", "subset"])["p_value"].transform(holm)
-    table.insert(table.columns.get_loc("p_value") + 1, "p_holm", adjusted)
-    return table
 
 
 def statistics_table(
@@ -179,18 +119,15 @@ def statistics_table(
     return pd.DataFrame(rows)
 
 
-class _Runs(NamedTuple):
-    """One method on one data set: the ranks of all its seeds, users in one order, beside the retriever's."""
+class Runs(NamedTuple):
+    """One method on one data set: the ranks of its seeds, users in one order, and who was retrieved."""
 
     ranks: np.ndarray  # (seeds, users)
-    reference: np.ndarray  # (seeds, users), the retriever's ranks for the same seeds
     retrieved: np.ndarray  # (seeds, users), bool
 
     def values(self, metric: str) -> np.ndarray:
+        """Return a metric of every seed and user."""
         return np.stack([per_user(ranks, metric) for ranks in self.ranks])  # (seeds, users)
-
-    def reference_values(self, metric: str) -> np.ndarray:
-        return np.stack([per_user(ranks, metric) for ranks in self.reference])  # (seeds, users)
 
     def subsets(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the subsets that have users in every seed, each as bool (seeds, users)."""
@@ -199,7 +136,7 @@ class _Runs(NamedTuple):
             yield "retrieved", self.retrieved
 
 
-def _over_seeds(values: np.ndarray, members: np.ndarray) -> np.ndarray:
+def over_seeds(values: np.ndarray, members: np.ndarray) -> np.ndarray:
     """Return one value a user whose mean is the mean over seeds of each seed's mean over its members.
 
     With one seed, or when all users are members, that is a user's value averaged over the seeds. When the
@@ -221,33 +158,38 @@ def _over_seeds(values: np.ndarray, members: np.ndarray) -> np.ndarray:
     return means.mean() + shares[:, union].mean(axis=0)
 
 
-def _by_method(ranks: Ranks, *, retriever: str, candidates: int) -> Iterator[tuple[str, str, _Runs]]:
-    """Yield (data set, method, its runs), data sets as they come, methods in the order of every table."""
+def cases(ranks: Ranks) -> Iterator[tuple[str, str]]:
+    """Yield (data set, method), data sets as they come, methods in the order of every table."""
     if not ranks:
         raise InputError("There are no ranks to make a table from: run the retriever and the ranker first.")
     for dataset in dict.fromkeys(dataset for dataset, _, _ in ranks):
         for method in in_order(method for name, method, _ in ranks if name == dataset):
-            seeds = sorted(seed for name, other, seed in ranks if (name, other) == (dataset, method))
-            own, reference = [], []
-            for seed in seeds:
-                if (dataset, retriever, seed) not in ranks:
-                    raise InputError(
-                        f"The ranks of {retriever} on {dataset} with seed {seed} are missing, which say what was "
-                        f"retrieved for {method}: run the retriever with that seed first."
-                    )
-                own.append(_sorted_by_user(ranks, (dataset, method, seed)))
-                reference.append(_sorted_by_user(ranks, (dataset, retriever, seed)))
-            asked = {method: own, retriever: reference}
-            refuse_other_users(
-                {
-                    f"{name} on {dataset} with seed {seed}": frame
-                    for name, frames in asked.items()
-                    for seed, frame in zip(seeds, frames, strict=True)
-                }
+            yield dataset, method
+
+
+def seeds_of(ranks: Ranks, dataset: str, method: str) -> list[int]:
+    """Return the seeds with which a method was run."""
+    return sorted(seed for name, other, seed in ranks if (name, other) == (dataset, method))
+
+
+def runs_of(ranks: Ranks, dataset: str, method: str, *, seeds: Sequence[int], retriever: str, candidates: int) -> Runs:
+    """Return a method's ranks with given seeds, beside whom the retriever found with the same."""
+    for name, seed in product((retriever, method), seeds):
+        if (dataset, name, seed) not in ranks:
+            raise InputError(
+                f"The ranks of {name} on {dataset} with seed {seed} are missing, which others are held against: run "
+                "that method with that seed first."
             )
-            retriever_ranks = np.stack([frame["rank"].to_numpy() for frame in reference])
-            method_ranks = np.stack([frame["rank"].to_numpy() for frame in own])
-            yield dataset, method, _Runs(method_ranks, retriever_ranks, retriever_ranks <= candidates)
+    asked = {name: [_sorted_by_user(ranks, (dataset, name, seed)) for seed in seeds] for name in (method, retriever)}
+    refuse_other_users(
+        {
+            f"{name} on {dataset} with seed {seed}": frame
+            for name, frames in asked.items()
+            for seed, frame in zip(seeds, frames, strict=True)
+        }
+    )
+    own, found = (np.stack([frame["rank"].to_numpy() for frame in asked[name]]) for name in (method, retriever))
+    return Runs(own, found <= candidates)
 
 
 def _sorted_by_user(ranks: Ranks, key: tuple[str, str, int]) -> pd.DataFrame:
