@@ -259,49 +259,19 @@ rule speed:
         PAPERMILL
 
 
-# `make bench-ranker` likewise.
+# `make bench-ranker` and `make bench-latency` likewise; `make bench-latency-7b` wants a GPU of 24 GB or more.
 
-rule ranker_speed:
-    message: "3_speed: ranking by the verbalizer against the plain way and against generating the list"
+rule ranking_times:
+    message: "{wildcards.page}: how long ranking takes"
     input:
-        notebook="notebooks/3_speed.ipynb",
+        notebook="notebooks/{page}.ipynb",
         profile=PROFILE_FILE,
-        library=library("ranking"),
+        library=library("ranking", "ranking/strategies"),
         dataset=f"runs/{PROFILE}/ml-100k/dataset/dataset.json",
     output:
-        notebook=f"{NOTEBOOKS}/3_speed.ipynb",
-    threads: workflow.cores
-    shell:
-        PAPERMILL
-
-
-# `make bench-latency` likewise: ten minutes.
-
-rule latency:
-    message: "5_latency: the time to rank a request against the length of its titles"
-    input:
-        notebook="notebooks/5_latency.ipynb",
-        profile=PROFILE_FILE,
-        library=library("ranking/strategies"),
-        dataset=f"runs/{PROFILE}/ml-100k/dataset/dataset.json",
-    output:
-        notebook=f"{NOTEBOOKS}/5_latency.ipynb",
-    threads: workflow.cores
-    shell:
-        PAPERMILL
-
-
-# `make bench-latency-7b` wants a GPU of 24 GB or more: seven minutes.
-
-rule latency_7b:
-    message: "5_latency_7b: the same with a backbone of Llama-2-7B's shape"
-    input:
-        notebook="notebooks/5_latency_7b.ipynb",
-        profile=PROFILE_FILE,
-        library=library("ranking/strategies"),
-        dataset=f"runs/{PROFILE}/ml-100k/dataset/dataset.json",
-    output:
-        notebook=f"{NOTEBOOKS}/5_latency_7b.ipynb",
+        notebook=f"{NOTEBOOKS}/{{page}}.ipynb",
+    wildcard_constraints:
+        page="3_speed|5_latency|5_latency_7b",
     threads: workflow.cores
     shell:
         PAPERMILL

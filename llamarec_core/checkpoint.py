@@ -76,22 +76,19 @@ def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, *, prefix: str = "optimizer.") -> dict[str, torch.Tensor]:
-    """Flatten an optimiser's state to tensors named ``<prefix><parameter number>.<quantity>``."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Flatten an optimiser's state to tensors named ``optimizer.<parameter number>.<quantity>``."""
     return {
-        f"{prefix}{number}.{quantity}": value
+        f"optimizer.{number}.{quantity}": value
         for number, state in optimizer.state_dict()["state"].items()
         for quantity, value in state.items()
     }
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], *, prefix: str = "optimizer."
-) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what :func:`optimizer_tensors` took from an optimiser of the same parameters."""
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith(prefix):
-            number, quantity = name.removeprefix(prefix).split(".")
-            state.setdefault(int(number), {})[quantity] = value
+    for name, value in under("optimizer.", tensors).items():
+        number, quantity = name.split(".")
+        state.setdefault(int(number), {})[quantity] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

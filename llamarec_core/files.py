@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pooch
+import yaml
 
 
 class InputError(ValueError):
@@ -110,3 +111,28 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is missing: run the step that writes it first.") from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}): delete it and run the step that writes it.") from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if names.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        InputError: the file is not YAML in UTF-8, or a key stands twice in one place.
+    """
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a safe loader)
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text in UTF-8: save it in that encoding.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None

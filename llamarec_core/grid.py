@@ -211,8 +211,14 @@ def run_name(settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID)
 
 
 def load_curves(profile: Profile, *, root: Path) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return the validation curve of each grid's best point so far: (data set, method) → as in ``training.csv``."""
+    """Return the validation curve of each grid's best point so far: (data set, method) → as in ``training.csv``.
+
+    Raises:
+        InputError: as :func:`grid_table`, or nothing was trained yet.
+    """
     table = grid_table(profile, root=root)
+    if not table["chosen"].any():
+        raise InputError(f"No point of the grid of {profile.name!r} was trained: run `make grid` first.")
     curves = {}
     for row in table[table["chosen"]].itertuples():
         grid = Grid(profile, row.dataset, row.method, root)
@@ -240,6 +246,9 @@ def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
         ``dataset``, ``method``, ``weight_decay``, ``dropout``, ``seed``, ``recall@10`` and ``ndcg@10`` (validation),
         ``best_epoch``, ``epochs``, ``seconds`` (wall time of training), ``threads``, ``peak_memory_mib``,
         ``parameters``, ``commit`` and ``chosen``: whether the point has its grid's best Recall@10.
+
+    Raises:
+        InputError: the profile names no grid for a data set of its own.
     """
     columns = ["recall@10", "ndcg@10", "best_epoch", "epochs", "seconds", "threads", "peak_memory_mib", "parameters"]
     rows = []
@@ -257,4 +266,8 @@ def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
             recalls = [row["recall@10"] or 0.0 for row in found]
             best = recalls.index(max(recalls))
             rows += [row | {"chosen": bool(recalls[best]) and place == best} for place, row in enumerate(found)]
+    if not rows:
+        raise InputError(
+            f"Profile {profile.name!r} has no grid: add what to try under `grid`, or take another profile."
+        )
     return pd.DataFrame(rows)

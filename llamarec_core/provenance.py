@@ -48,12 +48,18 @@ def recorded_settings(profile: Profile) -> dict[str, Any]:
 
 
 def git_state(root: Path) -> tuple[str | None, bool | None]:
-    """Return the commit and whether files other than results differ from it; (None, None) outside git."""
+    """Return the commit of the repository around a folder, and whether files other than results differ from it.
+
+    Outside git both are ``None``.
+    """
     try:
         git = ["git", "-C", str(root)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         status = subprocess.run(
-            [*git, "status", "--porcelain", "--", ".", ":!results"], capture_output=True, text=True, check=True
+            [*git, "status", "--porcelain", "--", ":/", ":(top,exclude)results"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None, None

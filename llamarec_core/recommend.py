@@ -75,7 +75,7 @@ def find_item(dataset: Dataset, name: str) -> int:
     if name in dataset.item_ids[1:]:
         return dataset.item_ids.index(name)
     wanted = _words(name)
-    matches = [item for item, title in enumerate(dataset.titles) if item and _words(title) == wanted]
+    matches = [item for item, title in enumerate(dataset.titles) if item and wanted and _words(title) == wanted]
     if matches:
         return matches[0]
     nearest = process.extract(name, dataset.titles[1:], scorer=fuzz.WRatio, processor=utils.default_process, limit=3)

@@ -8,11 +8,10 @@ the authors' configuration).
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from llamarec_core.checked import Fraction, PositiveInt, Settings, first_fault
-from llamarec_core.files import InputError
+from llamarec_core.files import InputError, read_yaml
 
 MAX_CANDIDATES = 20
 """The verbalizer's labels are the letters A…T, twenty of them."""
@@ -281,12 +280,7 @@ def load_profile(path: Path) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none there"
         raise InputError(f"Unknown profile {path.stem!r}: {path} does not exist; choose from {known}.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not text in UTF-8: save it in that encoding.") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold settings by name, e.g. `seed: 0`.")
     if "name" in values:

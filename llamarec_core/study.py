@@ -6,10 +6,11 @@ writes ``provenance.json`` beside each artefact. Recomputable and heavy files (d
 """
 
 import ast
+import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class Run:
         profile: the settings, with the data set's overrides applied.
         seed: the seed of this run.
         root: the study's folder.
+        parameters: of the notebook, by which it can be run again.
         results: ``results/<profile>``, what a reader cites.
     """
 
@@ -71,6 +73,8 @@ class Run:
         if dataset is not None:
             self.profile = self.profile.for_dataset(dataset)
         self.seed = self.profile.seed if seed is None else seed
+        given = {"profile": profile, "dataset": dataset, "seed": self.seed}
+        self.parameters = {name: value for name, value in given.items() if value is not None}
         self.results = root / "results" / self.profile.name
         self._data_hashes: dict[str, str] = {}
         self._written: list[Path] = []
@@ -180,15 +184,16 @@ class Run:
 
     def _record(self) -> dict[str, Any]:
         output = self.executed_notebook.relative_to(self.root)
-        parameters = {"profile": self.profile.name, "dataset": self.dataset_name, "seed": self.seed}
-        parameters = {name: value for name, value in parameters.items() if value is not None}
-        flags = " ".join(f"-p {name} {value}" for name, value in parameters.items())
+        flags = " ".join(
+            f"-p {name} {value}" if isinstance(value, str | int) else f"-y '{name}: {json.dumps(value)}'"
+            for name, value in self.parameters.items()
+        )
         return {
             "command": f"papermill notebooks/{self.notebook}.ipynb {output} {flags}",
             **self._made,
             "peak_memory_mib": peak_memory_mib(),
             "data_sha256": self._data_hashes,
-            "parameters": parameters,
+            "parameters": self.parameters,
             "seed": self.seed,
             "settings": recorded_settings(self.profile),
             "wall_seconds": round(time.perf_counter() - self._started, 1),
@@ -212,8 +217,11 @@ def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int 
     if seed is not None and (not isinstance(seed, int) or seed < 0):
         raise InputError(f"Parameter seed is {seed!r}: give a whole number from 0 on, or leave it out.")
     root = find_root()
-    _refuse_unknown_parameters(root / "notebooks" / f"{notebook}.ipynb")
-    return Run(notebook, profile=profile, dataset=dataset, seed=seed, root=root)
+    injected = _injected_parameters()
+    _refuse_unknown_parameters(root / "notebooks" / f"{notebook}.ipynb", injected)
+    run = Run(notebook, profile=profile, dataset=dataset, seed=seed, root=root)
+    run.parameters |= {name: value for name, value in injected.items() if name not in ("profile", "dataset", "seed")}
+    return run
 
 
 def _show_input_errors_alone() -> None:
@@ -230,25 +238,27 @@ def _show_input_errors_alone() -> None:
         shell.set_custom_exc((InputError,), show)
 
 
-def _refuse_unknown_parameters(notebook: Path) -> None:
-    """Refuse what papermill only warns of: a parameter that the notebook does not have.
-
-    Papermill injects the given parameters as a cell after the one tagged ``parameters``; names that
-    were assigned before this call and do not stand in that cell were misspelt.
-    """
+def _injected_parameters() -> dict[str, Any]:
+    """Return what papermill was given: it injects a cell of assignments before the first that runs this."""
     shell = _ipython()
-    if shell is None or not notebook.is_file():
+    cells = shell.user_ns["In"] if shell is not None else []
+    return _assigned(next((cell for cell in cells if cell.startswith("# Parameters\n")), ""))
+
+
+def _refuse_unknown_parameters(notebook: Path, injected: Mapping[str, Any]) -> None:
+    """Refuse what papermill only warns of: a parameter that stands in no cell tagged ``parameters``."""
+    if not injected or not notebook.is_file():
         return
     cells = nbformat.read(notebook, as_version=4).cells
     known = _assigned("\n".join(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])))
-    injected = [cell for cell in shell.user_ns["In"] if cell.startswith("# Parameters\n")]
-    for name in sorted(_assigned("\n".join(injected[:1])) - known):
+    for name in sorted(injected.keys() - known.keys()):
         raise InputError(f"Notebook {notebook.stem} has no parameter {name!r}: choose from {', '.join(sorted(known))}.")
 
 
-def _assigned(source: str) -> set[str]:
-    names = (target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets)
-    return {name.id for name in names if isinstance(name, ast.Name)}
+def _assigned(source: str) -> dict[str, Any]:
+    """Return the names to which a cell of parameters assigns, with their values."""
+    assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return {target.id: ast.literal_eval(node.value) for node in assignments for target in node.targets}
 
 
 def _ipython() -> Any:

@@ -61,11 +61,11 @@ def verify(root: Path, *, profiles: Iterable[str] = ()) -> str:
         if not (results / profile.name / "notebooks").is_dir():
             raise InputError(f"{profile.name} has no results: run `make study PROFILE={profile.name}` first.")
         _refuse_first(differences(profile, root=root))
-        tables = [path.stem for path in (results / name / "tables").glob("*.csv")]
+        tables = [path.stem for path in (results / profile.name / "tables").glob("*.csv")]
         by_hash = sorted(table for table in tables if table.startswith(NOT_FROM_RANKS))
         checked.append(
-            f"{name}: whole, fresh and from a clean tree; {len(tables) - len(by_hash)} tables follow from the ranks"
-            + (f", by their hashes alone: {', '.join(by_hash)}." if by_hash else ".")
+            f"{profile.name}: whole, fresh and from a clean tree; {len(tables) - len(by_hash)} tables follow from the "
+            "ranks" + (f", by their hashes alone: {', '.join(by_hash)}." if by_hash else ".")
         )
     return "\n".join(checked)
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from llamarec_core.cli import main
+
 LLAMAREC = Path(sys.executable).parent / "llamarec"
 ROOT = Path(__file__).parents[1]
 OUT_OF_RANGE = ("--weight-decay", "0", "--dropout", "1.5")  # so that nothing is trained where a refusal is missing
@@ -42,12 +44,16 @@ def test_data_prints_the_row_of_table_2():
         (["data", ".."], "Unknown data set '..'"),
     ],
 )
-def test_bad_input_is_answered_by_one_sentence_and_a_non_zero_exit(arguments, message):
-    answer = llamarec(*arguments)
-    assert answer.returncode == 2
-    assert answer.stdout == ""
-    assert message in answer.stderr
-    assert len(answer.stderr.splitlines()) == 1
+def test_bad_input_is_answered_by_one_sentence_and_a_non_zero_exit(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["llamarec", *arguments])
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as raised:
+        main()
+    answer = capsys.readouterr()
+    assert raised.value.code == 2
+    assert answer.out == ""
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
 
 
 def test_a_negative_seed_is_refused_without_a_traceback():

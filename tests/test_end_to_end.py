@@ -98,13 +98,17 @@ def test_every_folder_of_results_holds_provenance(undisturbed):
 
 
 def test_every_step_stays_under_six_gib(undisturbed):
-    for file in (undisturbed / NOTEBOOKS).rglob("provenance.json"):
+    files = list((undisturbed / NOTEBOOKS).rglob("provenance.json"))
+    assert files
+    for file in files:
         for name, record in json.loads(file.read_text()).items():
             assert record["peak_memory_mib"] < 6 * 1024, name
 
 
 def test_the_executed_notebooks_hold_no_error_and_no_warning(undisturbed):
-    for path in (undisturbed / NOTEBOOKS).rglob("*.ipynb"):
+    paths = list((undisturbed / NOTEBOOKS).rglob("*.ipynb"))
+    assert paths
+    for path in paths:
         outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
         assert not [output for output in outputs if output.output_type == "error"], path
         assert "Warning" not in "".join(output.get("text", "") for output in outputs), path

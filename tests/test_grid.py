@@ -67,6 +67,13 @@ def test_the_choice_is_made_on_validation_recall_alone(tiny):
     assert list(load_curves(tiny.profile, root=tiny.root)) == [("mine", "lrurec")]
 
 
+def test_a_profile_without_a_grid_or_with_one_that_was_not_trained_is_refused(tiny):
+    with pytest.raises(InputError, match="No point of the grid of 'tiny' was trained: run `make grid` first"):
+        load_curves(tiny.profile, root=tiny.root)
+    with pytest.raises(InputError, match="Profile 'tiny' has no grid: add what to try under `grid`"):
+        grid_table(tiny.profile.model_copy(update={"grid": {}}), root=tiny.root)
+
+
 def test_points_that_were_not_trained_have_no_numbers(tiny):
     tiny.train(tiny.retriever(weight_decay=0.01, dropout=0.1), seed=5)
     table = grid_table(tiny.profile, root=tiny.root)

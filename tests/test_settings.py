@@ -79,6 +79,7 @@ def test_the_papers_grid_has_ten_points():
         (MINIMAL + "1: 2", "1: Keys should be strings"),
         ("datasets: {a: {rnker: {}}}", "datasets.a.rnker: Extra inputs are not permitted"),
         ("a: [", "is not valid YAML"),
+        ("seed: 0\nranker: {epochs: 1}\nranker: {epochs: 2}\n", "'ranker' stands twice"),
         ("quick", "must hold settings by name"),
     ],
 )

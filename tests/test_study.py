@@ -91,6 +91,16 @@ def test_provenance_stands_beside_every_artefact(project):
     assert list(json.loads((table.parent / "provenance.json").read_text())) == ["2_retriever-ml-100k-1998-seed0"]
 
 
+def test_the_recorded_command_says_all_that_the_notebook_was_given(project, tmp_path, monkeypatch):
+    profile = tmp_path / "mine.yaml"
+    shutil.copy(project / "notebooks" / "profiles" / "smoke.yaml", profile)
+    cells = f"# Parameters\nprofile = {str(profile)!r}\ncases = [[1, 5]]\n"
+    monkeypatch.setattr(study, "_ipython", lambda: SimpleNamespace(user_ns={"In": ["", cells]}))
+    monkeypatch.setattr(study, "_show_input_errors_alone", lambda: None)
+    run = study.begin("5_latency_7b", profile=str(profile))
+    assert run.finish()["command"].endswith(f"-p profile {profile} -p seed 0 -y 'cases: [[1, 5]]'")
+
+
 def test_a_record_is_of_the_code_that_the_run_began_with(project, monkeypatch):
     state = {"git_commit": "before", "git_dirty": False, "peak_memory_mib": 1}
     monkeypatch.setattr(study, "circumstances", lambda root: dict(state))

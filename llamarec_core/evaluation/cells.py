@@ -73,8 +73,9 @@ def cells_of_ranks(
         return f"no target of {dataset} was retrieved"
     values = np.stack(list(columns.values()), axis=1)  # (users, columns)
     at = {key: place for place, key in enumerate(columns)}
-    cells = {key: value.item() for key, value in _cells(values.mean(axis=0)[None], at).items()}
-    sampled = _cells(bootstrap_means(values, samples=samples, seed=seed), at)
+    cells = {key: value[0] for key, value in _cells(values.mean(axis=0)[None], at).items()}
+    with np.errstate(invalid="ignore"):  # a sample without a retrieved user has no mean over them
+        sampled = _cells(bootstrap_means(values, samples=samples, seed=seed), at)
     return MeasuredCells(cells, sampled, len(values), min(map(len, runs.values())))
 
 

@@ -4,6 +4,7 @@ Nothing is measured here. A table prints four decimals, so a printed value v sta
 contradict each other only where no true values in these ranges agree.
 """
 
+import bisect
 from pathlib import Path
 
 import numpy as np
@@ -170,27 +171,18 @@ def gains_in_users(published: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"most_lost": "Int64"})
 
 
-def most_lost(gain: int, *, level: float = 0.05) -> int | None:
-    """Return the most users lost with which a net gain of ``gain`` users is significant by McNemar's exact test.
+def most_lost(gain: int) -> int | None:
+    """Return the most users lost with which a net gain is significant (p < 0.05) by McNemar's exact test.
 
     Args:
         gain: users won − users lost.
-        level: of the two-sided test.
 
     Returns:
         ``None`` where the gain is not significant even if no user was lost.
     """
 
-    def significant(lost: int) -> bool:
-        return gain > 0 and binomtest(lost, gain + 2 * lost).pvalue < level
+    def chance(lost: int) -> bool:
+        return gain <= 0 or binomtest(lost, gain + 2 * lost).pvalue >= 0.05
 
-    if not significant(0):
-        return None
-    lost = 1
-    while significant(lost):
-        lost *= 2
-    below = lost // 2  # significant there, and not at `lost`
-    while lost - below > 1:
-        middle = (lost + below) // 2
-        below, lost = (middle, lost) if significant(middle) else (below, middle)
-    return below
+    fewest = bisect.bisect_left(range(gain**2 + 1), True, key=chance)  # with gain² users lost it is chance
+    return fewest - 1 if fewest else None

@@ -61,7 +61,15 @@ def compare(
 
 
 def peak_memory(call: Callable[[], object]) -> float:
-    """Return by how many MiB a call lifts the process's resident memory at most; NaN where the system does not say."""
+    """Return by how many MiB a call lifts the memory in use at most; NaN where the system does not say.
+
+    On a GPU it is that of the GPU, elsewhere the process's resident memory.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     try:
         ctypes.CDLL(None).malloc_trim(0)  # gives back what earlier calls freed: it would hide what this one takes
         (PROCESS / "clear_refs").write_text("5")  # the peak starts from here

@@ -128,7 +128,12 @@ def rerank_by_scores(rows: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
 
     Returns:
         A ranks frame (user, target, rank), in the order of ``rows``.
+
+    Raises:
+        InputError: a score is not a number.
     """
+    if np.isnan(scores).any():
+        raise InputError("A candidate's score is not a number: train with a smaller learning_rate.")
     targets = rows["target"].to_numpy()
     hits = _is_target(rows, scores.shape[1])  # (n, n_candidates)
     place = hits.argmax(axis=1)[:, None]

@@ -16,7 +16,7 @@ from llamarec_core.report.figures import (
     training_curve,
 )
 from llamarec_core.report.layout import ShownTable, show_table, write_table
-from llamarec_core.report.methods import METHOD_NAMES, PUBLISHED_NAMES, STRATEGY_NAMES
+from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES
 from llamarec_core.report.pairs import comparison_table, floors_table, strategy_pairs
 from llamarec_core.report.publication import publish_table
 from llamarec_core.report.ranking_figures import (
@@ -56,7 +56,6 @@ from llamarec_core.report.tables import results_table, statistics_table
 
 __all__ = [
     "METHOD_NAMES",
-    "PUBLISHED_NAMES",
     "STRATEGY_NAMES",
     "ShownTable",
     "ablation_display",

@@ -22,13 +22,6 @@ from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES, display_n
 from llamarec_core.report.pairs import strategy_pairs_display
 from llamarec_core.report.strategies import differences_display, strategies_display
 
-_QUANTITIES = {
-    "users": "Users",
-    "items": "Items",
-    "interactions": "Interactions",
-    "mean_length": "Mean length",
-    "density": "Density",
-}
 _LONG = 30
 """Characters from which on a cell's text is broken into lines."""
 _STYLE = """<style>
@@ -231,7 +224,7 @@ def _comparison_cells(group: pd.DataFrame) -> dict[tuple[str, str], _Cell]:
 def _wide_statistics(frame: pd.DataFrame) -> pd.DataFrame:
     """Lay out Table 2: a row for each data set, the printed figure below ours."""
     columns = {
-        _QUANTITIES.get(quantity, quantity): rows.set_index("dataset").apply(_statistics_cell, axis="columns")
+        _words(quantity).capitalize(): rows.set_index("dataset").apply(_statistics_cell, axis="columns")
         for quantity, rows in frame.groupby("quantity", sort=False)
     }
     return pd.DataFrame(columns).loc[frame["dataset"].unique()].map(_or_empty).rename_axis(index=None)

@@ -15,7 +15,8 @@ METHOD_NAMES = {
     "llamarec": "LlamaRec",
     "llamarec-with-retriever": "LlamaRec + LRURec",
 }
-"""Name in files → name on the page. A method that is not listed is shown, last, by its name in files."""
+"""Name in files → name on the page, the paper's where it measures the method too. One that is not listed is shown,
+last, by its name in files."""
 
 STRATEGY_NAMES = {
     "verbalizer": "LlamaRec (verbalizer)",
@@ -30,15 +31,6 @@ STRATEGY_NAMES = {
     "retriever": "Retriever's order",
 }
 """The same of the ways in which a language model is made to rank, and of those that the paper quotes beside them."""
-
-PUBLISHED_NAMES = {
-    "narm": "NARM",
-    "bert4rec": "BERT4Rec",
-    "sasrec": "SASRec",
-    "lrurec": "LRURec",
-    "llamarec": "LlamaRec",
-}
-"""Name in files → the paper's name, for the methods that the paper measures too."""
 
 
 def in_order(methods: Iterable[str]) -> list[str]:

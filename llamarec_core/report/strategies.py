@@ -23,16 +23,6 @@ COUNTED = ("forward_passes", "tokens_read", "tokens_generated")
 RETRIEVER = "retriever"
 """Names the retriever's own order of the candidates in the table of strategies."""
 
-TABLE_4 = {
-    "P5": "p5",
-    "PALR": "palr",
-    "GPT4Rec": "gpt4rec",
-    "RecMind": "recmind",
-    "POD": "pod",
-    "LlamaRec": "verbalizer",
-}
-"""The paper's name in Table 4 → ours. RecMind and POD are not run: what the paper quotes of them stands alone."""
-
 
 def strategies_table(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
     """Estimate metrics and cost of every strategy in every state.
@@ -186,12 +176,13 @@ def table4(table: pd.DataFrame, *, published: pd.DataFrame) -> pd.DataFrame:
     own = own[own["ranked"] == own["method"].map(reads)].set_index(["method", "metric"])
     rows = []
     for quoted in published.itertuples():
-        method = TABLE_4[quoted.method]
-        row = {"dataset": "beauty", "method": method.replace("verbalizer", "llamarec"), "metric": quoted.metric}
+        method = quoted.method.lower()
+        row = {"dataset": "beauty", "method": method, "metric": quoted.metric}
         row |= {"subset": "all", "published": quoted.value}
-        if (method, quoted.metric) in own.index:
+        ours = (method.replace("llamarec", "verbalizer"), quoted.metric)
+        if ours in own.index:  # RecMind and POD were not run
             columns = ["measured", "ci_low", "ci_high", "users", "seeds", "commit"]
-            row |= own.loc[(method, quoted.metric), columns].to_dict()
+            row |= own.loc[ours, columns].to_dict()
         rows.append(row)
     columns = ["dataset", "method", "metric", "subset", "published", "measured", "ci_low", "ci_high"]
     frame = pd.DataFrame(rows).reindex(columns=[*columns, "users", "seeds", "commit"])

@@ -17,7 +17,7 @@ import pandas as pd
 from llamarec_core.evaluation import METRICS, bootstrap_interval, per_user
 from llamarec_core.evaluation.cells import refuse_other_users
 from llamarec_core.files import InputError
-from llamarec_core.report.methods import PUBLISHED_NAMES, in_order
+from llamarec_core.report.methods import METHOD_NAMES, in_order
 
 Ranks = Mapping[tuple[str, str, int], pd.DataFrame]
 """(data set, method, seed) → one row a user: ``user``, ``target``, ``rank``, as a ranks file holds them."""
@@ -71,7 +71,7 @@ def results_table(
                         "method": method,
                         "metric": metric,
                         "subset": subset,
-                        "published": printed.get((dataset, PUBLISHED_NAMES.get(method), metric, subset), np.nan),
+                        "published": printed.get((dataset, METHOD_NAMES.get(method), metric, subset), np.nan),
                         "measured": values.mean(),
                         "ci_low": low,
                         "ci_high": high,

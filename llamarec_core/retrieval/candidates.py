@@ -234,7 +234,7 @@ def _scored_batches(
         states = model.last_states([history[-max_length:] for history in histories])  # (batch, dim)
         scores = model.scores(states)  # (batch, n_items + 1)
         target_scores = scores[rows, targets]
-        if not target_scores.isfinite().all():
+        if not scores[:, 1:].isfinite().all():  # column 0 is padding
             raise InputError(
                 f"The retriever's scores on {dataset.name} are not finite numbers: "
                 "train it again with a smaller learning_rate."

@@ -173,6 +173,13 @@ def test_nothing_retrieved_is_no_number():
     assert claim(given, "recall10_gain_of_retrieved")["why"] == "no target of games was retrieved"
 
 
+@pytest.mark.parametrize("found", [([1] + [300] * 10, [1] + [300] * 10), ([15] * 11, [15] * 11)])
+def test_a_ratio_that_cannot_be_formed_gets_no_verdict(found):
+    given = {("games", name, 0): ranks(values) for name, values in zip(("llamarec", "lrurec"), found, strict=True)}
+    row = claim(given, "mean_gain")
+    assert (row["verdict"], row["why"]) == ("not tested", "too few hits among too few users to form the ratio")
+
+
 def test_other_users_are_refused():
     given = {("games", "llamarec", 0): hits(10, of=50), ("games", "lrurec", 0): hits(10, of=60)}
     with pytest.raises(InputError, match="ranks of LRURec on games with seed 0 hold other users or targets"):

@@ -69,6 +69,18 @@ def test_every_two_retrievers_are_compared_on_the_same_users(ranks):
         report.pairs_table({("beauty", "lrurec", 0): frame([1, 2])}, commit="abc", **SAMPLING)
 
 
+def test_the_opening_page_says_what_the_retrievers_reach(ranks):
+    table = report.retrieval_table(ranks, published=PUBLISHED, commit="abc", **SAMPLING)
+    pairs = report.pairs_table(ranks, commit="abc", samples=2_000, seed=0)
+    text = report.retrieval_sentences(table, pairs)
+    assert "6 of LRURec's 6 and 6 of SASRec's 6 cells reach the value of Table 1." in text
+    assert "LRURec's lead over SASRec in NDCG@10 is beyond chance on beauty." in text
+    swapped = {(name, {"lrurec": "sasrec", "sasrec": "lrurec"}.get(method, method), seed): frame
+               for (name, method, seed), frame in ranks.items()}  # fmt: skip
+    pairs = report.pairs_table(swapped, commit="abc", samples=2_000, seed=0)
+    assert "is reversed on beauty." in report.retrieval_sentences(table, pairs)
+
+
 def test_the_order_of_ties_is_compared_with_the_share_of_equal_targets():
     orders = {
         ("beauty", "ours", "ours"): frame([1, 2, 30, 4], [1, 2, 3, 4]),

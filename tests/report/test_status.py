@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from llamarec_core.report import machines, opening, run_times, show_record, versions
+from llamarec_core.report.pairs import FLOORS
 from llamarec_core.settings import RankerSettings
 
 RECORD = {
@@ -26,7 +27,7 @@ def opening_page(
     p_value: float = 0.01,
     methods: tuple[str, ...] = ("lrurec", "llamarec"),
     kept: dict[str, int] | None = None,
-    floor: float = 0.0,
+    floors: pd.DataFrame | None = None,
     **settings: Any,
 ) -> str:
     rows = [
@@ -35,11 +36,7 @@ def opening_page(
         for subset, users in (("all", 1000), ("retrieved", 300))
     ]
     columns = ["dataset", "method", "metric", "subset", "difference", "ci_low", "ci_high", "p_holm"]
-    differences = [
-        row | {"difference": floor if row["method"] == "title-overlap-with-retriever" else difference}
-        for row in rows
-        if row["method"] != "lrurec"
-    ]
+    differences = [row | {"difference": difference} for row in rows if row["method"] != "lrurec"]
     differences = [
         row | {"ci_low": row["difference"] - 0.01, "ci_high": row["difference"] + 0.01, "p_holm": p_value}
         for row in differences
@@ -54,6 +51,7 @@ def opening_page(
         }
     )
     options = {"published": published, "ranker": RankerSettings(training_examples=7, **settings), "records": [RECORD]}
+    options["floors"] = pd.DataFrame() if floors is None else floors
     return opening(pd.DataFrame(rows), pd.DataFrame(differences, columns=columns), **options, kept=kept)
 
 
@@ -64,7 +62,7 @@ def opening_page(
         (
             0.02,
             0.05,
-            "differs by no more than chance",
+            "shows no difference beyond chance",
             "| +0.020 [+0.010, +0.030]",
         ),  # its interval is above zero, alone
         (-0.02, 0.01, "is worse", "**-0.020** [-0.030, -0.010]"),
@@ -102,12 +100,30 @@ def test_the_opening_page_says_where_the_ranker_was_not_run():
     assert "not run" in page.partition("| data set")[2]
 
 
-@pytest.mark.parametrize(("floor", "where"), [(0.03, "above that on toys"), (0.01, "nowhere above that")])
-def test_the_opening_page_holds_the_sum_with_the_retriever_against_the_floor(floor, where):
+@pytest.mark.parametrize(
+    ("differences", "sentence"),
+    [
+        ((0.1, 0.0, -0.1, -0.1), "alone is better than random order on toys; worse than title overlap on toys."),
+        ((0.0, 0.0, 0.0, 0.0), "alone is better than no order without a language model."),
+    ],
+)
+def test_the_opening_page_holds_the_ranker_against_orders_without_a_language_model(differences, sentence):
     methods = ("lrurec", "llamarec", "llamarec-with-retriever", "title-overlap-with-retriever")
-    page = opening_page(methods=methods, floor=floor)
+    rows = [
+        {
+            "dataset": "toys",
+            "method": method,
+            "reference": floor,
+            "difference": found,
+            "p_holm": 1.0 if found == 0 else 0.01,
+        }
+        for (method, floor), found in zip(FLOORS, differences, strict=True)
+    ]
+    page = opening_page(methods=methods, floors=pd.DataFrame(rows))
     assert "With LRURec's score added, it is better on toys." in page
-    assert f"Without any language model, title overlap with LRURec's score added ends {where}." in page
+    verdict = "is worse" if differences[3] else "shows no difference beyond chance"
+    assert f"title overlap with LRURec's score added, which needs no language model, that {verdict} on toys." in page
+    assert sentence in page
 
 
 def test_a_record_is_shown_with_its_command_commit_and_cost():

@@ -8,7 +8,8 @@ import pytest
 
 from llamarec_core.evaluation import METRICS, holm, mean, published, published_statistics
 from llamarec_core.files import InputError
-from llamarec_core.report.tables import comparison_table, results_table, statistics_table
+from llamarec_core.report.pairs import comparison_table, floors_table
+from llamarec_core.report.tables import results_table, statistics_table
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 SETTINGS = {"samples": 300, "seed": 0, "commit": "abc1234"}
@@ -162,3 +163,22 @@ def test_ranks_that_do_not_fit_together_are_refused(given, message):
 def test_a_comparison_needs_something_to_compare():
     with pytest.raises(InputError, match="nothing to compare with lrurec"):
         comparison_table({("games", "lrurec", 0): ranks([1, 2])}, **SETTINGS)
+
+
+def test_the_ranker_is_compared_with_orders_without_a_language_model_among_retrieved_users():
+    given = {
+        ("beauty", "lrurec", 0): ranks([2, 2, 2, 300]),
+        ("beauty", "llamarec", 0): ranks([1, 1, 2, 300]),
+        ("beauty", "random-order", 0): ranks([2, 2, 2, 300]),
+        ("beauty", "title-overlap", 0): ranks([1, 1, 1, 300]),
+    }
+    table = floors_table(given, **SETTINGS)
+    assert table[["method", "reference"]].to_numpy().tolist() == [
+        ["llamarec", "random-order"], ["llamarec", "title-overlap"],
+    ]  # fmt: skip
+    second = 1 / np.log2(3)
+    assert table["difference"].tolist() == pytest.approx([2 / 3 * (1 - second), (second - 1) / 3])
+    assert set(table["users"]) == {3}
+    assert set(table["metric"]) == {"NDCG@10"}
+    assert (table["p_holm"] >= table["p_value"]).all()
+    assert floors_table({key: given[key] for key in given if key[1] != "llamarec"}, **SETTINGS).empty

@@ -145,8 +145,9 @@ def test_too_many_candidates_for_the_catalogue_are_refused(make_dataset):
 
 def test_scores_that_are_not_numbers_are_refused(make_dataset):
     dataset = make_dataset([1, 2, 3], n_items=3)
-    with pytest.raises(InputError, match="not finite numbers"):
-        retrieve(fixed(1, 1, torch.nan), dataset, "test", k=1, max_length=10)
+    for scores in ((1, 1, torch.nan), (torch.nan, 1, 1)):  # of the target, and of another item
+        with pytest.raises(InputError, match="not finite numbers"):
+            retrieve(fixed(*scores), dataset, "test", k=1, max_length=10)
 
 
 def test_popularity_counts_training_interactions_only(make_dataset):
