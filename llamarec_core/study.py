@@ -140,6 +140,11 @@ class Run:
         """The commit that this run measures with, for the tables."""
         return commit_name(self._made["git_commit"], dirty=self._made["git_dirty"])
 
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """The machine that this run measures on."""
+        return self._made["hardware"]
+
     # -- what it reads and writes -----------------------------------------------------------------
 
     def load_dataset(self, dataset: str | None = None) -> Dataset:

@@ -146,7 +146,12 @@ def _fitting(forms: Mapping[frozenset[str], Callable], frame: pd.DataFrame) -> C
 def _plain_cell(value: object) -> _Cell:
     if pd.isna(value):
         return _Cell("")
-    return _Cell(f"{value:.4g}" if isinstance(value, float) else str(value))
+    if isinstance(value, bool):
+        return _Cell("yes" if value else "no")
+    if not isinstance(value, float):
+        return _Cell(str(value))
+    text = f"{value:.4g}"
+    return _Cell(f"{value:.4f}".rstrip("0").rstrip(".").replace("-0", "0") if "e-" in text else text)
 
 
 def _wide_metrics(frame: pd.DataFrame) -> pd.DataFrame:

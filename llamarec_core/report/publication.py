@@ -33,6 +33,7 @@ def publish_table(
     about: str,
     measured_in: Sequence[Path] = (),
     shown: pd.DataFrame | None = None,
+    bench: bool = False,
 ) -> ShownTable:
     """Write a table as CSV, LaTeX and BibTeX, note the files in the run's record, and lay it out for the page.
 
@@ -44,6 +45,7 @@ def publish_table(
         measured_in: folders from which the table follows, which hold a folder for each data set, themselves or under
             ``ranks``: e.g. ``results/small``.
         shown: what the page shows instead of ``frame``; the files hold ``frame``.
+        bench: of times, measured by this run on this machine: the files stand in ``results/bench``.
 
     Returns:
         The table, with its caption, its anchor, and links to the files.
@@ -51,11 +53,13 @@ def publish_table(
     Raises:
         InputError: ranks have no record beside them, or the disk is full.
     """
-    caption = " ".join([about, *circumstances(frame, measured_in)])
+    here = [f"Measured on {machine(run.hardware)}."] if bench else []
+    caption = " ".join([about, *circumstances(frame, measured_in), *here])
     numbered = re.match(r"Table \d+: ", about)  # an article numbers its tables by itself
     alone = caption[numbered.end()].upper() + caption[numbered.end() + 1 :] if numbered else caption
-    files = write_table(frame, run.table(name), caption=alone)
-    files.append(write_text(run.table(name).with_suffix(".bib"), bibtex(name, run=run)))
+    path = run.root / "results" / "bench" / name if bench else run.table(name)
+    files = write_table(frame, path, caption=alone)
+    files.append(write_text(path.with_suffix(".bib"), bibtex(path, run=run)))
     run.wrote(*files)
     page = run.executed_notebook.parent
     links = {_FORMATS[file.suffix[1:]]: Path(os.path.relpath(file, page)).as_posix() for file in files}
@@ -113,11 +117,11 @@ def circumstances(frame: pd.DataFrame, measured_in: Sequence[Path]) -> list[str]
     return sentences
 
 
-def bibtex(name: str, *, run: "Run") -> str:
-    """Return a BibTeX entry for a table of this study, with the commit that made it."""
-    file = run.table(name).with_suffix(".csv").relative_to(run.root).as_posix().replace("_", r"\_")
+def bibtex(table: Path, *, run: "Run") -> str:
+    """Return a BibTeX entry for a table of this study, by its path without suffix, with the commit that made it."""
+    file = table.with_suffix(".csv").relative_to(run.root).as_posix().replace("_", r"\_")
     note = f"Table \\texttt{{{file}}}, commit {run.commit}"
-    return study_citation(run.root, key=f"llamarec-{run.profile.name}-{anchor(name)}", note=note) + "\n"
+    return study_citation(run.root, key=f"llamarec-{run.profile.name}-{anchor(table.name)}", note=note) + "\n"
 
 
 def study_citation(root: Path, *, key: str, note: str) -> str:

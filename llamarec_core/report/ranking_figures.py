@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from llamarec_core.files import InputError
@@ -117,9 +118,9 @@ def ablation_forest(table: pd.DataFrame) -> Figure:
     for axis, group in zip(axes, groups, strict=True):
         rows = table[table["group"] == group].reset_index(drop=True)
         for place, row in enumerate(rows.itertuples()):
-            color = (
-                "0.35" if place == 0 else "C2" if row.difference_low > 0 else "C3" if row.difference_high < 0 else "C0"
-            )
+            color = "0.35" if place == 0 else "C0"
+            if row.p_holm < 0.05:
+                color = "C2" if row.difference > 0 else "C3"
             axis.plot([row.ci_low, row.ci_high], [place, place], color=color, linewidth=2.5)
             axis.plot(row.measured, place, marker="o", color=color)
         axis.axvline(rows["measured"][0], color="0.35", linestyle=":", linewidth=1)
@@ -127,11 +128,14 @@ def ablation_forest(table: pd.DataFrame) -> Figure:
         axis.set(ylim=(len(rows) - 0.4, -0.6))
         axis.set_title(group, fontsize=9.5, loc="left")
     axes[-1].set(xlabel=f"{METRIC}, users whose target was retrieved")
+    colors = {"reference": "0.35", "no difference beyond chance": "C0", "better": "C2", "worse": "C3"}
+    handles = [Line2D([], [], color=color, marker="o", label=label) for label, color in colors.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     parts = [f"{row.group}, {row.method}: {row.measured:.4f}" for row in table.itertuples()]
     return described(
         figure,
         f"{METRIC} of each variant with its 95 % interval, one panel a comparison; the dotted line is the panel's "
-        f"reference. Green: better than the reference, red: worse, by the paired interval. {'; '.join(parts)}.",
+        f"reference. The color says whether it is better or worse than that (p < 0.05 by Holm). {'; '.join(parts)}.",
     )
 
 

@@ -106,8 +106,8 @@ def inference_times(table: pd.DataFrame, *, published: pd.DataFrame) -> Figure:
     """Plot the time to rank one request against the titles' mean length, the paper's beside ours (its Figure 3).
 
     Args:
-        table: ``mean_title_length_tokens``, ``method``, ``precision``, ``batch``, ``part``, ``seconds`` and
-            ``iqr_seconds``, as ``results/bench/inference_time.csv`` holds them.
+        table: ``mean_title_length_tokens``, ``method``, ``precision``, ``backbone``, ``batch``, ``part``, ``seconds``
+            and ``iqr_seconds``, as ``results/bench/inference_time.csv`` holds them.
         published: what :func:`llamarec_core.evaluation.published_inference_times` loads.
     """
     whole = table[(table["part"] == "whole") & (table["batch"] == 1)]
@@ -115,14 +115,14 @@ def inference_times(table: pd.DataFrame, *, published: pd.DataFrame) -> Figure:
     for number, ((method, precision), rows) in enumerate(whole.groupby(["method", "precision"], sort=False)):
         axis.errorbar(
             rows["mean_title_length_tokens"], rows["seconds"], yerr=rows["iqr_seconds"] / 2, marker="o", capsize=2,
-            color=f"C{number}", label=f"{method}, {precision}, here",
+            color=f"C{number}", label=f"{method}, {precision}, {rows['backbone'].iloc[0]}",
         )  # fmt: skip
     for method, rows in published.groupby("method", sort=False):
         mark = PUBLISHED_MARK | {"linestyle": ":", "color": "0.3", "markerfacecolor": "white"}
-        axis.plot(rows["mean_title_length_tokens"], rows["seconds"], label=f"{method}, published", **mark)
+        axis.plot(rows["mean_title_length_tokens"], rows["seconds"], label=f"{method}, Llama-2-7B, published", **mark)
     axis.set(xlabel="mean title length (tokens)", ylabel="seconds a request (log)", yscale="log")
     axis.yaxis.set_major_formatter("{x:g}")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=1, frameon=False)
     parts = [
         f"{row.method}, {row.precision}, at {row.mean_title_length_tokens:g} tokens: {row.seconds:.2f} s"
         for row in whole.itertuples()

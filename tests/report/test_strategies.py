@@ -201,14 +201,14 @@ def test_the_inference_times_stand_beside_the_published_ones():
         for batch in (1, 16)
         for part in ("whole", "reading")
     ]
-    measured = pd.DataFrame(rows).assign(iqr_seconds=0.1, precision="bfloat16")
+    measured = pd.DataFrame(rows).assign(iqr_seconds=0.1, precision="bfloat16", backbone="a toy")
     figure = inference_times(measured, published=published_inference_times(PUBLISHED))
     (axis,) = figure.axes
-    assert axis.get_legend_handles_labels()[1][0] == "Llama CausalLM, published"
+    assert axis.get_legend_handles_labels()[1][0] == "Llama CausalLM, Llama-2-7B, published"
     assert len(figure.legends[0].get_texts()) == 3
     assert "Llama CausalLM, bfloat16, at 20 tokens: 100.00 s" in figure.alt_text
     assert axis.get_yscale() == "log"
-    assert "LlamaRec, bfloat16, here" in axis.get_legend_handles_labels()[1]
+    assert "LlamaRec, bfloat16, a toy" in axis.get_legend_handles_labels()[1]
 
 
 def test_the_page_says_under_what_conditions_requests_were_timed(found):
