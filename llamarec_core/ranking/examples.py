@@ -140,13 +140,14 @@ class _Negatives:
         able = np.flatnonzero((places >= np.minimum(self._targets, prefixes)) & (places >= 1) & (places <= prefixes))
         able = able[np.argsort(self._dataset.items[able], kind="stable")]  # of one item side by side
         items = self._dataset.items[able]
-        users, positions = users.copy(), positions.copy()
+        given, users, positions = (users, positions), users.copy(), positions.copy()
+        width = users.shape[1]
         for row, (user, position) in enumerate(zip(users[:, 0], positions[:, 0], strict=True)):
             together, listed = {int(user)}, {int(self._dataset.train(int(user))[position])}
             column = 1
             for item in generator.permutation(self._retrieved[int(user)]):
                 first, last = np.searchsorted(items, [item, item + 1])
-                if column == users.shape[1] or first == last or item in listed:
+                if column == width or first == last or item in listed:
                     continue
                 chosen = able[generator.integers(first, last)]
                 if owners[chosen] not in together:
@@ -154,6 +155,11 @@ class _Negatives:
                     together.add(int(owners[chosen]))
                     listed.add(int(item))
                     column += 1
+            # the last columns keep who stood there, or get one who was replaced where that user stands here already
+            kept = [
+                place for place in (*range(column, width), *range(1, column)) if given[0][row, place] not in together
+            ]
+            users[row, column:], positions[row, column:] = (whole[row, kept[: width - column]] for whole in given)
         return users, positions
 
     def draw(self, users: np.ndarray, count: int, generator: np.random.Generator) -> list[int]:

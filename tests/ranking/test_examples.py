@@ -97,6 +97,18 @@ def test_those_who_share_a_list_may_have_chosen_what_is_recommended_to_the_first
     assert recommended > 0.9 * 3 * len(examples)  # the rest are users left where too few chose a recommended item
 
 
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_nobody_stands_twice_beside_a_list_where_few_items_are_recommended(dataset, count):
+    generator = np.random.default_rng(3)
+    others = [np.setdiff1d(np.arange(1, 31), dataset.train(user)) for user in range(dataset.n_users)]
+    items = [generator.permutation(o)[:count] for o in others]
+    retrieved = pd.DataFrame({"user": range(dataset.n_users), "items": items})
+    changes = {"negatives": "retrieved", "users_per_prompt": 4, "targets_per_user": 1, "candidates": 5}
+    settings = DENSE.model_copy(update=changes | {"training_examples": 60})
+    examples = draw_examples(dataset, settings, seed=0, epoch=0, retrieved=retrieved)
+    assert all(len(set(users)) == 4 for users in examples.users.tolist())
+
+
 def test_negatives_may_come_from_what_the_retriever_recommends(dataset):
     outside = [np.setdiff1d(np.arange(1, 31), dataset.train(user)) for user in range(dataset.n_users)]
     retrieved = pd.DataFrame({"user": range(dataset.n_users), "items": [items[:6] for items in outside]})
