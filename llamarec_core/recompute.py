@@ -16,7 +16,7 @@ from llamarec_core.grid import grid_table, load_orders
 from llamarec_core.provenance import commit_of, made_on_gpu, record_of
 from llamarec_core.ranking import answers_learnt
 from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share
-from llamarec_core.report.retrieval import AS_PUBLISHED
+from llamarec_core.report.methods import AS_PUBLISHED
 from llamarec_core.settings import Profile, load_profile
 from llamarec_core.study import find_profile, load_ablations, load_ranks
 

@@ -11,7 +11,6 @@ METHOD_NAMES = {
     "bert4rec": "BERT4Rec",
     "sasrec": "SASRec",
     "lrurec": "LRURec",
-    "lrurec-validated-as-published": "LRURec, validated as published",
     "llamarec": "LlamaRec",
     "llamarec-with-retriever": "LlamaRec + LRURec",
 }
@@ -33,6 +32,10 @@ STRATEGY_NAMES = {
 """The same of the ways in which a language model is made to rank, and of those that the paper quotes beside them."""
 
 
+AS_PUBLISHED = "-validated-as-published"
+"""Ends the name of a method that was validated as the authors do."""
+
+
 def in_order(methods: Iterable[str]) -> list[str]:
     """Return the distinct methods in the order of :data:`METHOD_NAMES`, others after them as they come."""
     known = list(METHOD_NAMES)
@@ -43,4 +46,6 @@ def in_order(methods: Iterable[str]) -> list[str]:
 
 def display_name(method: str) -> str:
     """Return the method's name on the page."""
+    if method.endswith(AS_PUBLISHED):
+        return f"{display_name(method.removesuffix(AS_PUBLISHED))}, validated as published"
     return (METHOD_NAMES | STRATEGY_NAMES).get(method, method)

@@ -11,15 +11,12 @@ import pandas as pd
 
 from llamarec_core.evaluation import bootstrap_interval, per_user
 from llamarec_core.files import InputError
-from llamarec_core.report.methods import display_name, in_order
+from llamarec_core.report.methods import AS_PUBLISHED, display_name, in_order
 from llamarec_core.report.pairs import compare, corrected
 from llamarec_core.report.tables import Ranks, results_table, seeds_of
 
 QUOTED = ("NDCG@10", "Recall@10")
 """The metrics that figures show; the tables hold all six."""
-
-AS_PUBLISHED = "-validated-as-published"
-"""Ends the name of a method that was validated as the authors do."""
 
 
 def retrieval_table(ranks: Ranks, *, published: pd.DataFrame, samples: int, seed: int, commit: str) -> pd.DataFrame:
