@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from llamarec_core.files import replacing, write_text
@@ -150,8 +151,16 @@ def _plain_cell(value: object) -> _Cell:
         return _Cell("yes" if value else "no")
     if not isinstance(value, float):
         return _Cell(str(value))
-    text = f"{value:.4g}"
-    return _Cell(f"{value:.4f}".rstrip("0").rstrip(".").replace("-0", "0") if "e-" in text else text)
+    return _Cell(_number(value))
+
+
+def _number(value: float) -> str:
+    """Write a number of a table without an exponent."""
+    if abs(value) < 1e-9:
+        return "0"
+    if abs(value) < 1e-4:
+        return np.format_float_positional(value, precision=2, unique=False, fractional=False, trim="-")
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def _wide_metrics(frame: pd.DataFrame) -> pd.DataFrame:

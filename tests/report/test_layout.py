@@ -177,3 +177,15 @@ def test_a_full_disk_leaves_the_old_table(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="disk is full"):
         write_table(results(), tmp_path / "results")
     assert (tmp_path / "results.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"), (-2.6e-17, "0"), (6.993e-5, "0.00007"), (-3.21e-6, "-0.0000032"), (0.123456, "0.1235"),
+        (4.2, "4.2"), (12345.678, "12,346"), (float("nan"), ""), (False, "no"),
+    ],
+)  # fmt: skip
+def test_a_number_of_any_table_stands_without_an_exponent(value, shown):
+    page = show_table(pd.DataFrame({"name": ["a"], "value": [value]}))._repr_html_()
+    assert f"<td>{shown}</td>" in page
