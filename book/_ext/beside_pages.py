@@ -15,7 +15,8 @@ from docutils import nodes
 def copy_tables(app: Any, error: Exception | None) -> None:
     """Copy every table's files to where the pages' links lead."""
     if error is None and app.builder.format == "html":
-        for file in Path(app.srcdir).glob("results/*/tables/*.*"):
+        results = Path(app.srcdir) / "results"
+        for file in (*results.glob("*/tables/*.*"), *results.glob("bench/*.*")):
             if file.suffix in (".csv", ".tex", ".bib"):
                 target = Path(app.outdir) / file.relative_to(app.srcdir)
                 target.parent.mkdir(parents=True, exist_ok=True)
