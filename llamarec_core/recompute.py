@@ -54,7 +54,7 @@ class Recomputation:
             "retrieval_pairs": lambda: self.pairs,
             "validation_as_published": lambda: report.validation_table(self._grid[0], **self._of_grid),
             "ties": lambda: self.ties,
-            "noise": lambda: self._noise(),
+            "noise": self._noise,
             "strategies": lambda: self.strategies,
             "strategy_pairs": lambda: report.strategy_pairs(
                 load_answers(self.results, datasets=self.datasets), **self.sampling

@@ -117,26 +117,15 @@ def comparison_table(
     return corrected([row for pair in pairs for row in _compared(ranks, *pair, **options)], commit=commit)
 
 
-def floors_table(
-    ranks: Ranks,
-    *,
-    samples: int,
-    seed: int,
-    commit: str,
-    candidates: int = 20,
-    retriever: str = "lrurec",
-) -> pd.DataFrame:
+def floors_table(ranks: Ranks, *, commit: str, **options: Any) -> pd.DataFrame:
     """Compare the ranker with what orders the same candidates without a language model (:data:`FLOORS`).
 
     The ranker with the retriever's score added is compared with title overlap with the same added.
 
     Args:
-        ranks: as for :func:`~llamarec_core.report.results_table`.
-        samples: bootstrap samples behind each interval, and sign flips behind each p-value.
-        seed: of both.
-        commit: the commit that the ranks were made with.
-        candidates: as for :func:`~llamarec_core.report.results_table`.
-        retriever: the method that retrieved the candidates.
+        ranks: as for :func:`comparison_table`.
+        commit: as for :func:`comparison_table`.
+        options: the others of :func:`comparison_table`.
 
     Returns:
         The columns of :func:`comparison_table`: NDCG@10 over the users whose target was retrieved, Holm's correction
@@ -145,17 +134,11 @@ def floors_table(
     Raises:
         InputError: as :func:`~llamarec_core.report.results_table`.
     """
-    options = {"retriever": retriever, "candidates": candidates, "samples": samples, "seed": seed}
     known = list(cases(ranks))
-    rows = [
-        row
-        for dataset in dict(known)
-        for method, floor in FLOORS
-        if {(dataset, method), (dataset, floor)} <= set(known)
-        for row in _compared(ranks, dataset, method, floor, **options)
-        if (row["metric"], row["subset"]) == ("NDCG@10", "retrieved")
-    ]
-    return corrected(rows, commit=commit)
+    pairs = [(dataset, *pair) for dataset in dict(known) for pair in FLOORS]
+    there = [pair for pair in pairs if {(pair[0], pair[1]), (pair[0], pair[2])} <= set(known)]
+    rows = [row for pair in there for row in _compared(ranks, *pair, metrics=["NDCG@10"], **options)]
+    return corrected([row for row in rows if row["subset"] == "retrieved"], commit=commit)
 
 
 def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
@@ -218,17 +201,18 @@ def _compared(
     method: str,
     reference: str,
     *,
-    retriever: str,
-    candidates: int,
     samples: int,
     seed: int,
+    candidates: int = 20,
+    retriever: str = "lrurec",
+    metrics: Sequence[str] = METRICS,
 ) -> list[dict[str, Any]]:
-    """Compare a method with another in every subset and metric, on the seeds of the first."""
+    """Compare a method with another in every subset, on the seeds of the first."""
     seeds = seeds_of(ranks, dataset, method)
     options = {"seeds": seeds, "retriever": retriever, "candidates": candidates}
     own, other = (runs_of(ranks, dataset, name, **options) for name in (method, reference))
     rows = []
-    for (subset, members), metric in product(own.subsets(), METRICS):
+    for (subset, members), metric in product(own.subsets(), metrics):
         case = {"dataset": dataset, "method": method, "reference": reference, "metric": metric, "subset": subset}
         values = [over_seeds(runs.values(metric), members) for runs in (own, other)]
         found = _difference(*values, samples=samples, seed=seed)

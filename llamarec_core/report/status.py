@@ -13,7 +13,6 @@ from llamarec_core.report.methods import display_name
 from llamarec_core.settings import RankerSettings
 
 _FLOOR, _RANKER = "title-overlap-with-retriever", "llamarec-with-retriever"
-_NO_DIFFERENCE = "shows no difference beyond chance"
 
 Records = Mapping[str, Mapping[str, Any]]
 """Provenance records by name, e.g. ``2_retriever-beauty-seed0``."""
@@ -169,18 +168,18 @@ def _came_out(comparison: pd.DataFrame, floors: pd.DataFrame, retriever: str) ->
         against = floors[floors["reference"] == _FLOOR]
         name = f"title overlap with {retriever}'s score added"
         sentences += [f"Against {name}, which needs no language model, that {_by_verdict(against)}."]
-        alone = floors[floors["method"] == "llamarec"].rename(columns={"reference": "what"})
+        alone = floors[floors["method"] == "llamarec"]
+        verdicts = alone.apply(_verdict, axis="columns")
         better, worse = (
             ", ".join(
                 f"{display_name(name).lower()} on {_listed(rows['dataset'].tolist())}"
-                for name, rows in alone[alone.apply(_verdict, axis="columns") == verdict].groupby("what", sort=False)
+                for name, rows in alone[verdicts == verdict].groupby("reference", sort=False)
             )
             for verdict in ("is better", "is worse")
         )
-        than = f"better than {better or 'no order without a language model'}" + (
-            f"; worse than {worse}" if worse else ""
-        )
-        sentences += [f"Beyond chance, LlamaRec alone is {than}."]
+        than = [f"better than {better or 'no order without a language model'}"]
+        than += [f"worse than {worse}"] if worse else []
+        sentences += [f"Beyond chance, LlamaRec alone is {'; '.join(than)}."]
     return " ".join(sentences) or "The ranker was not run."
 
 
@@ -195,7 +194,7 @@ def _by_verdict(rows: pd.DataFrame) -> str:
 def _verdict(row: Any) -> str:
     """Say in words what a difference and its p-value say."""
     if row.p_holm >= 0.05:
-        return _NO_DIFFERENCE
+        return "shows no difference beyond chance"
     return "is better" if row.difference > 0 else "is worse"
 
 
