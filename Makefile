@@ -74,7 +74,7 @@ test: $(SETUP)  ## Run all tests, and verify the committed results
 	@$(BIN)/python -m pytest
 	@$(MAKE) --no-print-directory verify
 
-verify: $(SETUP)  ## Compute every table again from the committed ranks; check hashes, provenance and freshness
+verify: $(SETUP)  ## Compute every table again from the committed ranks; check hashes and the commits behind them
 	@$(BIN)/llamarec verify
 
 lint: $(SETUP)  ## Check style; put notebooks and code in order

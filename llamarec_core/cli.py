@@ -87,7 +87,7 @@ def recommend(
 def verify(
     profiles: Annotated[list[str] | None, typer.Argument(help="profiles with results; none takes all of them")] = None,
 ) -> None:
-    """Compute every table again from the committed ranks, and check hashes, provenance and freshness."""
+    """Compute every table again from the committed ranks, and check hashes and the commits behind them."""
     from llamarec_core import verify
     from llamarec_core.study import find_root
 

@@ -30,12 +30,16 @@ PACKAGES = (
 """Packages whose versions are recorded."""
 
 
-def notebook_hash(path: Path) -> str:
+def notebook_hash(notebook: Path | bytes) -> str:
     """Return the SHA-256 of a notebook's cells as they were written, without outputs and injected parameters.
 
     A source notebook and its executed copy have the same hash exactly when the copy is of that source.
+
+    Args:
+        notebook: its file, or what the file holds.
     """
-    cells = nbformat.read(path, as_version=4).cells
+    content = notebook if isinstance(notebook, bytes) else notebook.read_bytes()
+    cells = nbformat.reads(content.decode(), as_version=4).cells
     written = [
         (cell.cell_type, cell.source) for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])
     ]
@@ -47,23 +51,70 @@ def recorded_settings(profile: Profile) -> dict[str, Any]:
     return json.loads(profile.model_dump_json(exclude={"datasets", "name", "seed"}))
 
 
+def git(root: Path, *arguments: str) -> bytes | None:
+    """Return what a git command prints, or ``None`` where it fails: no git, no repository, no such object.
+
+    Raises:
+        InputError: git refuses the folder because another user owns it.
+    """
+    try:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, check=True, env=os.environ | {"LC_ALL": "C"}).stdout
+    except FileNotFoundError:
+        return None
+    except subprocess.CalledProcessError as error:
+        if b"dubious ownership" in error.stderr:
+            folder = root.resolve()
+            raise InputError(
+                f"Git does not trust {folder}, because another user owns it: run "
+                f"`git config --global --add safe.directory {folder}`."
+            ) from None
+        return None
+
+
 def git_state(root: Path) -> tuple[str | None, bool | None]:
     """Return the commit of the repository around a folder, and whether files other than results differ from it.
 
     Outside git both are ``None``.
+
+    Raises:
+        InputError: as :func:`git`.
     """
-    try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--", ":/", ":(top,exclude)results"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
+    commit = git(root, "rev-parse", "HEAD")
+    status = git(root, "status", "--porcelain", "--", ":/", ":(top,exclude)results")
+    if commit is None or status is None:
         return None, None
-    return commit, bool(status.strip())
+    return commit.decode().strip(), bool(status.strip())
+
+
+class History:
+    """What git keeps of the study, against which a record is held.
+
+    Attributes:
+        missing: why it cannot be asked, in a sentence; empty where it can.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.commits = set((git(root, "rev-list", "HEAD") or b"").decode().split())
+        self.missing = ""
+        if not self.commits:
+            self.missing = (
+                f"{root} is no git repository: whether the records are of the commits that they name was not checked."
+            )
+        elif git(root, "rev-parse", "--is-shallow-repository") != b"false\n":
+            self.missing = (
+                "This clone is shallow: whether the records are of the commits that they name was not checked; "
+                "run `git fetch --unshallow` first."
+            )
+        self._contents: dict[str, bytes | None] = {}
+
+    def content(self, commit: str, path: str) -> bytes | None:
+        """Return a file as a commit holds it; ``None`` if the commit has no such file."""
+        name = f"{commit}:{path}"
+        if name not in self._contents:
+            self._contents[name] = git(self.root, "show", name)
+        return self._contents[name]
 
 
 def commit_name(commit: str | None, *, dirty: bool | None) -> str:

@@ -1,38 +1,41 @@
-"""Verification: whether what lies under ``results/`` is whole, fresh, and follows from its ranks.
+"""Verification: whether ``results/`` is whole, is of the commits that it names, and follows from its ranks.
 
 ``llamarec verify`` asks, of every profile with results, in this order:
 
 1. Does every file have a record with its hash, from a clean tree, with its seed?
 2. Do all records name the same data?
-3. Are the executed notebooks those of their sources and settings?
+3. Is every record of a commit that led to this one, and do that commit's notebook, profile and locked versions agree
+   with it? Is each executed notebook that notebook, run with the recorded parameters?
 4. Does every ranks file hold each user once, with a rank inside the catalogue?
 5. Are the grid's records those of its settings and curves?
 6. Do the tables, computed again from the ranks, hold the same numbers?
+
+A notebook or a setting that has changed since a run makes no fault of the run: it is listed. Only the profiles in
+``FRESH`` must be of the present sources.
 """
 
+import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import numpy as np
 import pandas as pd
+import yaml
 
 from llamarec_core.files import InputError, read_json, sha256
 from llamarec_core.grid import BY_ITEM_ID, Grid, grid_table, run_name
-from llamarec_core.provenance import notebook_hash, recorded_settings
+from llamarec_core.provenance import History, notebook_hash, recorded_settings
 from llamarec_core.recompute import NOT_FROM_RANKS, Recomputation
 from llamarec_core.retrieval import read_ranks
 from llamarec_core.settings import Profile, load_profile
 from llamarec_core.study import find_profile
 
-BEFORE_THE_RANKER = ("retriever", "grid")
-"""The settings that the notebooks `1_…` and `2_…` read: those of the ranker may change after them."""
-
-OF_STRATEGIES = "strategy_"
-"""Begins the names of the settings that `5_strategies` alone reads."""
+FRESH = ("quick",)
+"""Profiles whose results are made again within minutes, and must be of the present notebooks and settings."""
 
 TOLERANCE = 1e-5
 """Relative difference between a committed number and the same computed again: files hold six significant digits."""
@@ -46,28 +49,33 @@ def verify(root: Path, *, profiles: Iterable[str] = ()) -> str:
         profiles: names of profiles; none takes every profile that has results, and the benches.
 
     Returns:
-        What was checked, in a sentence a profile.
+        What was checked, in a sentence a profile, and then what has changed since it was made.
 
     Raises:
         InputError: a profile has no results, or something does not fit; the message names the first difference.
     """
-    results = root / "results"
+    results, history = root / "results", History(root)
     names = list(profiles) or sorted(folder.parent.name for folder in results.glob("*/notebooks"))
     if not profiles:
         _refuse_first(_records_differ(results / "bench", root=root))
-    checked = []
+        _refuse_first(_history_differs(results / "bench", history))
+    checked, notes = [], [history.missing] if history.missing else []
     for name in names:
         profile = load_profile(find_profile(name, root=root))
         if not (results / profile.name / "notebooks").is_dir():
             raise InputError(f"{profile.name} has no results: run `make study PROFILE={profile.name}` first.")
-        _refuse_first(differences(profile, root=root))
+        _refuse_first(differences(profile, history, root=root))
+        changed = list(_changed_since(profile, root=root))
+        if profile.name in FRESH:
+            _refuse_first(f"{change}: run it again, `make study PROFILE={profile.name}`." for change in changed)
+        notes += changed
         tables = [path.stem for path in (results / profile.name / "tables").glob("*.csv")]
         by_hash = sorted(table for table in tables if table.startswith(NOT_FROM_RANKS))
         checked.append(
-            f"{profile.name}: whole, fresh and from a clean tree; {len(tables) - len(by_hash)} tables follow from the "
+            f"{profile.name}: whole and from a clean tree; {len(tables) - len(by_hash)} tables follow from the "
             "ranks" + (f", by their hashes alone: {', '.join(by_hash)}." if by_hash else ".")
         )
-    return "\n".join(checked)
+    return "\n".join(checked + notes)
 
 
 def _refuse_first(found: Iterator[str]) -> None:
@@ -76,12 +84,13 @@ def _refuse_first(found: Iterator[str]) -> None:
         raise InputError(first)
 
 
-def differences(profile: Profile, *, root: Path) -> Iterator[str]:
+def differences(profile: Profile, history: History, *, root: Path) -> Iterator[str]:
     """Yield a sentence for everything of a profile's results that does not fit, cheap checks first."""
     results = root / "results" / profile.name
     yield from _records_differ(results, root=root)
     yield from _data_differ(results, root=root)
-    yield from _notebooks_differ(profile, root=root)
+    yield from _history_differs(results, history)
+    yield from _notebooks_differ(results, root=root)
     yield from _ranks_differ(results, root=root)
     yield from _grid_differs(profile, root=root)
     yield from _tables_differ(profile, root=root)
@@ -135,42 +144,84 @@ def _data_differ(results: Path, *, root: Path) -> Iterator[str]:
                 )
 
 
-def _notebooks_differ(profile: Profile, *, root: Path) -> Iterator[str]:
-    """Yield the executed notebooks that are not those of their sources and settings."""
-    file = find_profile(profile.name, root=root)
-    for path in sorted((root / "results" / profile.name / "notebooks").rglob("*.ipynb")):
-        place, source = path.relative_to(root), root / "notebooks" / path.name
-        if not source.is_file():
-            yield f"{place} has no source: notebooks/{path.name} is missing."
+def _history_differs(results: Path, history: History) -> Iterator[str]:
+    """Yield the records that are not of a commit that led to this one, or not of its notebook and settings."""
+    records = [
+        (file, name, record) for file in results.rglob("provenance.json") for name, record in read_json(file).items()
+    ]
+    records += [(file, file.stem, read_json(file)) for file in (results / "grid" / "records").rglob("*.json")]
+    for file, name, record in records if not history.missing else ():
+        where, commit = f"The record {name!r} in {file.parent.relative_to(history.root)}", record["git_commit"]
+        if commit not in history.commits:
+            yield f"{where} names the commit {commit}, which does not lead to the present one: run it again."
             continue
-        record = _record_of_notebook(path)
+        if "notebook_sha256" not in record:  # of a command, e.g. `llamarec train`
+            continue
+        notebook, profile = (
+            f"notebooks/{notebook_of(name)}.ipynb",
+            f"notebooks/profiles/{record['parameters']['profile']}.yaml",
+        )
+        source, settings = history.content(commit, notebook), history.content(commit, profile)
+        if source is None or notebook_hash(source) != record["notebook_sha256"]:
+            yield f"{where} is not of {notebook} at the commit {commit[:7]} that it names."
+        if settings is None or hashlib.sha256(settings).hexdigest() != record["profile_sha256"]:
+            yield f"{where} is not of {profile} at the commit {commit[:7]} that it names."
+        else:
+            written = yaml.safe_load(settings)
+            overrides = written.pop("datasets").get(record["parameters"].get("dataset")) or {}
+            written |= {part: written.get(part, {}) | changes for part, changes in overrides.items()}
+            if not _holds(record["settings"], {part: written[part] for part in written.keys() - {"seed"}}):
+                yield f"{where} has other settings than {profile} at the commit {commit[:7]} that it names."
+
+
+def _holds(recorded: Any, written: Any) -> bool:
+    """Return whether settings as recorded, with their defaults, hold what a profile's file says of them."""
+    if isinstance(recorded, dict) and isinstance(written, dict):
+        return all(name in recorded and _holds(recorded[name], value) for name, value in written.items())
+    if isinstance(recorded, list) and isinstance(written, list):
+        return len(recorded) == len(written) and all(map(_holds, recorded, written))
+    if isinstance(recorded, float) and isinstance(written, str):
+        return recorded == float(written)  # YAML reads 1e-3 as text
+    return bool(recorded == written)
+
+
+def _notebooks_differ(results: Path, *, root: Path) -> Iterator[str]:
+    """Yield the executed notebooks without a record, or with other cells than the notebook that ran."""
+    for path in sorted((results / "notebooks").rglob("*.ipynb")):
+        place, record = path.relative_to(root), _record_of_notebook(path)
         if record is None:
             yield f"{place} has no record in provenance.json: run it again."
-        elif not notebook_hash(path) == record["notebook_sha256"] == notebook_hash(source):
-            yield f"{place} is older than its source: run `make study PROFILE={profile.name}`, or this notebook alone."
-        else:
-            dataset = record["parameters"].get("dataset")
-            now = recorded_settings(profile.for_dataset(dataset) if dataset else profile)
-            if _read_by(path.stem, record["settings"]) != _read_by(path.stem, now):
-                yield f"{place} ran with other settings than {file.name} has now: run it again."
+        elif notebook_hash(path) != record["notebook_sha256"]:
+            yield f"{place} has other cells than the notebook that ran: restore it, or run it again."
+
+
+def _changed_since(profile: Profile, *, root: Path) -> Iterator[str]:
+    """Yield what has changed since each executed notebook ran: the notebook, or the settings that it ran with."""
+    for path in sorted((root / "results" / profile.name / "notebooks").rglob("*.ipynb")):
+        record, source = _record_of_notebook(path), root / "notebooks" / path.name
+        made = f"{path.relative_to(root)}: made at {record['git_commit'][:7]}"
+        dataset = record["parameters"].get("dataset")
+        if not source.is_file():
+            yield f"{made}; the notebook has another name now"
+        elif notebook_hash(source) != record["notebook_sha256"]:
+            yield f"{made}; the notebook has changed since"
+        elif dataset and dataset not in profile.datasets:
+            yield f"{made}; the profile has no data set {dataset!r} now"
+        elif record["settings"] != recorded_settings(profile.for_dataset(dataset) if dataset else profile):
+            yield f"{made}; the settings have changed since"
 
 
 def _record_of_notebook(path: Path) -> dict[str, Any] | None:
     """Return the record of an executed notebook, of several seeds that of the seed that its parameters say."""
     records = read_json(path.with_name("provenance.json"))
-    found = [record for name, record in records.items() if name.startswith(f"{path.stem}-")]
+    found = [record for name, record in records.items() if notebook_of(name) == path.stem]
     seed = nbformat.read(path, as_version=4).metadata.get("papermill", {}).get("parameters", {}).get("seed")
     return next((record for record in found if seed in (None, record["seed"])), None)
 
 
-def _read_by(notebook: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a run's settings that the numbers of a notebook depend on."""
-    if notebook.startswith(("1_", "2_")):
-        return {part: settings[part] for part in BEFORE_THE_RANKER}
-    evaluation = settings["evaluation"]
-    if notebook != "5_strategies":
-        evaluation = {name: value for name, value in evaluation.items() if not name.startswith(OF_STRATEGIES)}
-    return {**settings, "evaluation": evaluation}
+def notebook_of(record: str) -> str:
+    """Return the notebook of a record's name, ``<notebook>[-<data set>]-seed<k>``."""
+    return record.split("-")[0]
 
 
 def _ranks_differ(results: Path, *, root: Path) -> Iterator[str]:
