@@ -16,11 +16,11 @@ from llamarec_core.retrieval.candidates import (
     write_candidates,
     write_ranks,
 )
+from llamarec_core.retrieval.fit import fit_retriever, load_retriever
 from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.retrieval.narm import NARM
 from llamarec_core.retrieval.recommender import SequentialRecommender
 from llamarec_core.retrieval.sasrec import SASRec
-from llamarec_core.retrieval.training import fit_retriever, load_retriever
 
 __all__ = [
     "NARM",

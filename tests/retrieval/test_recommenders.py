@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from llamarec_core.retrieval import fit_retriever, target_ranks
+from llamarec_core.retrieval.fit import METHODS
 from llamarec_core.retrieval.lru import linear_scan
 from llamarec_core.retrieval.sasrec import CausalBlock
-from llamarec_core.retrieval.training import METHODS
 from llamarec_core.settings import RetrieverSettings
 
 N_ITEMS = 30

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from llamarec_core import training
 from llamarec_core.checkpoint import load_checkpoint
 from llamarec_core.files import InputError
-from llamarec_core.retrieval import fit_retriever, load_retriever, target_ranks, training
+from llamarec_core.retrieval import fit, fit_retriever, load_retriever, target_ranks
 from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.settings import RetrieverSettings
 
@@ -57,12 +58,13 @@ def test_it_learns_a_pattern(cycle, tmp_path):
 
 def test_it_leaves_the_curve_and_the_weights(cycle, tmp_path):
     fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path, progress=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["retriever.safetensors", "training.csv"]
+    left = ["circumstances.json", "retriever.safetensors", "training.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
     curve = pd.read_csv(tmp_path / "training.csv")
-    columns = ["iteration", "epoch", "training_loss", "recall@10", "ndcg@10", "seconds"]
+    columns = ["step", "seconds", "training_loss", "epoch", "recall@10", "ndcg@10"]
     assert list(curve.columns) == columns
-    batches = -(-len(training.training_sequences(cycle, max_length=8)) // 16)
-    assert list(curve["iteration"]) == [*range(5, 4 * batches, 5), 4 * batches]
+    batches = -(-len(fit.training_sequences(cycle, max_length=8)) // 16)
+    assert list(curve["step"]) == [*range(5, 4 * batches, 5), 4 * batches]
     assert curve["epoch"].iloc[-1] == 4
     assert curve["seconds"].is_monotonic_increasing
 
@@ -77,7 +79,7 @@ def test_the_curve_gives_the_metrics_of_the_kept_weights(cycle, tmp_path):
 
 def test_every_training_item_but_a_users_first_is_a_target_once(make_dataset):
     dataset = make_dataset([1, 2, 3, 4, 5, 6, 7, 98, 99], [1, 98, 99], [1, 2, 98, 99], n_items=99)
-    sequences = training.training_sequences(dataset, max_length=3)
+    sequences = fit.training_sequences(dataset, max_length=3)
     assert [sequence.tolist() for sequence in sequences] == [[4, 5, 6, 7], [1, 2, 3, 4], [1, 2]]
 
 
@@ -90,16 +92,16 @@ def test_the_loss_is_the_mean_cross_entropy_over_real_positions(cycle):
         items = torch.from_numpy(cycle.train(user).astype(np.int64))
         scores = model.scores(model(items[None, :-1]))[0].detach()
         expected.extend(F.cross_entropy(scores, items[1:], reduction="none").tolist())
-    sequences = training.training_sequences(cycle, max_length=50)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with training.tqdm(disable=True) as bar:
-        loss = training._train(model, optimizer, sequences, settings, seed=0, start=0, stop=3, bar=bar)
+    task = fit.RetrieverTask(model, cycle, settings, seed=0)
+    task.optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    counted = [task.step(number)[0] for number in range(3)]
+    loss = sum(step["loss"] for step in counted) / sum(step["terms"] for step in counted)
     assert loss == pytest.approx(np.mean(expected), abs=1e-5)
 
 
 def test_an_epoch_holds_every_sequence_once_in_an_order_of_its_own(cycle):
-    sequences = training.training_sequences(cycle, max_length=8)
-    epochs = [training.draw_batches(sequences, SETTINGS, seed=0, epoch=epoch) for epoch in (0, 1)]
+    sequences = fit.training_sequences(cycle, max_length=8)
+    epochs = [fit.draw_batches(sequences, SETTINGS, seed=0, epoch=epoch) for epoch in (0, 1)]
     for batches in epochs:
         assert sorted(np.concatenate(batches)) == list(range(len(sequences)))
     assert list(np.concatenate(epochs[0])) != list(np.concatenate(epochs[1]))
@@ -114,25 +116,24 @@ def test_every_position_has_the_same_weight_whatever_its_batch(cycle, batch_size
         torch.manual_seed(0)
         model = LRURec(40, settings).double()
         before = weights(model)["item_bias"]
-        sequences = training.training_sequences(cycle, max_length=50)
-        steps = -(-len(sequences) // size)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-        with training.tqdm(disable=True) as bar:
-            training._train(model, optimizer, sequences, settings, seed=0, start=0, stop=steps, bar=bar)
-        moved.append((weights(model)["item_bias"] - before) / steps)
+        task = fit.RetrieverTask(model, cycle, settings, seed=0)
+        task.optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+        for number in range(task.steps_per_epoch):
+            task.step(number)
+        moved.append((weights(model)["item_bias"] - before) / task.steps_per_epoch)
     torch.testing.assert_close(moved[0], moved[1], atol=0, rtol=1e-3)
 
 
 def test_batches_hold_sequences_of_similar_length():
     sequences = [torch.zeros(length, dtype=torch.int64) for length in np.random.default_rng(0).integers(2, 200, 512)]
-    batches = training.draw_batches(sequences, SETTINGS, seed=0, epoch=0)
+    batches = fit.draw_batches(sequences, SETTINGS, seed=0, epoch=0)
     spreads = [np.ptp([len(sequences[number]) for number in batch]) for batch in batches]
     assert max(spreads) < 60  # of 198
 
 
 @pytest.mark.parametrize("killed_at", [0, 4, 5, 7, 11])
 def test_a_run_that_breaks_off_and_goes_on_gives_the_same_weights(cycle, tmp_path, monkeypatch, undisturbed, killed_at):
-    folder, steps, training_step = tmp_path / "disturbed", iter(range(100)), training.training_step
+    folder, steps, training_step = tmp_path / "disturbed", iter(range(100)), fit.training_step
 
     def step_until_killed(*arguments, **options):
         if next(steps) == killed_at:
@@ -140,7 +141,7 @@ def test_a_run_that_breaks_off_and_goes_on_gives_the_same_weights(cycle, tmp_pat
         return training_step(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "training_step", step_until_killed)
+        patch.setattr(fit, "training_step", step_until_killed)
         with pytest.raises(KeyboardInterrupt):
             fit_retriever(cycle, SETTINGS, seed=3, folder=folder, progress=False)
     torch.rand(17)  # whatever the process drew in between
@@ -152,7 +153,7 @@ KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 from llamarec_core.data import Dataset
-from llamarec_core.retrieval import training
+from llamarec_core.retrieval import fit
 from llamarec_core.settings import RetrieverSettings
 
 folder, validations = Path(sys.argv[1]), []
@@ -163,10 +164,10 @@ def target_ranks(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments, **options)
 
-original, training.target_ranks = training.target_ranks, target_ranks
+original, fit.target_ranks = fit.target_ranks, target_ranks
 dataset = Dataset.load(folder / "data")
 settings = RetrieverSettings.model_validate_json(sys.argv[2])
-training.fit_retriever(dataset, settings, seed=3, folder=folder / "killed", progress=False)
+fit.fit_retriever(dataset, settings, seed=3, folder=folder / "killed", progress=False)
 """
 
 
@@ -187,7 +188,7 @@ def test_a_run_killed_outright_goes_on_to_the_same_weights(cycle, tmp_path, undi
 def test_a_finished_run_is_returned_and_not_repeated(cycle, tmp_path, monkeypatch):
     first = fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path, progress=False)
     (tmp_path / "checkpoint.safetensors").touch()  # as a kill at the very end leaves it
-    monkeypatch.setattr(training, "_train", None)
+    monkeypatch.setattr(fit, "train", None)
     second = fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path, progress=False)
     assert_equal_weights(weights(first), weights(second))
     assert_equal_weights(weights(first), weights(load_retriever(cycle, SETTINGS, tmp_path)))
@@ -213,13 +214,13 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(cy
         seen.append(weights(model))
         return np.where(np.arange(48) < 48 * next(recalls), 1, 99)
 
-    monkeypatch.setattr(training, "target_ranks", scripted_ranks)
+    monkeypatch.setattr(fit, "target_ranks", scripted_ranks)
     settings = SETTINGS.model_copy(update={"epochs": 500, "patience": 2})
     model = fit_retriever(cycle, settings, seed=0, folder=tmp_path, progress=False)
     assert len(seen) == 4  # the second was the best, two more brought nothing
     assert_equal_weights(weights(model), seen[1])
     _, progress = load_checkpoint(tmp_path / "retriever.safetensors", settings={})
-    assert (progress["iteration"], progress["recall@10"]) == (10, 0.5)
+    assert (progress["step"], progress["recall@10"]) == (10, 0.5)
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "retriever"])
@@ -256,7 +257,7 @@ def test_a_retriever_that_is_not_there_or_of_other_settings_is_not_loaded(cycle,
 
 def test_a_diverging_run_is_named_and_leaves_nothing(cycle, tmp_path):
     settings = SETTINGS.model_copy(update={"learning_rate": 1e30})
-    with pytest.raises(InputError, match=r"diverged at iteration \d+ .* learning_rate = 1e\+30"):
+    with pytest.raises(InputError, match=r"no longer a number at step \d+, with learning rate 1e\+30"):
         fit_retriever(cycle, settings, seed=0, folder=tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -268,7 +269,7 @@ def test_data_without_anything_to_learn_from_is_refused(make_dataset, tmp_path):
 
 def test_weight_decay_spares_biases_norms_and_the_recurrence():
     model = LRURec(40, SETTINGS)
-    decayed, spared = training.make_optimizer(model, SETTINGS).param_groups
+    decayed, spared = fit.make_optimizer(model, SETTINGS).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert decayed["weight_decay"] == SETTINGS.weight_decay > spared["weight_decay"] == 0
     assert all("layer_norm" not in names[id(p)] and "bias" not in names[id(p)] for p in decayed["params"])
@@ -281,5 +282,5 @@ def test_progress_goes_to_stderr_with_the_latest_recall(cycle, tmp_path, capsys)
     shown = capsys.readouterr()
     fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path / "silent", progress=False)
     assert "LRURec on cycle" in shown.err
-    assert re.search(r"validation Recall@10 [01]\.\d{4}", shown.err)
+    assert re.search(r"validation recall@10 [01]\.\d{4}", shown.err)
     assert shown.out == capsys.readouterr().err == ""

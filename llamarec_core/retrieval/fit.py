@@ -12,24 +12,20 @@ Randomness never depends on the run's past: the order of the batches follows fro
 dropout from (seed, iteration). So a run that was killed and goes on from its last checkpoint ends
 with the same weights, bit for bit, as a run that was left alone on the same machine.
 
-The loop reads a :class:`~llamarec_core.data.Dataset`, keeps ``checkpoint.safetensors`` while it runs,
-and leaves ``training.csv`` (the curve) and ``retriever.safetensors`` (the best weights).
+The loop itself is :mod:`llamarec_core.training`'s; :func:`fit_retriever` leaves ``retriever.safetensors`` (the best
+weights) beside what the loop writes.
 """
 
-import math
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from llamarec_core.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, under
+from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
-from llamarec_core.files import InputError, replacing
+from llamarec_core.files import InputError
 from llamarec_core.retrieval.bert4rec import BERT4Rec
 from llamarec_core.retrieval.candidates import target_ranks
 from llamarec_core.retrieval.lru import LRURec
@@ -37,6 +33,7 @@ from llamarec_core.retrieval.narm import NARM
 from llamarec_core.retrieval.recommender import SequentialRecommender
 from llamarec_core.retrieval.sasrec import SASRec
 from llamarec_core.settings import RetrieverSettings
+from llamarec_core.training import Plan, train
 
 METHODS = {"lrurec": LRURec, "sasrec": SASRec, "bert4rec": BERT4Rec, "narm": NARM}
 """The sequential recommenders, by the names that ``RetrieverSettings.method`` gives them."""
@@ -88,52 +85,23 @@ def fit_retriever(
 
     if finished.exists():
         best, _ = load_checkpoint(finished, settings=identity, device=device)
-        checkpoint.unlink(missing_ok=True)  # a kill between the last two lines of this function leaves it behind
-        model.load_state_dict(best)
-        return model.eval()
-
-    optimizer = make_optimizer(model, settings)
-    best, curve = _copy(model), []
-    if checkpoint.exists():
-        tensors, reached = load_checkpoint(checkpoint, settings=identity, device=device)
-        restore_optimizer(optimizer, tensors)
-        model.load_state_dict(under("model.", tensors))
-        best, curve = under("best.", tensors), reached["curve"]
-
-    sequences = training_sequences(dataset, max_length=settings.max_length)
-    if not sequences:
-        raise InputError(f"{dataset.name} holds nothing to learn from: no user has four interactions.")
-    total = settings.epochs * _batches_per_epoch(sequences, settings)
-    seconds, started = (curve[-1]["seconds"] if curve else 0.0), time.perf_counter()
-    bar = tqdm(
-        desc=f"{type(model).__name__} on {dataset.name}",
-        total=total,
-        initial=curve[-1]["iteration"] if curve else 0,
-        unit="step",
-        mininterval=10,
-        disable=not progress,
-    )
-    with bar:
-        while not _has_ended(curve, total=total, patience=settings.patience):
-            start = curve[-1]["iteration"] if curve else 0
-            stop = min(start + settings.validate_every, total)
-            loss = _train(model, optimizer, sequences, settings, seed=seed, start=start, stop=stop, bar=bar)
-            metrics = _validate(model, dataset, settings)
-            point = {"iteration": stop, "epoch": stop * settings.epochs / total, "training_loss": loss, **metrics}
-            curve.append(point | {"seconds": round(seconds + time.perf_counter() - started, 1)})
-            bar.set_postfix_str(f"validation Recall@10 {curve[-1]['recall@10']:.4f}", refresh=False)
-            if _best(curve) == len(curve) - 1:
-                best = _copy(model)
-            tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-            tensors |= {f"best.{name}": tensor for name, tensor in best.items()} | optimizer_tensors(optimizer)
-            save_checkpoint(checkpoint, tensors=tensors, progress={"curve": curve}, settings=identity)
-
-    with replacing(folder / "training.csv") as temporary:
-        pd.DataFrame(curve).to_csv(temporary, index=False)
-    # the clock stays out of this file, so that a resumed run and an undisturbed one leave the same
-    reached = {name: value for name, value in curve[_best(curve)].items() if name != "seconds"}
-    save_checkpoint(finished, tensors=best, progress=reached, settings=identity)
-    checkpoint.unlink()
+        checkpoint.unlink(missing_ok=True)  # a kill at the very end of a run leaves it behind
+    else:
+        task = RetrieverTask(model, dataset, settings, seed=seed)
+        best = train(
+            task,
+            Plan(
+                steps=settings.epochs * task.steps_per_epoch,
+                validate_every=settings.validate_every,
+                kept_by="recall@10",
+                patience=settings.patience,
+            ),
+            folder=folder,
+            identity=identity,
+            save=lambda tensors, row: save_checkpoint(finished, tensors=tensors, progress=row, settings=identity),
+            description=f"{type(model).__name__} on {dataset.name}",
+            progress=progress,
+        )
     model.load_state_dict(best)
     return model.eval()
 
@@ -153,6 +121,67 @@ def load_retriever(
     model = METHODS[settings.method](dataset.n_items, settings).to(device)
     model.load_state_dict(best)
     return model.eval()
+
+
+class RetrieverTask:
+    """A retriever's steps and validations, for :func:`llamarec_core.training.train`.
+
+    Args:
+        model: trained in place.
+        dataset: its training split is learnt, its validation split ranked.
+        settings: of the training.
+        seed: of the order of the batches and of dropout.
+
+    Raises:
+        InputError: the data set has nothing to learn from.
+    """
+
+    counts = ()
+
+    def __init__(self, model: SequentialRecommender, dataset: Dataset, settings: RetrieverSettings, *, seed: int):
+        self.model, self.dataset, self.settings, self.seed = model, dataset, settings, seed
+        self.optimizer = make_optimizer(model, settings)
+        self.sequences = training_sequences(dataset, max_length=settings.max_length)
+        if not self.sequences:
+            raise InputError(f"{dataset.name} holds nothing to learn from: no user has four interactions.")
+        self.steps_per_epoch = -(-len(self.sequences) // settings.batch_size)
+        self.mean_positions = sum(len(sequence) - 1 for sequence in self.sequences) / self.steps_per_epoch
+        self._epoch, self._batches = -1, []
+
+    def step(self, number: int) -> list[dict[str, float]]:
+        """Take a step on the next batch of the epoch."""
+        epoch, place = divmod(number, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._batches = draw_batches(self.sequences, self.settings, seed=self.seed, epoch=epoch)
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]))
+        device = next(self.model.parameters()).device
+        batch = [self.sequences[chosen].to(device) for chosen in self._batches[place]]
+        self.model.train()
+        loss, positions = training_step(self.model, self.optimizer, batch, mean_positions=self.mean_positions)
+        return [{"loss": loss, "terms": positions}]
+
+    def validate(self, steps: int) -> dict[str, float]:
+        """Rank the whole catalogue for the validation targets."""
+        exclude_history = self.settings.validation_candidates == "as_tested"
+        ranks = target_ranks(
+            self.model,
+            self.dataset,
+            "validation",
+            max_length=self.settings.max_length,
+            exclude_history=exclude_history,
+        )
+        gains = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)
+        epoch = steps / self.steps_per_epoch
+        return {"epoch": epoch, "recall@10": float(np.mean(ranks <= 10)), "ndcg@10": float(np.mean(gains))}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the model's weights."""
+        return self.model.state_dict()
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put back the model's weights."""
+        self.model.load_state_dict(tensors)
 
 
 def training_sequences(dataset: Dataset, *, max_length: int) -> list[Tensor]:
@@ -209,56 +238,6 @@ def training_step(
     return loss.item(), len(targets)
 
 
-def _train(
-    model: SequentialRecommender,
-    optimizer: torch.optim.Optimizer,
-    sequences: list[Tensor],
-    settings: RetrieverSettings,
-    *,
-    seed: int,
-    start: int,
-    stop: int,
-    bar: tqdm,
-) -> float:
-    """Take the optimiser's steps number ``start`` to ``stop`` − 1 and return the mean loss."""
-    device = next(model.parameters()).device
-    model.train()
-    mean_positions = sum(len(sequence) - 1 for sequence in sequences) / _batches_per_epoch(sequences, settings)
-    total_loss, total_positions, batches = 0.0, 0, []
-    for iteration in range(start, stop):
-        epoch, place = divmod(iteration, _batches_per_epoch(sequences, settings))
-        if place == 0 or not batches:
-            batches = draw_batches(sequences, settings, seed=seed, epoch=epoch)
-        torch.manual_seed(int(np.random.SeedSequence((seed, iteration)).generate_state(1)[0]))
-        batch = [sequences[number].to(device) for number in batches[place]]
-        loss, positions = training_step(model, optimizer, batch, mean_positions=mean_positions)
-        if not math.isfinite(loss):
-            raise InputError(
-                f"Training diverged at iteration {iteration} (loss {loss}) with learning_rate = "
-                f"{settings.learning_rate}: delete the run's folder and choose a smaller one."
-            )
-        total_loss += loss
-        total_positions += positions
-        bar.update()
-    return total_loss / total_positions
-
-
-def _validate(model: SequentialRecommender, dataset: Dataset, settings: RetrieverSettings) -> dict[str, float]:
-    ranks = target_ranks(
-        model,
-        dataset,
-        "validation",
-        max_length=settings.max_length,
-        exclude_history=settings.validation_candidates == "as_tested",
-    )
-    gains = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)
-    return {"recall@10": float(np.mean(ranks <= 10)), "ndcg@10": float(np.mean(gains))}
-
-
-def _batches_per_epoch(sequences: list[Tensor], settings: RetrieverSettings) -> int:
-    return -(-len(sequences) // settings.batch_size)
-
-
 def draw_batches(sequences: list[Tensor], settings: RetrieverSettings, *, seed: int, epoch: int) -> list[np.ndarray]:
     """Draw the batches of an epoch, as numbers of sequences: random pools, each sorted by length and cut, shuffled."""
     rng = np.random.default_rng((seed, epoch))
@@ -274,15 +253,6 @@ def _cut(numbers: np.ndarray, size: int) -> list[np.ndarray]:
     return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
-def _has_ended(curve: list[dict[str, float]], *, total: int, patience: int) -> bool:
-    return bool(curve) and (curve[-1]["iteration"] >= total or len(curve) - 1 - _best(curve) >= patience)
-
-
-def _best(curve: list[dict[str, float]]) -> int:
-    """Return which validation was the best; the earliest of equals."""
-    return int(np.argmax([point["recall@10"] for point in curve]))
-
-
 def _identity(dataset: Dataset, settings: RetrieverSettings) -> dict[str, Any]:
     """Return what a checkpoint must share with a run to belong to it."""
     return settings.model_dump() | {
@@ -290,7 +260,3 @@ def _identity(dataset: Dataset, settings: RetrieverSettings) -> dict[str, Any]:
         "content_hash": dataset.content_hash,
         "n_items": dataset.n_items,
     }
-
-
-def _copy(model: SequentialRecommender) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}

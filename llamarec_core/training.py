@@ -1,0 +1,278 @@
+"""The one training loop: steps, validation, the best weights, checkpoints, resuming, early stopping, a time budget.
+
+Retrievers, the ranker and the tuned baselines are trained here. What differs between them is a :class:`Task`; how long
+and by which rules it is trained is a :class:`Plan`::
+
+    checkpoint? ──▶ (validate) ──▶ steps ──▶ validate ──▶ checkpoint ──▶ … ──▶ training.csv, circumstances.json, save
+
+A task's randomness must depend on the number of the step, never on what was drawn before. Then a run that is killed and
+goes on from its checkpoint ends with the same weights, bit for bit, as one that was left alone on the same machine. A
+time budget gives that up, because the number of steps then depends on the clock.
+
+Several processes (``accelerate launch``, ``torchrun``) all run this loop; the main process writes.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from llamarec_core.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, under
+from llamarec_core.files import InputError, replacing, write_json
+from llamarec_core.provenance import circumstances, peak_memory_mib
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Task(Protocol):
+    """What is trained: weights and their optimiser, a step, a validation."""
+
+    optimizer: torch.optim.Optimizer
+    """The plain optimiser, also where accelerate wraps it. Its learning rates are the highest of the run."""
+
+    counts: tuple[str, ...]
+    """What the curve adds up over the whole run, by name, e.g. ``("answers", "tokens")``."""
+
+    def step(self, number: int) -> list[dict[str, float]]:
+        """Take one optimiser step; ``number`` counts from 0.
+
+        Returns:
+            One dictionary for each forward pass of this process: ``loss``, ``terms`` (over how many ``loss`` is summed;
+            1 where it is left out) and the task's :attr:`counts`.
+        """
+
+    def validate(self, steps: int) -> dict[str, Any]:
+        """Return more columns of the curve after so many steps, the metrics among them, the same in all processes."""
+
+    def tensors(self) -> Tensors:
+        """Return the weights that are trained, by name."""
+
+    def restore(self, tensors: Tensors) -> None:
+        """Put back what :meth:`tensors` returned."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a task is trained."""
+
+    steps: int
+    """Most optimiser steps."""
+    validate_every: int
+    """Steps between two validations; a checkpoint is written at each. The last step is validated too."""
+    kept_by: str
+    """Column of the curve by which the best weights are kept; higher is better, the earliest of equals wins."""
+    patience: int | None = None
+    """Validations without a better one after which training stops."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises, before it falls to zero, both linearly; ``None`` keeps it constant."""
+    minutes: float | None = None
+    """Time budget, validations included. The learning rate falls to zero with the time that is left."""
+    validate_first: bool = False
+    """Validate before the first step too."""
+    first_counts: bool = True
+    """Whether that first validation can be the best; weights that are fresh should not be kept."""
+
+
+def train(
+    task: Task,
+    plan: Plan,
+    *,
+    folder: Path,
+    identity: dict[str, Any],
+    save: Callable[[Tensors, dict[str, Any]], None],
+    description: str = "Training",
+    accelerator: "Accelerator | None" = None,
+    progress: bool = True,
+) -> Tensors:
+    """Train a task, or go on with the run whose checkpoint ``folder`` holds.
+
+    While it runs, the folder holds ``checkpoint.safetensors``. In the end it holds what ``save`` writes,
+    ``circumstances.json`` (commit, machine, peak memory, steps, seconds) and the curve, ``training.csv``. The curve has
+    one row a validation: ``step``, ``seconds``, the task's counts, ``training_loss`` (mean since the row before) and
+    what the validation returned.
+
+    Args:
+        task: trained in place; in the end it has its last weights.
+        plan: how to train.
+        folder: of the run; several processes need one that all of them see.
+        identity: what a checkpoint must share with this run, as JSON values.
+        save: writes the best weights, given them and their row of the curve without ``seconds``. The clock stays out of
+            what is kept, so that the same weights are the same bytes. The main process alone calls it.
+        description: of the progress bar.
+        accelerator: of several processes; ``None`` where there is one.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The best weights, in every process.
+
+    Raises:
+        InputError: the folder holds a run of another identity, or the loss is no longer a number.
+    """
+    main = accelerator is None or accelerator.is_main_process
+    made = circumstances(Path(__file__).parent)  # now, because the code on disk may change while it runs
+    checkpoint = folder / "checkpoint.safetensors"
+    run = _Run(task, plan, accelerator)
+    if checkpoint.exists():
+        run.restore(*load_checkpoint(checkpoint, settings=identity))
+    bar = tqdm(
+        desc=description,
+        total=plan.steps,
+        initial=run.step,
+        unit="step",
+        mininterval=10,
+        disable=not (progress and main),
+    )
+    with bar:
+        while not run.has_ended():
+            if run.curve or not plan.validate_first:
+                run.take_steps(bar)
+            run.validate()
+            bar.set_postfix_str(run.figures())
+            if main:
+                save_checkpoint(checkpoint, tensors=run.tensors(), progress=run.progress(), settings=identity)
+    if main:
+        with replacing(folder / "training.csv") as temporary:
+            pd.DataFrame(run.curve).to_csv(temporary, index=False)
+        ran = {"steps": run.step, "seconds": run.curve[-1]["seconds"], "peak_memory_mib": peak_memory_mib()}
+        write_json(folder / "circumstances.json", made | ran)
+        save(run.best, {name: value for name, value in run.curve[run.best_row()].items() if name != "seconds"})
+        checkpoint.unlink()
+    if accelerator:
+        accelerator.wait_for_everyone()
+    return run.best
+
+
+class _Run:
+    """A run under way: where it stands, and its moves."""
+
+    def __init__(self, task: Task, plan: Plan, accelerator: "Accelerator | None"):
+        self.task, self.plan, self.accelerator = task, plan, accelerator
+        self.step = 0
+        self.curve: list[dict[str, Any]] = []
+        self.best: Tensors = {}
+        self._rates = [group["lr"] for group in task.optimizer.param_groups]
+        self._passes: list[dict[str, float]] = []  # of this process since the last validation
+        self._validation_seconds = 0.0  # of the last one
+        self._earlier_seconds, self._started = 0.0, time.perf_counter()
+
+    def take_steps(self, bar: tqdm) -> None:
+        """Take steps up to the next validation, at least one."""
+        stop = min(self.step + self.plan.validate_every, self.plan.steps)
+        left = self._time_left()
+        while True:
+            for group, rate in zip(self.task.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * learning_rate_factor(self.plan, self.step, time_left=left)
+            passes = self.task.step(self.step)
+            # asked of all processes, so that none is left waiting for one that has given up
+            if not all(self._gather([math.isfinite(counted["loss"]) for counted in passes])):
+                raise InputError(
+                    f"The loss is no longer a number at step {self.step + 1}, with learning rate {self._rates[0]:g}: "
+                    "choose a smaller one."
+                )
+            self._passes += passes
+            self.step += 1
+            bar.set_postfix_str(self.figures(), refresh=False)
+            bar.update()
+            left = self._time_left()
+            if self.step == stop or left == 0.0:
+                return
+
+    def validate(self) -> None:
+        """Add a row to the curve, and keep the weights if they are the best."""
+        before = time.perf_counter()
+        metrics = self.task.validate(self.step)
+        self._validation_seconds = time.perf_counter() - before
+        passes = self._gather(self._passes)
+        earlier = self.curve[-1] if self.curve else {}
+        counts = {name: earlier.get(name, 0) + sum(counted[name] for counted in passes) for name in self.task.counts}
+        # an exact sum, so that the mean does not depend on the number of processes
+        terms = sum(counted.get("terms", 1) for counted in passes)
+        loss = math.fsum(counted["loss"] for counted in passes) / terms if passes else None
+        seconds = round(self._seconds(), 1)
+        self.curve.append({"step": self.step, "seconds": seconds, **counts, "training_loss": loss, **metrics})
+        self._passes = []
+        if self.best_row() == len(self.curve) - 1:
+            self.best = {name: tensor.detach().clone() for name, tensor in self.task.tensors().items()}
+
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to do: all steps taken, no hope of better weights, or the time is over."""
+        if not self.curve:
+            return False
+        impatient = self.plan.patience is not None and len(self.curve) - 1 - self.best_row() >= self.plan.patience
+        return self.step >= self.plan.steps or impatient or self._time_left() == 0.0
+
+    def best_row(self) -> int:
+        """Return which row of the curve is the best."""
+        first = 1 if self.plan.validate_first and not self.plan.first_counts and len(self.curve) > 1 else 0
+        values = [row[self.plan.kept_by] for row in self.curve[first:]]
+        return first + values.index(max(values))
+
+    def figures(self) -> str:
+        """Return what the progress bar shows: the mean of the latest losses and the latest validation."""
+        recent = self._passes[-10:]
+        terms = sum(counted.get("terms", 1) for counted in recent)
+        shown = [f"loss {sum(counted['loss'] for counted in recent) / terms:.3f}"] if recent else []
+        if self.curve:
+            shown.append(f"validation {self.plan.kept_by} {self.curve[-1][self.plan.kept_by]:.4f}")
+        return ", ".join(shown)
+
+    def tensors(self) -> Tensors:
+        """Return the tensors of a checkpoint."""
+        present = {f"present.{name}": tensor for name, tensor in self.task.tensors().items()}
+        best = {f"best.{name}": tensor for name, tensor in self.best.items()}
+        return present | best | optimizer_tensors(self.task.optimizer)
+
+    def progress(self) -> dict[str, Any]:
+        """Return what else a checkpoint holds."""
+        return {"curve": self.curve, "validation_seconds": self._validation_seconds}
+
+    def restore(self, tensors: Tensors, progress: dict[str, Any]) -> None:
+        """Go back to where a checkpoint was written."""
+        self.task.restore(under("present.", tensors))
+        restore_optimizer(self.task.optimizer, tensors)
+        self.best, self.curve = under("best.", tensors), progress["curve"]
+        self.step, self._earlier_seconds = self.curve[-1]["step"], self.curve[-1]["seconds"]
+        self._validation_seconds = progress["validation_seconds"]
+
+    def _seconds(self) -> float:
+        return self._earlier_seconds + time.perf_counter() - self._started
+
+    def _time_left(self) -> float:
+        """Return the share of the time budget that is left for steps; the main process's clock counts."""
+        if self.plan.minutes is None:
+            return 1.0
+        budget = max(60 * self.plan.minutes - self._validation_seconds, 1e-9)  # one more validation follows
+        left = [max(0.0, 1 - self._seconds() / budget)]
+        return self._gather(left)[0]
+
+    def _gather(self, values: list[Any]) -> list[Any]:
+        """Return the values of all processes, the main process's first."""
+        if self.accelerator is None or self.accelerator.num_processes == 1:
+            return values
+        from accelerate.utils import gather_object  # slow to import, and of no use to one process
+
+        return gather_object(values)
+
+
+def learning_rate_factor(plan: Plan, step: int, *, time_left: float = 1.0) -> float:
+    """Return what a step's learning rate is multiplied by: a linear rise, then a linear fall to zero, as transformers'.
+
+    Args:
+        plan: its warm-up, its number of steps and its time budget count.
+        step: counts from 0.
+        time_left: share of the time budget; the factor is never above it.
+    """
+    if plan.warmup_steps is None:
+        return time_left
+    if step < plan.warmup_steps:
+        return min(step / plan.warmup_steps, time_left)
+    return min((plan.steps - step) / (plan.steps - plan.warmup_steps), time_left)
