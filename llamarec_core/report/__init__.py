@@ -1,12 +1,12 @@
 """What the book shows: tables and figures, each made by one function from ranks, curves and data sets.
 
-Tables are computed and stored tidy, one number a row (``tables``), laid out wide for the page and for LaTeX
-(``layout``), and published with what they were measured with (``publication``). ``figures`` holds the one theme and the
-plots of the results. ``methods`` names what is compared.
+Tables are computed and stored tidy, one number a row (``tables``). ``forms`` says what each looks like, ``show`` draws
+it for the page and for LaTeX, ``publication`` puts its files beside it. ``figures`` holds the theme and the plots of
+the results. ``methods`` names what is compared.
 """
 
-from llamarec_core.report.ablations import ablation_display, ablation_table, training_table, warmup_parts
-from llamarec_core.report.claims import claims_display, verdict_counts, verdicts_sentence
+from llamarec_core.report.ablations import ablation_table, training_table, warmup_parts
+from llamarec_core.report.claims import verdict_counts, verdicts_sentence
 from llamarec_core.report.figures import (
     metric_bars,
     rank_histogram,
@@ -15,7 +15,6 @@ from llamarec_core.report.figures import (
     set_theme,
     training_curve,
 )
-from llamarec_core.report.layout import ShownTable, show_table, write_table
 from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES
 from llamarec_core.report.pairs import comparison_table, floors_table, strategy_pairs
 from llamarec_core.report.publication import publish_table
@@ -42,11 +41,10 @@ from llamarec_core.report.retrieval_figures import (
     serving_lines,
     validation_curves,
 )
-from llamarec_core.report.status import machines, opening, run_times, show_record, versions
+from llamarec_core.report.show import show_table, write_table
+from llamarec_core.report.status import opening, show_record, show_runs, show_versions
 from llamarec_core.report.strategies import (
-    differences_display,
     differences_table,
-    strategies_display,
     strategies_table,
     table4,
     timing_conditions,
@@ -57,14 +55,10 @@ from llamarec_core.report.tables import results_table, statistics_table
 __all__ = [
     "METHOD_NAMES",
     "STRATEGY_NAMES",
-    "ShownTable",
-    "ablation_display",
     "ablation_forest",
     "ablation_table",
     "candidate_probabilities",
-    "claims_display",
     "comparison_table",
-    "differences_display",
     "differences_table",
     "floors_table",
     "forest",
@@ -72,7 +66,6 @@ __all__ = [
     "index_curves",
     "inference_times",
     "learning_curves",
-    "machines",
     "metric_bars",
     "noise_sizes",
     "noise_table",
@@ -85,15 +78,15 @@ __all__ = [
     "results_table",
     "retrieval_sentences",
     "retrieval_table",
-    "run_times",
     "save_figure",
     "sequence_lengths_and_popularity",
     "serving_lines",
     "set_theme",
     "show_record",
+    "show_runs",
     "show_table",
+    "show_versions",
     "statistics_table",
-    "strategies_display",
     "strategies_table",
     "strategy_pairs",
     "table4",
@@ -105,7 +98,6 @@ __all__ = [
     "validation_table",
     "verdict_counts",
     "verdicts_sentence",
-    "versions",
     "warmup_curves",
     "warmup_parts",
     "write_table",

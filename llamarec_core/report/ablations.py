@@ -91,26 +91,6 @@ def training_table(folders: Mapping[str, Path], binding: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def training_display(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay out :func:`training_table` for the page: what was reached in the unit of its row."""
-    of_warmup = table["tuning"].str.startswith(_WARMUP)
-    whole = {column: table[column].map("{:,.0f}".format) for column in ("prompts", "answers", "tokens", "seconds")}
-    return pd.DataFrame(
-        {
-            "tuning": table["tuning"],
-            **whole,
-            "tokens a second": table["tokens_per_second"].map("{:.0f}".format),
-            "warm-up: right labels": table["reached"].map("{:.0%}".format).where(of_warmup, ""),
-            "validation NDCG@10": table["reached"].map("{:.4f}".format).where(~of_warmup, ""),
-            "with the retriever's score": [
-                "" if pd.isna(value) else f"{value:.4f}" for value in table["reached_with_retriever"]
-            ],
-            "peak MiB": table["peak_memory_mib"].map("{:.0f}".format),
-            "commit": table["commit"],
-        }
-    )
-
-
 def warmup_parts(binding: Path) -> dict[str, pd.DataFrame]:
     """Return the curves of the label-binding phase's parts, ``titles`` and ``histories``, those that there are."""
     files = {"titles": binding / "binding.csv", "histories": binding / "binding_histories.csv"}
@@ -131,24 +111,3 @@ def _training_row(name: str, curve: pd.DataFrame, kept: Mapping[str, float], fol
         "peak_memory_mib": made["peak_memory_mib"],
         "commit": commit_name(made["git_commit"], dirty=made["git_dirty"]),
     }
-
-
-def ablation_display(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay out :func:`ablation_table` for the page: one row a variant, the groups one after another."""
-    return pd.DataFrame(
-        {
-            "compared": table["group"].where(~table["group"].duplicated(), ""),
-            "variant": table["method"],
-            METRIC: [f"{row.measured:.4f} [{row.ci_low:.3f}, {row.ci_high:.3f}]" for row in table.itertuples()],
-            "minus the group's first": [
-                f"{row.difference:+.4f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]".replace("-", "−")
-                if pd.notna(row.difference)
-                else ""
-                for row in table.itertuples()
-            ],
-            "first label": ["" if pd.isna(share) else f"{share:.0%}" for share in table["first_label"]],
-            "p (Holm)": [
-                "" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}" for value in table["p_holm"]
-            ],
-        }
-    )

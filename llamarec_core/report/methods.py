@@ -32,6 +32,8 @@ STRATEGY_NAMES = {
 """The same of the ways in which a language model is made to rank, and of those that the paper quotes beside them."""
 
 
+_SUBSETS = {"all": "all users", "retrieved": "target retrieved"}
+
 AS_PUBLISHED = "-validated-as-published"
 """Ends the name of a method that was validated as the authors do."""
 
@@ -45,7 +47,7 @@ def in_order(methods: Iterable[str]) -> list[str]:
 
 
 def display_name(method: str) -> str:
-    """Return the method's name on the page."""
+    """Return the name of a method, a strategy or a set of users on the page."""
     if method.endswith(AS_PUBLISHED):
         return f"{display_name(method.removesuffix(AS_PUBLISHED))}, validated as published"
-    return (METHOD_NAMES | STRATEGY_NAMES).get(method, method)
+    return (METHOD_NAMES | STRATEGY_NAMES | _SUBSETS).get(method, method)

@@ -10,7 +10,6 @@ import pandas as pd
 from llamarec_core.evaluation import METRICS, holm, paired_difference, per_user
 from llamarec_core.evaluation.cells import refuse_other_users
 from llamarec_core.files import InputError
-from llamarec_core.report.methods import display_name
 from llamarec_core.report.strategies import RETRIEVER, Answers
 from llamarec_core.report.tables import Ranks, cases, over_seeds, runs_of, seeds_of
 
@@ -180,19 +179,6 @@ def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame
     table = corrected(rows, commit=commit)
     table.insert(table.columns.get_loc("method") + 1, "state", table.pop("state"))
     return table
-
-
-def strategy_pairs_display(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay out :func:`strategy_pairs` for the page: a row for each strategy and state, a column for each reference."""
-    rows = []
-    for (dataset, method, state), group in table.groupby(["dataset", "method", "state"], sort=False):
-        row = {"data set": dataset, "strategy": display_name(method), "state": state}
-        for pair in group.itertuples():
-            p_value = "p < 0.001" if pair.p_holm < 0.001 else f"p = {pair.p_holm:.3f}"
-            found = f"{pair.difference:+.3f} [{pair.ci_low:+.3f}, {pair.ci_high:+.3f}], {p_value}"
-            row[f"minus {display_name(pair.reference)}"] = found
-        rows.append(row)
-    return pd.DataFrame(rows).fillna("")
 
 
 def _compared(

@@ -1,15 +1,12 @@
-"""What the book says about the runs themselves: the opening page's summary, run times, machines and versions.
-
-Everything follows from tables and from provenance records (``llamarec_core.study``); nothing is typed in.
-"""
+"""How the notebooks were run, from their provenance records: time, memory, machine, commit and versions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from llamarec_core.report.layout import ShownTable, show_table
 from llamarec_core.report.methods import display_name
+from llamarec_core.report.show import ShownTable, show_table
 from llamarec_core.settings import RankerSettings
 
 _FLOOR, _RANKER = "title-overlap-with-retriever", "llamarec-with-retriever"
@@ -20,10 +17,9 @@ Records = Mapping[str, Mapping[str, Any]]
 
 def show_record(record: Mapping[str, Any]) -> ShownTable:
     """Show the provenance of one run in a few lines."""
-    commit = (record["git_commit"] or "outside git")[:12] + (" with uncommitted changes" if record["git_dirty"] else "")
     lines = {
         "command": record["command"],
-        "commit": commit,
+        "commit": _commit(record),
         "data": ", ".join(f"{name}: {value[:12]}" for name, value in record["data_sha256"].items())
         or "no data set was read",
         "machine": machine(record["hardware"]),
@@ -32,44 +28,39 @@ def show_record(record: Mapping[str, Any]) -> ShownTable:
     return show_table(pd.DataFrame({"record": lines.keys(), "of this run": lines.values()}))
 
 
-def machine(hardware: Mapping[str, Any]) -> str:
-    """Name the hardware of a record: processor, cores, memory, accelerators."""
-    return (
-        f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {_accelerators(hardware)}"
-    )
-
-
-def run_times(records: Records) -> ShownTable:
-    """Show wall time, peak memory and command of every notebook."""
+def show_runs(records: Records) -> ShownTable:
+    """Show time, memory, commit and machine of every notebook."""
     rows = [
         {
             "notebook": record["command"].split()[1].removeprefix("notebooks/").removesuffix(".ipynb"),
             "data set": record["parameters"].get("dataset", "all"),
             "minutes": f"{record['wall_seconds'] / 60:.1f}",
             "peak GiB": f"{record['peak_memory_mib'] / 1024:.1f}",
-            "commit": (record["git_commit"] or "outside git")[:12],
-            "uncommitted changes": {True: "yes", False: "no", None: "unknown"}[record["git_dirty"]],
+            "commit": _commit(record),
+            "machine": machine(record["hardware"]),
         }
         for record in records.values()
     ]
     return show_table(pd.DataFrame(rows))
 
 
-def machines(records: Records) -> ShownTable:
-    """Show the machines that the notebooks ran on."""
-    columns = ["processor", "cores", "memory_gib", "accelerators", "system"]
-    kinds = [record["hardware"] | {"accelerators": _accelerators(record["hardware"])} for record in records.values()]
-    kinds = pd.DataFrame(kinds, columns=columns)
-    return show_table(kinds.drop_duplicates())
-
-
-def versions(records: Records) -> ShownTable:
+def show_versions(records: Records) -> ShownTable:
     """Show every version of Python and of the packages that the notebooks ran with."""
-    found: dict[str, dict[str, None]] = {}
-    for record in records.values():
-        for name, version in record["packages"].items():
-            found.setdefault(name, {})[version] = None
-    return show_table(pd.DataFrame([{"package": name, "version": ", ".join(all_)} for name, all_ in found.items()]))
+    of_runs = ({"system": record["hardware"]["system"], **record["packages"]} for record in records.values())
+    found = pd.DataFrame(list(of_runs))
+    rows = [{"what": name, "versions": ", ".join(found[name].dropna().unique())} for name in found]
+    return show_table(pd.DataFrame(rows))
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """Name the hardware of a record: processor, cores, memory, accelerators."""
+    accelerators = ", ".join(hardware["accelerators"]) or "no GPU"
+    return f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {accelerators}"
+
+
+def _commit(record: Mapping[str, Any]) -> str:
+    changes = {True: " with uncommitted changes"}.get(record["git_dirty"], "")
+    return f"{(record['git_commit'] or 'outside git')[:12]}{changes}"
 
 
 def opening(
@@ -222,7 +213,3 @@ def _interval(row: pd.Series) -> str:
 def _listed(names: Sequence[str]) -> str:
     """Join names as a sentence does: a, b and c."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def _accelerators(hardware: Mapping[str, Any]) -> str:
-    return ", ".join(hardware["accelerators"]) or "no GPU"

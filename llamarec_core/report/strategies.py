@@ -12,7 +12,6 @@ import pandas as pd
 
 from llamarec_core.evaluation import METRICS, per_user, stratified_mean
 from llamarec_core.files import InputError
-from llamarec_core.report.methods import display_name
 
 Answers = Mapping[tuple[str, str, bool, int], pd.DataFrame]
 """(data set, strategy, whether it was tuned, seed) → the columns of :data:`llamarec_core.comparison.COLUMNS`."""
@@ -133,34 +132,6 @@ def timing_conditions(answers: Answers) -> str:
     return f"Timed with {threads} thread(s), which kept {min(had):.2f} to {max(had):.2f} processors busy."
 
 
-def strategies_display(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay out :func:`strategies_table` for the page: a row for each strategy, state and scope; all users."""
-    rows = []
-    keys = ["dataset", "method", "state", "ranked"]
-    for (dataset, method, state, ranked), group in table[table["subset"] == "all"].groupby(keys, sort=False):
-        found = group.set_index("metric")
-        row = {"data set": dataset, "strategy": display_name(method), "state": state, "ranks": ranked}
-        for metric in ("NDCG@10", "Recall@10"):
-            value, low, high = found.loc[metric, ["measured", "ci_low", "ci_high"]]
-            row[metric] = f"{value:.3f} [{low:.3f}, {high:.3f}]"
-        costs = found["measured"].to_dict()
-        row["valid outputs"] = f"{costs['valid_outputs']:.0%}" if "valid_outputs" in costs else ""
-        for metric in COUNTED:
-            row[metric.replace("_", " ")] = _against_formula(found.loc[metric]) if metric in costs else ""
-        if "seconds_p50" in costs:
-            row["seconds, p50 / p95"] = f"{costs['seconds_p50']:.2f} / {costs['seconds_p95']:.2f}"
-            row["requests a second, together"] = f"{costs['requests_per_second']:.2f}"
-            row["peak MiB, together"] = f"{costs['peak_mib']:.0f}"
-        rows.append(row)
-    return pd.DataFrame(rows).fillna("")
-
-
-def _against_formula(row: pd.Series) -> str:
-    """Return a count with what the formula says of it: ``21 (=)``, ``90 (≤ 120)`` or ``130 (> 120)``."""
-    mark = {"equal": "=", "bounded": f"≤ {row['predicted']:.0f}", "exceeded": f"> {row['predicted']:.0f}"}
-    return f"{row['measured']:.0f} ({mark[row['formula']]})"
-
-
 def table4(table: pd.DataFrame, *, published: pd.DataFrame) -> pd.DataFrame:
     """Set the LLM-based methods of the paper's Table 4, quoted there from other works, beside ours on Beauty.
 
@@ -214,22 +185,3 @@ def differences_table(table: pd.DataFrame) -> pd.DataFrame:
     ratios = found["seconds_p50"] / found["dataset"].map(verbalizer)
     found.insert(found.columns.get_loc("two_stage"), "times_verbalizer", ratios)
     return found
-
-
-def differences_display(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay out :func:`differences_table` for the page."""
-    rows = []
-    for row in table.itertuples():
-        several = f"{row.tokens_generated:.0f} tokens, one by one"
-        passes = "1 pass" if round(row.forward_passes) == 1 else f"{row.forward_passes:.0f} passes"
-        efficiency = f"{passes}, {row.tokens_read:.0f} tokens read, {row.seconds_p50:.2f} s"
-        rows.append(
-            {
-                "data set": row.dataset,
-                "strategy": display_name(row.strategy),
-                "generation": several if row.tokens_generated else "none: reads logits",
-                "efficiency": f"{efficiency} ({row.times_verbalizer:.1f} times LlamaRec's)",
-                "two-stage": "yes: ranks what was retrieved" if row.two_stage else "no: searches the catalogue",
-            }
-        )
-    return pd.DataFrame(rows)

@@ -1,7 +1,7 @@
 """The study's tables, computed from ranks files: the paper's Tables 1, 2 and 3 beside our own numbers.
 
 Tables are tidy: one number a row, with its interval and where it comes from. Their wide forms are made by
-:mod:`llamarec_core.report.layout`.
+:mod:`llamarec_core.report.show`.
 
 A method with several seeds counts as the mean over its seeds: a user's values are averaged first, then the
 users are resampled. In the subset `retrieved` the seeds may hold different users; see :func:`over_seeds`.

@@ -6,16 +6,13 @@ import pytest
 
 from llamarec_core.files import InputError
 from llamarec_core.report import (
-    ablation_display,
     ablation_forest,
     ablation_table,
     learning_curves,
-    show_table,
     training_table,
     warmup_curves,
     warmup_parts,
 )
-from llamarec_core.report.ablations import training_display
 
 SAMPLING = {"dataset": "toys", "samples": 500, "seed": 0, "commit": "abc"}
 
@@ -62,14 +59,6 @@ def test_other_users_are_refused(ranks):
         ablation_table(pd.concat([ranks, other]), **SAMPLING)
 
 
-def test_the_page_shows_each_variant_in_a_line(ranks):
-    shown = ablation_display(ablation_table(ranks, **SAMPLING))
-    assert shown["compared"].tolist() == ["order", "", "", "floor"]
-    assert shown["NDCG@10"].iloc[1] == "1.0000 [1.000, 1.000]"
-    assert shown["minus the group's first"].tolist() == ["", "+0.5000 [+0.500, +0.500]", "+0.0000 [+0.000, +0.000]", ""]
-    assert shown["first label"].tolist() == ["50%", "0%", "50%", ""]
-
-
 def test_the_figure_has_a_panel_a_group_and_says_what_it_shows(ranks):
     figure = ablation_forest(ablation_table(ranks, **SAMPLING))
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["order", "floor"]
@@ -108,11 +97,6 @@ def test_the_training_table_says_what_was_read_and_reached(tmp_path):
     assert table["reached"].tolist() == [0.9, 0.7, 0.5]
     assert table.loc["tuned", "reached_with_retriever"] == 0.6
     assert set(table["commit"]) == {"abc"}
-    shown = training_display(table.reset_index()).set_index("tuning")
-    assert shown["warm-up: right labels"].tolist() == ["90%", "70%", ""]
-    assert shown["validation NDCG@10"].tolist() == ["", "", "0.5000"]
-    assert shown["with the retriever's score"].tolist() == ["", "", "0.6000"]
-    assert "90%" in show_table(table.reset_index())._repr_html_()
     assert training_table({"tuned": tmp_path / "ranker"}, tmp_path)["tuning"].tolist() == ["tuned"]
 
 

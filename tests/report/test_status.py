@@ -3,7 +3,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from llamarec_core.report import machines, opening, run_times, show_record, versions
+from llamarec_core.report import opening, show_record, show_runs, show_versions
 from llamarec_core.report.pairs import FLOORS
 from llamarec_core.settings import RankerSettings
 
@@ -142,6 +142,7 @@ def test_a_record_is_shown_with_its_command_commit_and_cost():
 def test_the_status_page_lists_runs_machines_and_versions_once():
     other = RECORD | {"packages": {"python": "3.11.7", "torch": "2.14.0"}}
     records = {"2_retriever-beauty-seed0": RECORD, "2_retriever-beauty-seed1": other}
-    assert run_times(records).frame["minutes"].tolist() == ["1.5", "1.5"]
-    assert machines(records).frame["processor"].tolist() == ["Z80"]
-    assert dict(versions(records).frame.to_numpy()) == {"python": "3.11.7", "torch": "2.13.0, 2.14.0"}
+    assert show_runs(records).frame["minutes"].tolist() == ["1.5", "1.5"]
+    assert set(show_runs(records).frame["machine"]) == {"Z80, 1 cores, 2 GiB, no GPU"}
+    expected = {"system": "Linux", "python": "3.11.7", "torch": "2.13.0, 2.14.0"}
+    assert dict(show_versions(records).frame.to_numpy()) == expected

@@ -10,19 +10,18 @@ from llamarec_core.comparison import COLUMNS
 from llamarec_core.evaluation import published_inference_times, published_llm_baselines
 from llamarec_core.files import InputError
 from llamarec_core.report import (
-    differences_display,
     differences_table,
     inference_times,
     quality_against_latency,
     show_table,
-    strategies_display,
     strategies_table,
     strategy_pairs,
     table4,
     timing_conditions,
     write_table,
 )
-from llamarec_core.report.pairs import strategy_pairs_display
+from llamarec_core.report.forms import FORMS
+from llamarec_core.report.show import laid_out
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 SAMPLING = {"samples": 300, "seed": 0}
@@ -126,14 +125,14 @@ def test_no_answers_are_refused():
 
 
 def test_the_page_has_a_line_for_each_strategy_and_state(table):
-    shown = strategies_display(table)
+    shown = laid_out(FORMS["strategies"].prepare(table), FORMS["strategies"])
     names = ["Retriever's order", *["LlamaRec (verbalizer)"] * 2, "Llama CausalLM", "P5", "P5"]
-    assert shown["strategy"].tolist() == names
-    assert shown["ranks"].tolist() == ["candidates"] * 4 + ["catalogue", "candidates"]
-    assert shown["tokens generated"].tolist() == ["", "0 (=)", "0 (=)", "4 (≤ 9)", "4 (≤ 9)", ""]
-    assert shown["seconds, p50 / p95"].tolist()[3:] == ["4.00 / 4.00", "1.00 / 1.00", ""]
-    assert shown["NDCG@10"].iloc[2] == "0.188 [0.125, 0.250]"
-    assert "4.00 / 4.00" in show_table(table)._repr_html_()
+    assert shown.index.get_level_values("strategy").tolist() == names
+    assert shown.index.get_level_values("ranks").tolist() == ["candidates"] * 4 + ["catalogue", "candidates"]
+    counts = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in shown["tokens generated"]]
+    assert counts == ["", "0 (=)", "0 (=)", "4 (≤ 9)", "4 (≤ 9)", ""]
+    assert shown["median seconds"].tolist()[3:] == ["4.00", "1.00", ""]
+    assert shown["NDCG@10"].iloc[2] == "0.1875 [0.125,\N{NO-BREAK SPACE}0.250]"
 
 
 def test_table_4_has_the_quoted_numbers_and_ours_apart(table, tmp_path):
@@ -144,7 +143,7 @@ def test_table_4_has_the_quoted_numbers_and_ours_apart(table, tmp_path):
     assert methods.loc[("llamarec", "NDCG@10"), "measured"] == pytest.approx(0.1875)
     assert methods.loc["pod", "published"].notna().all()
     assert methods.loc[["pod", "recmind", "palr"], ["measured", "users"]].isna().all(axis=None)
-    shown = show_table(found)._repr_html_()
+    shown = show_table(found, "table4")._repr_html_()
     assert "RecMind" in shown
     assert shown.count("<strong>") >= 4
     csv, _ = write_table(found, tmp_path / "table4", caption="x")
@@ -157,13 +156,6 @@ def test_differences_are_measured_facts(table):
     assert found["two_stage"].to_dict() == {"verbalizer": True, "causal_lm": True, "p5": False}
     assert found["state"].tolist() == ["tuned", "zero-shot", "tuned"]
     assert found["times_verbalizer"].tolist() == pytest.approx([1, 40, 10])
-    shown = differences_display(found.reset_index())
-    assert shown["generation"].tolist() == ["none: reads logits"] + ["4 tokens, one by one"] * 2
-    assert shown["two-stage"].tolist()[2] == "no: searches the catalogue"
-    assert shown["efficiency"].tolist()[1] == "5 passes, 100 tokens read, 4.00 s (40.0 times LlamaRec's)"
-    assert "searches the catalogue" in show_table(found.reset_index())._repr_html_()
-    once = differences_display(found.assign(forward_passes=1.0).reset_index())
-    assert once["efficiency"].str.startswith("1 pass, ").all()
 
 
 def test_the_figure_names_each_strategy_once_without_overlap(table):
@@ -236,12 +228,6 @@ def test_each_seeds_own_users_count_once(found):
     assert pairs.loc[("verbalizer", "tuned", "retriever"), "difference"] == pytest.approx(of_both)
     with pytest.raises(InputError, match="retriever, trained on beauty with seed 0 hold other users or targets"):
         strategy_pairs(found | dict([again.popitem()]), **SAMPLING)
-
-
-def test_comparisons_stand_beside_each_other_on_the_page(found):
-    shown = strategy_pairs_display(strategy_pairs(found, **SAMPLING)).set_index(["strategy", "state"])
-    assert shown.loc[("P5", "tuned"), "minus Retriever's order"] == "+0.000 [+0.000, +0.000], p = 1.000"
-    assert shown.loc[("LlamaRec (verbalizer)", "tuned"), "minus LlamaRec (verbalizer)"] == ""
 
 
 def test_without_a_tuned_verbalizer_the_retriever_is_the_only_reference(found):

@@ -1,0 +1,198 @@
+"""Tables on the page and in LaTeX: every committed table has a form in which it can be read and compiled."""
+
+import errno
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+from llamarec_core.files import InputError
+from llamarec_core.report import show_table, write_table
+from llamarec_core.report.forms import FORMS, number
+from llamarec_core.report.show import laid_out
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = sorted(ROOT.glob("results/*/tables/*.csv")) + sorted(ROOT.glob("results/bench/*.csv"))
+COMPILER = next(filter(None, map(shutil.which, ("pdflatex", "tectonic"))), None)
+
+
+def results(**changes):
+    rows = [
+        ("games", "lrurec", "MRR@5", "all", 0.0533, 0.051234567, 0.049, 0.0531),
+        ("games", "lrurec", "NDCG@10", "all", 0.0733, 0.0612, 0.059, 0.0631),
+        ("games", "llamarec", "NDCG@10", "all", 0.08, 0.0687, 0.065, 0.071),
+        ("games", "random-order", "NDCG@10", "all", np.nan, 0.0312, 0.03, 0.0326),
+    ]
+    names = ["dataset", "method", "metric", "subset", "published", "measured", "ci_low", "ci_high"]
+    return pd.DataFrame(rows, columns=names).assign(users=15264, seeds=1, commit="abc1234", **changes)
+
+
+def differences():
+    return pd.DataFrame(
+        {
+            "dataset": "games", "method": ["llamarec", "random-order"], "reference": "lrurec", "metric": "NDCG@10",
+            "subset": "retrieved", "difference": [0.0075, -0.0002], "ci_low": [0.005, -0.001],
+            "ci_high": [0.01, 0.0006], "p_holm": [2e-4, np.nan],
+        }
+    )  # fmt: skip
+
+
+def texts(frame, form):
+    return laid_out(FORMS[form].prepare(frame), FORMS[form])
+
+
+def form_of(path):
+    if "training" in path.stem:
+        return "tunings"
+    if path.parent.name == "bench":
+        return path.stem if path.stem in ("inference_time", "retriever_recall") else "bench"
+    return next((name for name in (path.stem, path.stem.split("_")[0]) if name in FORMS), None)
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return {path: show_table(pd.read_csv(path), form_of(path), caption="Numbers. Of this study.") for path in COMMITTED}
+
+
+def test_every_committed_table_can_be_read_on_the_page(committed):
+    for path, table in committed.items():
+        page = BeautifulSoup(table._repr_html_(), "html.parser")
+        for drawn in page.find_all("table"):
+            head = drawn.thead.find_all("tr")
+            assert len(head) == 1, path
+            assert all(cell["scope"] == "col" and cell.get_text(strip=True) for cell in head[0].find_all("th")), path
+            assert all(cell["scope"] == "row" for cell in drawn.tbody.find_all("th")), path
+            assert drawn.parent["tabindex"] == "0", path
+        assert page.find("table").find_all("th", scope="row"), path
+        assert len(page.find("table").thead.find_all("th")) <= 10, path  # fewer columns first
+
+
+def test_every_committed_table_has_the_form_that_compiles(committed, tmp_path):
+    written = []
+    for path, table in committed.items():
+        latex = write_table(table.frame, tmp_path / path.stem, form_of(path), caption="5 % of R&D_x")[1].read_text()
+        body = re.search(r"\\begin\{(tabular|longtable)\}\{((?:[^{}]|\{[^{}]*\})*)\}(.*)\\end\{\1\}", latex, re.DOTALL)
+        columns = re.findall(r"[lr]|p\{[^}]*\}", body[2])
+        rows = body[3].split(r"\midrule")[-1].split(r"\endlastfoot")[-1].replace(r"\bottomrule", "")
+        rows = re.sub(r"\\makecell\[tr\]\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\&", "", rows)
+        for row in filter(str.strip, rows.split(r"\\")):
+            assert row.count("&") + 1 == len(columns), (path, row)
+        assert latex.isascii(), path
+        outside = re.sub(r"\\[%&_#$]|\$[^$]*\$|\\label\{[^}]*\}|^%.*", "", latex, flags=re.MULTILINE)
+        assert not re.search(r"[%_#<>$]", outside), path
+        written.append(latex)
+    if COMPILER:
+        packages = r"\usepackage{adjustbox,booktabs,longtable,makecell}"
+        pages = "\n\\clearpage\n".join(written)
+        article = f"\\documentclass{{article}}{packages}\\begin{{document}}\n{pages}\n\\end{{document}}\n"
+        (tmp_path / "all.tex").write_text(article)
+        run = subprocess.run([COMPILER, "all.tex"], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True)
+        assert run.returncode == 0, run.stdout[-2000:]
+
+
+def test_results_stand_beside_the_papers_and_the_best_of_each_is_bold():
+    shown = texts(results(), "table1")
+    assert shown.index.names == ["method"]
+    assert shown.loc[("LlamaRec",), "NDCG@10, ours"] == "0.0687 [0.065,\N{NO-BREAK SPACE}0.071]"
+    assert shown.loc[("LlamaRec",), "NDCG@10, paper"] == "0.0800"
+    assert shown.loc[("Random order",), "NDCG@10, paper"] == ""
+    page = show_table(results(), "table1")._repr_html_()
+    assert page.count("<strong>0.0687 [") == page.count("<strong>0.0800<") == 2  # before the fold and behind it
+    assert "<strong>0.0612" not in page
+    assert "paper" not in show_table(results(published=np.nan), "table1")._repr_html_()
+
+
+def test_the_quoted_metrics_come_first_and_the_rest_behind_a_fold():
+    page = show_table(results(), "table1")._repr_html_()
+    before, fold, behind = page.partition("<details>")
+    assert fold
+    assert "MRR@5" not in before
+    assert "MRR@5" in behind
+    assert "<details>" not in show_table(differences(), "floors")._repr_html_()
+
+
+def test_data_sets_and_subsets_are_rows_only_when_there_are_several():
+    both = pd.concat([results(), results(subset="retrieved")])
+    assert texts(both, "table1").index.names == ["users", "method"]
+    assert texts(pd.concat([both, results(dataset="beauty")]), "table1").index.names == ["data set", "users", "method"]
+
+
+def test_a_difference_is_signed_and_bold_when_it_is_beyond_chance():
+    shown = texts(differences(), "comparison")["NDCG@10, target retrieved"]
+    assert shown[("LlamaRec − LRURec",)].replace("\N{NO-BREAK SPACE}", " ") == "+0.0075 [+0.0050, +0.0100] p < 0.001"
+    assert shown[("Random order − LRURec",)].replace("\N{NO-BREAK SPACE}", " ") == "−0.0002 [−0.0010, +0.0006]"
+    page = show_table(differences(), "comparison")._repr_html_()
+    assert "<strong>+0.0075" in page
+    assert "<strong>−" not in page
+
+
+@pytest.mark.parametrize(("table", "form"), [(results(), "table1"), (differences(), "comparison")])
+def test_two_values_for_one_cell_are_refused(table, form):
+    with pytest.raises(ValueError, match="share the cell"):
+        texts(pd.concat([table, table]), form)
+
+
+def test_claims_stand_in_the_units_of_the_paper():
+    claim = {"statement": "It gains", "dataset": "games", "verdict": "reproduced", "why": "so", "detectable": 0.04}
+    rows = [claim | {"unit": unit, "published": 0.1282, "measured": 0.5, "ci_low": -0.0123, "ci_high": 0.75}
+            for unit in ("gain", "difference", "seconds")]  # fmt: skip
+    shown = texts(pd.DataFrame(rows), "claims").replace("\N{NO-BREAK SPACE}", " ", regex=True)
+    assert shown["ours"].tolist() == [
+        "+50.00 % [−1.23 %, +75.00 %]", "+0.5000 [−0.0123, +0.7500]", "0.50 s [−0.01 s, 0.75 s]",
+    ]  # fmt: skip
+    assert shown["paper"].tolist() == ["+12.82 %", "+0.1282", "0.13 s"]
+    assert shown["detectable"].tolist()[1] == "+0.0400"
+
+
+def test_any_other_table_is_shown_as_it_is_and_escaped():
+    shown = show_table(pd.DataFrame({"step": ["data <1>"], "wall_seconds": [12.3456], "note": [None]}), caption="A & B")
+    page = shown._repr_html_()
+    assert "data &lt;1&gt;</th>" in page
+    assert "12.35</td>" in page
+    assert "<figcaption>A &amp; B</figcaption>" in page
+    assert repr(shown).startswith("A & B\n")
+    assert "wall seconds" in repr(shown)
+    assert page == shown._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.0, "0"), (-2.6e-17, "0"), (6.993e-5, "0.00007"), (-3.21e-6, "−0.0000032"), (0.123456, "0.1235"),
+        (4.2, "4.2"), (12345.678, "12,346"), (float("nan"), ""), (False, "no"), (22332, "22,332"),
+    ],
+)  # fmt: skip
+def test_a_number_of_any_table_stands_without_an_exponent(value, written):
+    assert number(value) == written
+
+
+def test_files_are_tidy_csv_of_six_digits_and_latex_that_fits_the_page(tmp_path):
+    csv, tex = write_table(results(), tmp_path / "results-1.0", "table1", caption="5 % of R&D_x.")
+    lines = csv.read_bytes().decode().split("\n")
+    assert lines[0] == "dataset,method,metric,subset,published,measured,ci_low,ci_high,users,seeds,commit"
+    assert lines[1] == "games,lrurec,MRR@5,all,0.0533,0.0512346,0.049,0.0531,15264,1,abc1234"
+    latex = tex.read_text()
+    assert r"\caption{5 \% of R\&D\_x." in latex
+    assert r"\label{tab:results-1.0}" in latex
+    assert r"\makecell[tr]{\textbf{0.0687}\\{\scriptsize [0.065,~0.071]}}" in latex
+    assert r"\begin{adjustbox}{max width=\linewidth" in latex
+    high = write_table(pd.DataFrame({"name": ["a"] * 90, "b": 1.5}), tmp_path / "high")[1].read_text()
+    assert r"\begin{longtable}{lr}" in high
+
+
+def test_a_full_disk_leaves_the_old_table(tmp_path, monkeypatch):
+    csv, _ = write_table(results(), tmp_path / "results")
+    before = csv.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(InputError, match="disk is full"):
+        write_table(results(), tmp_path / "results")
+    assert csv.read_bytes() == before
