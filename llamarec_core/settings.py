@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from llamarec_core.checked import Fraction, PositiveInt, Settings, first_fault
+from llamarec_core.checked import Fraction, Name, PositiveInt, Seed, Settings, Width, first_fault
 from llamarec_core.files import InputError, read_yaml
 
 MAX_CANDIDATES = 20
@@ -25,7 +25,7 @@ class RetrieverSettings(Settings):
 
     method: Method = "lrurec"
     """The sequential recommender."""
-    dim: PositiveInt = 64
+    dim: Width = 64
     """Width of the item embedding and of every hidden state."""
     blocks: PositiveInt = 2
     """Number of (linear recurrent unit or attention, feed-forward) blocks, or of NARM's recurrent layers."""
@@ -93,7 +93,7 @@ class RankerSettings(Settings):
     """Candidates in a prompt, labelled A, B, C, …"""
     title_tokens: PositiveInt = 32
     """A title longer than this many tokens is cut."""
-    lora_rank: PositiveInt = 8
+    lora_rank: Width = 8
     """Rank r of the adapter's two factors."""
     lora_alpha: PositiveInt = 32
     """The adapter's output is scaled by alpha / r."""
@@ -211,18 +211,18 @@ class Overrides(Settings):
 class Profile(Settings):
     """One run of the study over one or more data sets."""
 
-    name: str
+    name: Name
     """The file's name without its suffix; results go to ``results/<name>``."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of every random draw, from initial weights to the bootstrap."""
-    datasets: dict[str, Overrides] = Field(min_length=1)
+    datasets: dict[Name, Overrides] = Field(min_length=1)
     """Data sets to run, each with the settings in which it differs."""
     retriever: RetrieverSettings = RetrieverSettings()
     ranker: RankerSettings = RankerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    variants: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Other tunings of the ranker that `3_ablations` compares, by name: the fields in which they differ."""
-    grid: dict[Method, dict[str, GridSettings]] = Field(default_factory=dict)
+    grid: dict[Method, dict[Name, GridSettings]] = Field(default_factory=dict)
     """What `make grid` tries, by retriever and data set."""
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 
+from llamarec_core.checked import checked_name
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing, sha256
 from llamarec_core.provenance import (
@@ -71,7 +72,7 @@ class Run:
         self.profile_file = find_profile(profile, root=root)
         self.profile: Profile = load_profile(self.profile_file)
         if dataset is not None:
-            self.profile = self.profile.for_dataset(dataset)
+            self.profile = self.profile.for_dataset(checked_name(dataset, of="data set"))
         self.seed = self.profile.seed if seed is None else seed
         given = {"profile": profile, "dataset": dataset, "seed": self.seed}
         self.parameters = {name: value for name, value in given.items() if value is not None}
@@ -219,8 +220,9 @@ def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int 
             a parameter that the notebook does not have.
     """
     _show_input_errors_alone()
-    if seed is not None and (not isinstance(seed, int) or seed < 0):
-        raise InputError(f"Parameter seed is {seed!r}: give a whole number from 0 on, or leave it out.")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise InputError(f"Parameter seed is {seed!r}: give a whole number from 0 to 2^63 - 1, or leave it out.")
+    profile, dataset = str(profile), None if dataset is None else str(dataset)  # papermill takes 2018 for a number
     root = find_root()
     injected = _injected_parameters()
     _refuse_unknown_parameters(root / "notebooks" / f"{notebook}.ipynb", injected)

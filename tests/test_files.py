@@ -1,10 +1,14 @@
 import errno
 import hashlib
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from llamarec_core.files import InputError, read_json, replacing, sha256, write_json
+from llamarec_core.files import InputError, alone, clear_partial, read_json, read_yaml, replacing, sha256, write_json
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -16,7 +20,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
     assert list(target.parent.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.EACCES, "denied")])
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.EIO, "broken")])
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
     target = tmp_path / "table.csv"
     target.write_text("old")
@@ -68,15 +72,68 @@ def test_a_block_that_writes_nothing_leaves_the_old_folder(tmp_path):
     assert contents(tmp_path) == {"adapter": ["first"]}
 
 
-def test_after_a_kill_between_two_renames_the_old_folder_is_put_back(tmp_path):
-    (tmp_path / ".adapter.old.partial").mkdir()
-    (tmp_path / ".adapter.old.partial" / "first").touch()
+def a_dead_process():
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_what_killed_processes_left_is_cleared_and_what_living_ones_write_stays(tmp_path):
+    dead, living = (f"{process}-0a1b2c3d" for process in (a_dead_process(), os.getpid()))
+    aside = tmp_path / f".adapter.{dead}.old.partial"  # killed between two renames
+    aside.mkdir()
+    (aside / "first").touch()
+    (tmp_path / f".adapter.{dead}.partial").mkdir()
+    (tmp_path / f".other.{dead}.partial").touch()
+    (tmp_path / f".adapter.{living}.partial").touch()
     with pytest.raises(RuntimeError), replacing(tmp_path / "adapter"):
         raise RuntimeError
-    assert contents(tmp_path) == {"adapter": ["first"]}
-    (tmp_path / ".adapter.old.partial").mkdir()  # as a kill just before the end leaves it
-    write_folder(tmp_path / "adapter", "second")
-    assert contents(tmp_path) == {"adapter": ["second"]}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"adapter", f".other.{dead}.partial", f".adapter.{living}.partial"}
+    assert [file.name for file in (tmp_path / "adapter").iterdir()] == ["first"]
+    clear_partial(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", f".adapter.{living}.partial"}
+
+
+def test_two_writers_of_one_name_do_not_meet(tmp_path):
+    with replacing(tmp_path / "a") as first, replacing(tmp_path / "a") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a").read_text() == "first"  # what ends last
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_folder_is_held_by_one_process_and_a_kill_sets_it_free(tmp_path):
+    code = "import sys, time; from pathlib import Path; from llamarec_core.files import alone\n"
+    code += "with alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "work"], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match=r"Another process is at work in .*work: wait until it has ended"):
+        with alone(tmp_path / "work"):
+            pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with alone(tmp_path / "work"):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/a\.csv cannot be written \(Not a directory|File exists\)"):
+        with replacing(tmp_path / "file" / "a.csv"):
+            pass
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(InputError, match=r"a\.json cannot be written \(Permission denied\): check the folder's place"):
+        write_json(tmp_path / "a.json", {})
+    with pytest.raises(InputError, match=r"work/\.lock cannot be written"):
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        with alone(tmp_path / "work"):
+            pass
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
@@ -100,6 +157,28 @@ def test_missing_and_broken_json_are_named(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(InputError, match=r"a\.json is not valid JSON"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [1]\nb: *a", "write repeated parts out"),
+        ("[" * 60_000, "it nests too deeply"),
+        ("{a: " * 60_000, "it nests too deeply"),
+        ("seed: " + "9" * 5000, "Exceeds the limit"),
+        ("day: 2024-02-31", "day is out of range"),
+        ("{a: 1, a: 2}", "'a' stands twice"),
+        ("{[1]: 2}", "unhashable key"),
+        ("a: " + "x" * 3_000_000, "is larger than 256 kB"),
+        ("!!python/object/apply:os.system [id]", "could not determine a constructor"),
+    ],
+)
+def test_hostile_yaml_is_one_short_sentence(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=message) as raised:
+        read_yaml(tmp_path / "a.yaml")
+    assert len(str(raised.value)) < 800
+    assert str(raised.value).isprintable()
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):
