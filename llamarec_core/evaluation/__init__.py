@@ -3,8 +3,7 @@
 A ranks file holds one 1-based rank a user; nothing else enters a number of the study. ``metrics``
 turns ranks into one value a user and their mean, ``significance`` says how sure that mean is and
 whether two methods differ, ``paper`` loads what the paper printed, to stand beside it. ``claims`` holds the
-paper's claims against the ranks, ``consistency`` the published numbers against each other. ``latency`` times what the
-benches compare, ``title_lengths`` ranking against the length of titles.
+paper's claims against the ranks, ``consistency`` the published numbers against each other.
 """
 
 from llamarec_core.evaluation.claims import RULES, claims_table, stated_table
@@ -15,7 +14,6 @@ from llamarec_core.evaluation.consistency import (
     recall_counts,
     retrieved_shares,
 )
-from llamarec_core.evaluation.latency import MATRIX_OPERATIONS, compare, matrix_product, peak_memory
 from llamarec_core.evaluation.metrics import METRICS, mean, per_user
 from llamarec_core.evaluation.paper import (
     measured_inference_times,
@@ -34,23 +32,19 @@ from llamarec_core.evaluation.significance import (
 )
 
 __all__ = [
-    "MATRIX_OPERATIONS",
     "METRICS",
     "RULES",
     "Difference",
     "Estimate",
     "bootstrap_interval",
     "claims_table",
-    "compare",
     "consistency_tables",
     "constant_shares",
     "gains_in_users",
     "holm",
-    "matrix_product",
     "mean",
     "measured_inference_times",
     "paired_difference",
-    "peak_memory",
     "per_user",
     "published",
     "published_inference_times",

@@ -1,4 +1,4 @@
-"""What ranking and tuning cost: operations and memory, counted from the architecture.
+"""What ranking costs: operations and trainable weights, counted from the architecture.
 
 For a prompt of n tokens a Llama's blocks need two operations for each weight and token, and causal attention two
 products of which half is masked (Kaplan et al., 2020, arXiv 2001.08361, table 1)::
@@ -52,44 +52,6 @@ def adapter_weights(config: LlamaConfig, settings: RankerSettings) -> int:
 def trainable_share(config: LlamaConfig, settings: RankerSettings) -> float:
     """Return the adapter's weights over those of the backbone."""
     return adapter_weights(config, settings) / (linear_weights(config) + _other_weights(config))
-
-
-def training_memory(config: LlamaConfig, settings: RankerSettings, *, tokens: int) -> dict[str, float]:
-    """Predict what a tuning step keeps in memory, in bytes, without gradient checkpointing and temporaries.
-
-    Args:
-        config: the architecture.
-        settings: ``quantization``, ``dtype`` and the adapter's fields are read.
-        tokens: in one forward pass, padding included.
-
-    Returns:
-        ``weights`` of the frozen backbone, ``adapter`` (float32), its ``gradients`` and ``optimizer`` (two moments),
-        and ``activations``, what the blocks keep for the backward pass. A frozen layer keeps nothing of its input; what
-        is left are the norms' float32 inputs, the attention's inputs and output, three products of the feed-forward
-        network, and the adapters' inputs. (The first block keeps a little less than the others, the last nothing of
-        its feed-forward network, which runs only where logits are read.)
-    """
-    size = 4 if settings.dtype == "float32" else 2
-    dim, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
-    key_value = dim // heads * config.num_key_value_heads
-    # in blocks of 64: four bits a weight, eight a block, and 32 for each 256 blocks
-    quantized = 0.5 + 1 / 64 + 4 / (64 * 256)
-    linear = linear_weights(config) * (quantized if settings.quantization == "nf4" else size)
-    norm = 4 * dim + 4
-    attention = size * (2 * dim + 2 * key_value) + 4 * heads
-    copies = 2 if settings.lora_dropout else 1  # the dropout's mask beside its output
-    shapes = _layer_shapes(config)
-    adapters = {name: 4 * copies * shapes[name][0] + 4 * settings.lora_rank for name in settings.target_modules}
-    feed_forward = 3 * inner * size + sum(adapters.get(name, 0) for name in FEED_FORWARD)
-    per_block = 2 * norm + attention + 3 * inner * size + sum(adapters.values())
-    trainable = adapter_weights(config, settings)
-    return {
-        "weights": linear + size * _other_weights(config),
-        "adapter": 4.0 * trainable,
-        "gradients": 4.0 * trainable,
-        "optimizer": 8.0 * trainable,
-        "activations": float(tokens * (config.num_hidden_layers * per_block - feed_forward + norm)),
-    }
 
 
 def _other_weights(config: LlamaConfig) -> int:

@@ -31,8 +31,6 @@ from llamarec_core.ranking.batches import Teacher
 from llamarec_core.ranking.binding import bind_labels
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import candidate_items, retrieved_rows
-from llamarec_core.ranking.strategies.strategy import Strategy
-from llamarec_core.ranking.strategies.tuning import TextTuning, refuse_label_settings
 from llamarec_core.ranking.tuning import Tuning, best_row, make_accelerator
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
 from llamarec_core.settings import RankerSettings
@@ -48,9 +46,8 @@ def fit_ranker(
     binding_folder: Path | None = None,
     retrieved: pd.DataFrame | None = None,
     teacher: Teacher | None = None,
-    strategy: type[Strategy] | None = None,
     progress: bool = True,
-) -> VerbalizerRanker | Strategy:
+) -> VerbalizerRanker:
     """Tune a ranker, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
 
     The global generator of torch is seeded on the way.
@@ -65,7 +62,6 @@ def fit_ranker(
         retrieved: what the retriever recommends after each training sequence (``user``, ``target``, ``items``), for
             settings that draw negatives from it.
         teacher: the retriever, as :func:`llamarec_core.retrieval.scorer` returns it, for settings with soft targets.
-        strategy: one of :data:`llamarec_core.ranking.strategies.TUNED`; by default the verbalizer is tuned.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -73,24 +69,22 @@ def fit_ranker(
 
     Raises:
         InputError: ``folder`` holds a run of other settings, data, candidates or seed; no user's target is
-            among the candidates; the loss is no longer a number; the teacher is missing; a setting is for the
-            verbalizer only; or backbone, prompts or adapter are refused.
+            among the candidates; the loss is no longer a number; the teacher is missing; or backbone, prompts or
+            adapter are refused.
     """
-    if strategy:
-        refuse_label_settings(strategy, settings)
     if settings.soft_targets and teacher is None:
         raise InputError("soft_targets need the retriever that they come from: give it as teacher.")
     folder = Path(folder)
     chosen = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
     validation = retrieved_rows(candidates, "validation", **chosen)
-    identity = _identity(dataset, settings, strategy) | {"seed": seed, "validation": _rows_hash(validation)}
+    identity = _identity(dataset, settings) | {"seed": seed, "validation": _rows_hash(validation)}
     if settings.negatives == "retrieved" and retrieved is not None:
         identity["retrieved"] = _rows_hash(retrieved)
     checkpoint, finished = folder / "checkpoint.safetensors", folder / "adapter"
     if finished.is_dir():
         load_adapter(finished, settings=identity)  # refuses the adapter of another run
         checkpoint.unlink(missing_ok=True)  # a kill between the last two lines of this function leaves it behind
-        return load_ranker(dataset, settings, folder, strategy=strategy)
+        return load_ranker(dataset, settings, folder)
     reached = None
     if checkpoint.exists():
         tensors, reached = load_checkpoint(checkpoint, settings=identity)
@@ -100,7 +94,7 @@ def fit_ranker(
     model, tokenizer = load_backbone(settings, device=accelerator.device)
     prompts = PromptBuilder(tokenizer, dataset.titles, settings)
     model = add_adapter(model, settings, seed=seed)
-    ranker = (strategy or VerbalizerRanker)(model, prompts, batch_size=settings.evaluation_batch_size)
+    ranker = VerbalizerRanker(model, prompts, batch_size=settings.evaluation_batch_size)
     if settings.warmup == "label_binding" and not reached:
         main = accelerator.is_main_process
         bind_labels(
@@ -112,9 +106,8 @@ def fit_ranker(
             writes=main,
             progress=progress and main,
         )
-    loop = TextTuning if strategy else Tuning
     options = {"retrieved": retrieved, "teacher": teacher, "seed": seed, "accelerator": accelerator}
-    tuning = loop(ranker, dataset, validation, settings, **options)
+    tuning = Tuning(ranker, dataset, validation, settings, **options)
     if reached:
         tuning.restore(tensors, reached["curve"])
     bar = tqdm(
@@ -160,9 +153,8 @@ def load_ranker(
     folder: Path,
     *,
     tuned: bool = True,
-    strategy: type[Strategy] | None = None,
     **changes: Any,
-) -> VerbalizerRanker | Strategy:
+) -> VerbalizerRanker:
     """Load the ranker that :func:`fit_ranker` left in ``folder``, or its backbone alone (zero-shot).
 
     Args:
@@ -170,13 +162,12 @@ def load_ranker(
         settings: those of the tuning; ``evaluation_batch_size`` and ``weight_users`` alone may differ.
         folder: where the ranker was tuned; not read when ``tuned`` is false.
         tuned: with the adapter, or the backbone as it came.
-        strategy: as for :func:`fit_ranker`.
         changes: settings of the prompt or of the backbone's precision to rank with, other than those of the tuning.
 
     Raises:
         InputError: there is no finished ranker, or it was tuned with other settings or on other data.
     """
-    identity = _identity(dataset, settings, strategy)
+    identity = _identity(dataset, settings)
     tensors = load_adapter(Path(folder) / "adapter", settings=identity)[0] if tuned else None
     settings = settings.model_copy(update=changes)
     model, tokenizer = load_backbone(settings)
@@ -184,14 +175,12 @@ def load_ranker(
     if tensors:
         model = add_adapter(model, settings, seed=0)
         freeze_adapter(model, tensors)
-    return (strategy or VerbalizerRanker)(model, prompts, batch_size=settings.evaluation_batch_size)
+    return VerbalizerRanker(model, prompts, batch_size=settings.evaluation_batch_size)
 
 
-def _identity(dataset: Dataset, settings: RankerSettings, strategy: type[Strategy] | None) -> dict[str, Any]:
+def _identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
     """Return what an adapter belongs to: the data and all settings that shaped it."""
     shaping = settings.model_dump(mode="json", exclude={"evaluation_batch_size", "weight_users"})
-    if strategy:
-        shaping["strategy"] = strategy.name
     return shaping | {"backbone": backbone_name(settings), "dataset": dataset.name, "data": dataset.content_hash}
 
 

@@ -6,8 +6,7 @@ Strategies that generate take seconds a request, so that not all users can be as
 target was retrieved, whom a ranker of candidates can help, half are others, whom only a search of the whole catalogue
 can help. The files say how many users each half stands for: :func:`llamarec_core.report.strategies_table` weighs them.
 
-A file is written as soon as it is whole; a killed comparison goes on with what is missing. Its columns are listed under
-:data:`COLUMNS`.
+A file is written as soon as it is whole; a killed comparison goes on with what is missing.
 """
 
 import time
@@ -19,15 +18,16 @@ import numpy as np
 import pandas as pd
 import torch
 
+from llamarec_core.bench import peak_memory
 from llamarec_core.data import Dataset
-from llamarec_core.evaluation import peak_memory
 from llamarec_core.files import InputError, read_json, replacing, sha256
-from llamarec_core.ranking import candidate_items, default_device, fit_ranker, load_ranker, rerank_by_scores
+from llamarec_core.llm_baselines import STRATEGIES, TUNED, Strategy, Verbalizer
+from llamarec_core.llm_baselines.base import Answers, answer_rows
+from llamarec_core.llm_baselines.generation import COUNTS, PARTS
+from llamarec_core.llm_baselines.tuning import fit_strategy, load_strategy
+from llamarec_core.ranking import candidate_items, load_ranker, rerank_by_scores
 from llamarec_core.ranking.adapter import WEIGHTS
 from llamarec_core.ranking.rerank import is_retrieved
-from llamarec_core.ranking.strategies import STRATEGIES, TUNED, Strategy, Verbalizer, answer_rows, catalogue_ranks
-from llamarec_core.ranking.strategies.meter import COUNTS, PARTS
-from llamarec_core.ranking.strategies.strategy import GeneratingStrategy
 from llamarec_core.settings import RankerSettings
 
 CASES = [
@@ -52,10 +52,10 @@ COLUMNS = (
 """One row a request, answered alone. ``stratum`` is ``retrieved`` or ``missed``, ``stratum_users`` how many test users
 it has; ``retriever_rank`` is the target's before any strategy, ``rank`` that among the re-ranked candidates, or in the
 whole catalogue where the strategy reads no candidates, and ``reranked`` that among the candidates in either case. What
-follows ``predicted_…`` is the same in all rows: the prompts that tuning read (of the verbalizer without its warm-up),
-the arithmetic's precision, the threads that this process computes with, how many processors worked on the requests on
-average (its processor time over the time; less than its threads where other work took them), the requests answered
-together, their time, and by how much memory rose meanwhile."""
+follows ``predicted_…`` is the same in all rows: the prompts that tuning read, the arithmetic's precision, the threads
+that this process computes with, how many processors worked on the requests on average (its processor time over the
+time; less than its threads where other work took them), the requests answered together, their time, and how much
+memory they took above the loaded model."""
 
 
 def sample_users(rows: pd.DataFrame, *, size: int, users: int | None, seed: int) -> pd.DataFrame:
@@ -74,18 +74,18 @@ def sample_users(rows: pd.DataFrame, *, size: int, users: int | None, seed: int)
         InputError: a single user cannot stand for two strata.
     """
     retrieved = is_retrieved(rows, size)
-    places = [np.flatnonzero(retrieved), np.flatnonzero(~retrieved)]
+    strata = [np.flatnonzero(retrieved), np.flatnonzero(~retrieved)]
     rows = rows.assign(
         stratum=np.where(retrieved, "retrieved", "missed"),
-        stratum_users=np.where(retrieved, *map(len, places)).astype(np.int32),
+        stratum_users=np.where(retrieved, *map(len, strata)).astype(np.int32),
     )
     if users is None or users >= len(rows):
         return rows
     if users < 2:
         raise InputError(f"strategy_users: {users} cannot stand for users with and without a retrieved target: draw 2.")
-    half = min(max(users - users // 2, users - len(places[1])), len(places[0]))
+    half = min(max(users - users // 2, users - len(strata[1])), len(strata[0]))
     generator = np.random.default_rng(seed)
-    drawn = [generator.choice(of, size=n, replace=False) for of, n in zip(places, (half, users - half), strict=True)]
+    drawn = [generator.choice(of, size=n, replace=False) for of, n in zip(strata, (half, users - half), strict=True)]
     return rows.iloc[np.sort(np.concatenate(drawn))]
 
 
@@ -98,14 +98,10 @@ def text_settings(settings: RankerSettings, *, examples: int | None) -> RankerSe
     """
     plain = RankerSettings()
     labels_only = ("warmup", "temperature", "soft_targets", "users_per_prompt", "targets_per_user", "template")
-    changes: dict[str, Any] = {name: getattr(plain, name) for name in (*labels_only, "binding_histories")}
-    examples = examples or settings.training_examples
-    if examples is not None:
-        steps = settings.epochs * -(-examples // (settings.batch_size * settings.gradient_accumulation))
-        # a validation before the first step and one after the last
-        changes |= {"validate_every": max(1, steps), "warmup_steps": min(settings.warmup_steps, steps // 2)}
-    users = min(settings.validation_users or VALIDATION_USERS, VALIDATION_USERS)
-    return settings.model_copy(update=changes | {"training_examples": examples, "validation_users": users})
+    changes: dict[str, Any] = {name: getattr(plain, name) for name in (*labels_only, "binding_histories", "negatives")}
+    changes["training_examples"] = examples or settings.training_examples
+    changes["validation_users"] = min(settings.validation_users or VALIDATION_USERS, VALIDATION_USERS)
+    return settings.model_copy(update=changes)
 
 
 class Comparison:
@@ -123,7 +119,6 @@ class Comparison:
         examples: as for :func:`text_settings`.
         seed: of the tunings.
         folder: of the weights; a strategy is tuned in ``strategy-<name>`` there.
-        retrieved: as for :func:`~llamarec_core.ranking.fit_ranker`.
     """
 
     def __init__(
@@ -136,11 +131,10 @@ class Comparison:
         examples: int | None,
         seed: int,
         folder: Path,
-        retrieved: pd.DataFrame | None = None,
     ):
         self.dataset, self.rows, self.seed = dataset, rows, seed
         self.settings, self.text = settings, text_settings(settings, examples=examples)
-        self._validation, self._folder, self._retrieved = validation, Path(folder), retrieved
+        self._validation, self._folder = validation, Path(folder)
 
     def folder(self, strategy: type[Strategy]) -> Path:
         """Return where a strategy is tuned."""
@@ -148,8 +142,6 @@ class Comparison:
 
     def load(self, strategy: type[Strategy], *, tuned: bool) -> Strategy:
         """Return a strategy with its model, tuned first where it is still to be.
-
-        A strategy that generates runs in float32 on a processor, where a single token takes longer in bfloat16.
 
         Raises:
             InputError: the verbalizer has not been tuned, by `3_ranker`, or the settings are refused.
@@ -159,11 +151,8 @@ class Comparison:
             ranker = load_ranker(self.dataset, self.settings, folder, tuned=tuned)
             return Verbalizer(ranker.model, ranker.prompts)
         if tuned:
-            options = {"seed": self.seed, "folder": folder, "retrieved": self._retrieved, "strategy": strategy}
-            fit_ranker(self.dataset, self._validation, self.text, **options)
-        decodes = issubclass(strategy, GeneratingStrategy) and default_device().type == "cpu"
-        changes = {"dtype": "float32"} if decodes else {}
-        return load_ranker(self.dataset, self.text, folder, tuned=tuned, strategy=strategy, **changes)
+            return fit_strategy(strategy, self.dataset, self._validation, self.text, seed=self.seed, folder=folder)
+        return load_strategy(strategy, self.dataset, self.text, folder, tuned=False)
 
     def answer(self, strategy: type[Strategy], path: Path, *, tuned: bool, commit: str) -> pd.DataFrame:
         """Return what a strategy answered; where ``path`` does not hold it yet, ask it and write that file.
@@ -213,40 +202,62 @@ def measured(strategy: Strategy, dataset: Dataset, rows: pd.DataFrame) -> pd.Dat
     Returns:
         The columns of :data:`COLUMNS` that do not depend on how the strategy came about.
     """
-    together = rows.head(BATCH)
     strategy.batch_size = 1
     answer_rows(strategy, dataset, rows.head(1), "test")  # the first is slower than all that follow
     began, worked = time.perf_counter(), time.process_time()
     answers = answer_rows(strategy, dataset, rows, "test", progress=True)
     processors = (time.process_time() - worked) / (time.perf_counter() - began)
-    reranked = rerank_by_scores(rows, answers.scores)["rank"].to_numpy()
-    ranks = reranked
-    if not strategy.reads_candidates:
-        ranks = catalogue_ranks(rows, answers, n_items=dataset.n_items)["rank"].to_numpy()
+    strategy.batch_size = BATCH
+    began = time.perf_counter()
+    peak = peak_memory(lambda: answer_rows(strategy, dataset, rows.head(BATCH), "test"))
+    seconds = time.perf_counter() - began
     histories = [dataset.history(int(user), "test").tolist() for user in rows["user"]]
     listed = candidate_items(rows)[:, : strategy.prompts.settings.candidates].tolist()
     predicted = strategy.predicted_costs(histories, listed).add_prefix("predicted_")
-    seconds = []
-
-    def at_once() -> None:
-        started = time.perf_counter()
-        answer_rows(strategy, dataset, together, "test")
-        seconds.append(time.perf_counter() - started)
-
-    strategy.batch_size = BATCH
-    peak = peak_memory(at_once)
+    reranked = rerank_by_scores(rows, answers.scores)["rank"].to_numpy()
     asked = rows[["user", "target", "stratum", "stratum_users"]].reset_index(drop=True)
     return pd.concat([asked, answers.cost, predicted], axis=1).assign(
         retriever_rank=rows["rank"].to_numpy(),
-        rank=ranks,
+        rank=reranked if strategy.reads_candidates else catalogue_ranks(rows, answers, n_items=dataset.n_items),
         reranked=reranked,
         reads_candidates=strategy.reads_candidates,
         threads=torch.get_num_threads(),
         processors=processors,
-        batch_requests=len(together),
-        batch_seconds=seconds[0],
+        batch_requests=min(BATCH, len(rows)),
+        batch_seconds=seconds,
         batch_peak_mib=peak,
     )
+
+
+def catalogue_ranks(rows: pd.DataFrame, answers: Answers, *, n_items: int) -> np.ndarray:
+    """Return the targets' ranks among the items recommended: how a strategy does without a retriever.
+
+    Args:
+        rows: the requests that were answered.
+        answers: of a strategy that reads no candidates.
+        n_items: of the catalogue; a target that was not recommended gets this rank, the last.
+
+    Returns:
+        int32 ``(n,)``, in the order of ``rows``.
+    """
+    ranks = []
+    for target, items in zip(rows["target"], answers.recommended, strict=True):
+        found = np.flatnonzero(items == target)
+        ranks.append(found[0] + 1 if len(found) else n_items)
+    return np.array(ranks, dtype=np.int32)
+
+
+def named_ranks(answers: pd.DataFrame) -> pd.Series:
+    """Return the ranks of the targets that an answer names itself: without the retriever's order for the rest.
+
+    Args:
+        answers: :data:`COLUMNS`, of a strategy that generates titles of candidates.
+
+    Returns:
+        Ranks in the order of ``answers``; a target that was not named is beyond any list.
+    """
+    # the candidates named come first, and ``valid`` counts them
+    return answers["reranked"].where(answers["reranked"] <= answers["valid"], np.iinfo(np.int32).max)
 
 
 def answers_file(results: Path, dataset: str, strategy: type[Strategy], *, tuned: bool, seed: int) -> Path:

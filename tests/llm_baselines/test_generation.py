@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from llamarec_core.files import InputError
+from llamarec_core.llm_baselines.generation import Meter, generate
 from llamarec_core.ranking import load_backbone
 from llamarec_core.ranking.adapter import add_adapter
-from llamarec_core.ranking.strategies.generation import generate
-from llamarec_core.ranking.strategies.meter import Meter
 
 PROMPTS = [[100, 200, 300, 400], [500, 600], [700, 800, 900]]
 

@@ -1,25 +1,26 @@
 import pytest
 
 from llamarec_core.ranking import PromptBuilder, load_backbone
+from tests.ranking.conftest import candidates, dataset, smollm2, tiny, tokenizer  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="session")
-def model(tiny):
+def model(tiny):  # noqa: F811
     """The tiny Llama of random weights."""
     return load_backbone(tiny.settings, device="cpu")[0]
 
 
 @pytest.fixture(scope="session")
-def prompts(tokenizer, dataset, tiny):
+def prompts(tokenizer, dataset, tiny):  # noqa: F811
     return PromptBuilder(tokenizer, dataset.titles, tiny.settings)
 
 
 @pytest.fixture(scope="session")
-def requests(dataset):
+def requests(dataset):  # noqa: F811
     """Histories of one to nine items and four candidates each, none of which is in its history."""
     histories = [dataset.sequence(user).tolist() for user in range(4)] + [[5]]
-    candidates = [[item for item in range(30, 0, -3) if item not in history][:4] for history in histories]
-    return histories, candidates
+    listed = [[item for item in range(30, 0, -3) if item not in history][:4] for history in histories]
+    return histories, listed
 
 
 class PassCounter:

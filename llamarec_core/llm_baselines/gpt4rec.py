@@ -10,17 +10,15 @@ No candidate is read, so that K does not matter.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import bm25s
 import numpy as np
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
+from llamarec_core.llm_baselines.base import GeneratingStrategy
+from llamarec_core.llm_baselines.generation import Hypothesis
 from llamarec_core.ranking.prompt import PromptBuilder, Template
-from llamarec_core.ranking.strategies.generation import Hypothesis
-from llamarec_core.ranking.strategies.strategy import GeneratingStrategy
-from llamarec_core.ranking.strategies.wording import ListPrompt, RequestSize
 
 QUERIES = 10
 """Queries that are generated for a request, m."""
@@ -28,37 +26,27 @@ QUERIES = 10
 RECOMMENDED = 20
 """Items that all queries together retrieve."""
 
-_TEMPLATE = Template(
-    opening="Previously, the customer has bought:",
-    history_mark="\n-",
-    bridge="",
-    candidate_mark="",
-    closing="\n\nIn the future, the customer wants to buy:\n-",
-)
-
 
 class GPT4Rec(GeneratingStrategy):
     """Searches the catalogue with queries that the model generates.
 
     Args:
-        model, prompts, batch_size: as of :class:`~llamarec_core.ranking.strategies.Strategy`.
-        queries: m, the beam's width.
+        model, prompts, batch_size: as of :class:`~llamarec_core.llm_baselines.Strategy`.
     """
 
     name = "gpt4rec"
+    template = Template(
+        opening="Previously, the customer has bought:",
+        history_mark="\n-",
+        bridge="",
+        candidate_mark="",
+        closing="\n\nIn the future, the customer wants to buy:\n-",
+    )
     reads_candidates = False
+    width = QUERIES
 
-    def __init__(
-        self,
-        model: LlamaForCausalLM | PeftModel,
-        prompts: PromptBuilder,
-        *,
-        batch_size: int = 1,
-        queries: int = QUERIES,
-    ):
+    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
         super().__init__(model, prompts, batch_size=batch_size)
-        self.width = queries
-        self.prompt = ListPrompt(prompts, _TEMPLATE)
         self._line_break = prompts.tokenize(["\n"])[0]
         self.ends = {self._line_break[-1], prompts.tokenizer.eos_token_id} - {None}
         self._search = TitleSearch([prompts.title(item) for item in range(len(prompts.title_tokens))])
@@ -67,18 +55,11 @@ class GPT4Rec(GeneratingStrategy):
         self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
     ) -> tuple[list[int], list[int]]:
         """Return the history, and the title of what was chosen next as the query to learn."""
-        return self.prompt.build(history), self.prompts.title_tokens[candidates[answer]] + self._line_break
+        return self.prompts.build(history, ()), self.prompts.title_tokens[candidates[answer]] + self._line_break
 
-    def predicted_cost(self, size: RequestSize) -> dict[str, int]:
-        """Return the cost by the formula at the head of this module."""
-        unread = replace(size, n_candidates=0)
-        read = self.prompt.beginning_length(unread) + self.prompt.ending_length(unread)
-        limit = self.prompts.settings.title_tokens
-        return {
-            "forward_passes": 1 + self.width * (limit - 1),
-            "tokens_read": round(read),
-            "tokens_generated": self.width * limit,
-        }
+    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
+        limit = self._limit(n_candidates, 0)
+        return 1 + self.width * (limit - 1), prompt_tokens, self.width * limit
 
     def _limit(self, n_candidates: int, title_tokens: int) -> int:
         return self.prompts.settings.title_tokens
@@ -92,15 +73,11 @@ class GPT4Rec(GeneratingStrategy):
         scores = np.stack([self._search.scores(line[0] if line else "") for line in lines])  # (m, n_items + 1)
         scores[:, history] = 0.0  # what the user has is not recommended again
         valid = int(scores.any(axis=1).sum())
-        return scores.max(axis=0)[candidates], retrieve(scores, RECOMMENDED), (valid, len(scores) - valid)
+        return scores.max(axis=0)[candidates], items_found(scores, RECOMMENDED), (valid, len(scores) - valid)
 
 
 class TitleSearch:
-    """A BM25 index over titles.
-
-    Args:
-        titles: by item id; the first is padding.
-    """
+    """A BM25 index over titles, by item id; the first is padding."""
 
     def __init__(self, titles: Sequence[str]):
         self._index = bm25s.BM25()
@@ -114,7 +91,7 @@ class TitleSearch:
         return np.concatenate([np.zeros(1, dtype=np.float32), self._index.get_scores(known)])
 
 
-def retrieve(scores: np.ndarray, count: int) -> np.ndarray:
+def items_found(scores: np.ndarray, count: int) -> np.ndarray:
     """Return the items that queries find, each query its share of what is asked for, in the queries' order.
 
     Args:

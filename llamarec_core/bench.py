@@ -1,0 +1,179 @@
+"""Benches: variants of one computation, timed in turn within one run, and the memory that a call takes.
+
+A time says more about the machine than about the code, and on a shared machine it moves from minute to minute. So
+what is quoted is a ratio: every round calls each variant once, in turn, and what slows the machine slows them all.
+
+Figure 3 of LlamaRec, the time to rank a request against the length of its titles, is measured likewise. Its titles are
+made up of words of the catalogue that are one token each, so that all have exactly the length asked for.
+"""
+
+import ctypes
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from llamarec_core.files import InputError
+from llamarec_core.ranking import PromptBuilder
+
+if TYPE_CHECKING:
+    from llamarec_core.llm_baselines import Strategy
+
+MATRIX = 2048
+"""Rows and columns of the matrices by which a machine's rate is measured: larger than its caches."""
+
+MATRIX_OPERATIONS = 2 * MATRIX**3
+"""Floating-point operations of :func:`matrix_product`."""
+
+CATALOGUE = 400
+"""Titles from which made-up requests are drawn."""
+
+WHOLE = "whole"
+"""Names the time of a request from its item ids to its ranks; beyond the parts it holds only bookkeeping."""
+
+PROCESS = Path("/proc/self")
+
+
+def compare_times(
+    case: str, variants: Mapping[str, Callable[[], object]], *, repetitions: int = 20, warmup: int = 3
+) -> pd.DataFrame:
+    """Time variants of one computation against the first.
+
+    Args:
+        case: what is computed.
+        variants: name → function without arguments; the first is the reference.
+        repetitions: rounds that count.
+        warmup: rounds before, that do not.
+
+    Returns:
+        ``case``, ``variant``, ``median_seconds``, ``iqr_seconds`` (interquartile range), ``ratio_to_reference`` (the
+        reference's median over the variant's: above 1 is faster), ``peak_mib`` (see :func:`peak_memory`).
+    """
+    seconds = {name: [] for name in variants}
+    for round_number in range(warmup + repetitions):
+        for name, call in variants.items():
+            started = time.perf_counter()
+            call()
+            if round_number >= warmup:
+                seconds[name].append(time.perf_counter() - started)
+    rows = [{"case": case, "variant": name, **_median(values)} for name, values in seconds.items()]
+    table = pd.DataFrame(rows).rename(columns={"seconds": "median_seconds"})
+    table["ratio_to_reference"] = table["median_seconds"][0] / table["median_seconds"]
+    return table.assign(peak_mib=[peak_memory(call) for call in variants.values()])
+
+
+def peak_memory(call: Callable[[], object]) -> float:
+    """Return how much memory a call takes at its peak, in MiB; NaN where the system does not say.
+
+    On a GPU it is that of the GPU, elsewhere the process's resident memory; what was in use before does not count.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # gives back what earlier calls freed: it would hide what this one takes
+        (PROCESS / "clear_refs").write_text("5")  # the peak starts from here
+    except (OSError, AttributeError):
+        call()
+        return float("nan")
+    before = _status("VmRSS")
+    call()
+    return (_status("VmHWM") - before) / 1024
+
+
+def matrix_product(dtype: torch.dtype) -> Callable[[], torch.Tensor]:
+    """Return a variant for :func:`compare_times` that shows the machine's rate: a product of two square matrices.
+
+    It takes :data:`MATRIX_OPERATIONS` floating-point operations.
+    """
+    left, right = (torch.from_numpy(np.random.default_rng(0).standard_normal((MATRIX, MATRIX))).to(dtype) for _ in "ab")
+    return lambda: left @ right
+
+
+def made_up_requests(
+    prompts: PromptBuilder, *, length: int, batch: int, generator: np.random.Generator
+) -> tuple[PromptBuilder, np.ndarray, np.ndarray]:
+    """Make up a catalogue of titles of one length, and requests for its items.
+
+    Args:
+        prompts: of a catalogue, whose words are taken; its settings say how many titles a request has.
+        length: of a title, in tokens; settings with fewer ``title_tokens`` would cut it.
+        batch: requests.
+        generator: of the random draws.
+
+    Returns:
+        The made-up catalogue's prompts, the histories ``(batch, H)``, the candidates ``(batch, K)``.
+
+    Raises:
+        InputError: the catalogue has no word of one token, or the tokenizer joins words.
+    """
+    words = sorted({word for title in prompts.titles for word in title.split() if word.isalpha()})
+    tokens = prompts.tokenize([f" {word}" for word in words])
+    words = [word for word, of_word in zip(words, tokens, strict=True) if len(of_word) == 1]
+    if not words:
+        raise InputError("No word of the catalogue's titles is a single token: take another data set or backbone.")
+    titles = [" ".join(generator.choice(words, size=length)) for _ in range(CATALOGUE)]
+    if any(len(of_title) != length for of_title in prompts.tokenize([f" {title}" for title in titles])):
+        raise InputError("The tokenizer joins words to one token: titles of a given length cannot be made up of them.")
+    past, listed = prompts.settings.history_length, prompts.settings.candidates
+    items = np.stack([generator.permutation(CATALOGUE)[: past + listed] + 1 for _ in range(batch)])
+    return PromptBuilder(prompts.tokenizer, ["", *titles], prompts.settings), items[:, :past], items[:, past:]
+
+
+def ranking_times(
+    strategies: Mapping[str, "Strategy"],
+    histories: Sequence[Sequence[int]],
+    candidates: Sequence[Sequence[int]],
+    *,
+    repetitions: Mapping[str, int],
+    warmup: int = 0,
+) -> pd.DataFrame:
+    """Time strategies on the same requests, all of them in one batch, in turn within one run.
+
+    Args:
+        strategies: name → strategy; its ``batch_size`` is set here.
+        histories: item ids, one sequence a request.
+        candidates: item ids, ``(n, K)``.
+        repetitions: name → rounds that count, in which a strategy takes part.
+        warmup: rounds before, that do not.
+
+    Returns:
+        ``method``, ``batch`` (requests), ``part`` (:data:`WHOLE`, or one of
+        :data:`~llamarec_core.llm_baselines.generation.PARTS`), ``seconds`` (median over the rounds, a request's equal
+        share of its batch), ``iqr_seconds`` (interquartile range; empty for a single round), ``repetitions``.
+    """
+    batch = len(histories)
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in strategies}
+    for number in range(-warmup, max(repetitions.values())):
+        for name, strategy in strategies.items():
+            if number >= repetitions[name]:
+                continue
+            strategy.batch_size = batch
+            started = time.perf_counter()
+            cost = strategy.rank(histories, candidates).cost
+            seconds = {WHOLE: (time.perf_counter() - started) / batch}
+            if number >= 0:
+                parts = cost.filter(like="_seconds").rename(columns=lambda column: column.removesuffix("_seconds"))
+                rounds[name].append(seconds | parts.mean().to_dict())
+    return pd.DataFrame(
+        {"method": name, "batch": batch, "part": part, **_median(list(values)), "repetitions": len(values)}
+        for name, of_rounds in rounds.items()
+        for part, values in pd.DataFrame(of_rounds).items()
+    )
+
+
+def _median(seconds: list[float]) -> dict[str, float]:
+    spread = float(np.subtract(*np.percentile(seconds, [75, 25]))) if len(seconds) > 1 else float("nan")
+    return {"seconds": float(np.median(seconds)), "iqr_seconds": spread}
+
+
+def _status(field: str) -> int:
+    """Return a field of the process's status, in KiB."""
+    lines = (PROCESS / "status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))

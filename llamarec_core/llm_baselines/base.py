@@ -1,0 +1,219 @@
+"""What all strategies share: requests in, scores, recommended items and counted cost out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel
+from tqdm import tqdm
+from transformers import LlamaForCausalLM
+
+from llamarec_core.data import Dataset
+from llamarec_core.files import InputError
+from llamarec_core.llm_baselines.generation import COUNTS, Constraint, Hypothesis, Meter, generate
+from llamarec_core.llm_baselines.prompt import TextPrompts
+from llamarec_core.ranking.prompt import PromptBuilder, Template
+from llamarec_core.ranking.rerank import candidate_items
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+
+Answer = tuple[np.ndarray, np.ndarray]
+"""A request's scores of its candidates, ``(K,)``, and the items recommended, best first."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A strategy's answers to n requests of K candidates each."""
+
+    scores: np.ndarray
+    """Of each candidate, the larger the better, float64, ``(n, K)``; where two are equal, the retriever's order holds
+    (:func:`~llamarec_core.ranking.rerank_by_scores`)."""
+    recommended: list[np.ndarray]
+    """Item ids, best first: all candidates, or, of a strategy that reads none, what it found in the catalogue."""
+    cost: pd.DataFrame
+    """One row a request, see :meth:`~llamarec_core.llm_baselines.generation.Meter.frame`."""
+
+
+class Strategy(ABC):
+    """A way of making a language model rank.
+
+    Attributes:
+        name: of the strategy, for tables and folders.
+        template: of its prompts; without one they are the ranker's.
+        reads_candidates: whether its prompts show them; if not, it searches the whole catalogue by itself.
+
+    Args:
+        model: the backbone, or the backbone with its adapter.
+        prompts: of the data set and the backbone; tokenizer, titles and settings are taken from it.
+        batch_size: requests that are answered together.
+    """
+
+    name: ClassVar[str]
+    template: ClassVar[Template | None] = None
+    reads_candidates: ClassVar[bool] = True
+
+    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
+        self.model, self.batch_size = model, batch_size
+        self.prompts = TextPrompts(prompts, self.template) if self.template else prompts
+
+    def rank(
+        self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: bool = False
+    ) -> Answers:
+        """Answer requests, at least one.
+
+        Args:
+            histories: item ids in the order of time, one sequence per request.
+            candidates: item ids in the retriever's order, best first, ``(n, K)``.
+            progress: show a progress bar.
+
+        Raises:
+            InputError: a prompt is longer than what the backbone reads, or the model's logits are not numbers.
+        """
+        histories, candidates = [list(map(int, items)) for items in histories], np.asarray(candidates)
+        answers: list[Answer] = []
+        costs = []
+        was_training = self.model.training
+        self.model.eval()
+        bar = tqdm(total=len(histories), desc=self.name, unit="user", mininterval=10, disable=not progress)
+        try:
+            with torch.inference_mode(), bar:
+                for start in range(0, len(histories), self.batch_size):
+                    batch = slice(start, start + self.batch_size)
+                    meter = Meter(len(histories[batch]), self.model.device)
+                    answers += self._answer(histories[batch], candidates[batch].tolist(), meter)
+                    costs.append(meter.frame())
+                    bar.update(len(histories[batch]))
+        finally:
+            self.model.train(was_training)
+        scores = np.array([of_request for of_request, _ in answers], dtype=np.float64)  # (n, K)
+        if np.isnan(scores).any():
+            raise InputError(f"The scores of {self.name!r} are not numbers: tune it with a smaller learning_rate.")
+        return Answers(scores, [items for _, items in answers], pd.concat(costs, ignore_index=True))
+
+    def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
+        """Return the prompt of a request, for people to read."""
+        return self.prompts.text(history, candidates if self.reads_candidates else ())
+
+    def predicted_costs(self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> pd.DataFrame:
+        """Return ``forward_passes``, ``tokens_read`` and ``tokens_generated`` of requests, by the strategy's formula.
+
+        The formula stands at the head of each strategy's module. It is an upper bound where a model may stop generating
+        before its limit.
+        """
+        costs = []
+        for history, listed in zip(histories, candidates, strict=True):
+            past = history[-self.prompts.settings.history_length :]
+            size = {"history_length": len(past), "n_candidates": len(listed) if self.reads_candidates else 0}
+            for name, items in {"history_title_tokens": past, "title_tokens": listed}.items():
+                size[name] = float(np.mean([len(self.prompts.title_tokens[item]) for item in items]))
+            costs.append(self._predicted_cost(self.prompts.length(**size), len(listed), size["title_tokens"]))
+        return pd.DataFrame(costs, columns=list(COUNTS[:3])).round().astype(int)
+
+    @abstractmethod
+    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
+        """Return forward passes, tokens read and tokens generated of a request.
+
+        Args:
+            prompt_tokens: length of the whole prompt.
+            n_candidates: K.
+            title_tokens: mean length of the candidates' titles.
+        """
+
+    @abstractmethod
+    def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
+        """Answer the requests of a batch."""
+
+    def _refuse_too_long(self, n_tokens: int) -> None:
+        """Refuse a sequence beyond the backbone's positions, which is never cut silently."""
+        limit = self.model.config.max_position_embeddings
+        if n_tokens > limit:
+            raise InputError(
+                f"A request to {self.name!r} takes {n_tokens} tokens with its answer, but "
+                f"{self.prompts.settings.backbone!r} reads at most {limit}: lower history_length or title_tokens."
+            )
+
+
+class Verbalizer(Strategy):
+    """LlamaRec itself, beside the others: one forward pass, the logits of the candidates' labels (section 3.2.3).
+
+    For K candidates, H titles of history and T tokens a title::
+
+        forward passes 1,    tokens read c + (H + K) · (mark + T),    tokens generated 0.
+    """
+
+    name = "verbalizer"
+
+    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
+        return 1, prompt_tokens, 0
+
+    def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
+        with meter.timed("tokenizing"):
+            prompts = [self.prompts.build(*request) for request in zip(histories, candidates, strict=True)]
+        self._refuse_too_long(max(map(len, prompts)))
+        tokens, lengths = pad(prompts, device=self.model.device)
+        labels = torch.tensor(self.prompts.label_ids[: len(candidates[0])], device=self.model.device)
+        with meter.timed("reading"):
+            logits = NextTokenLogits(self.model)(tokens, lengths, labels).cpu().numpy()  # (batch, K)
+        for request, prompt in enumerate(prompts):
+            meter.add(request, forward_passes=1, tokens_read=len(prompt), valid=len(candidates[request]))
+        return [in_order(*request) for request in zip(candidates, logits, strict=True)]
+
+
+class GeneratingStrategy(Strategy):
+    """A strategy whose answers are generated and then parsed.
+
+    Attributes:
+        width: hypotheses that the beam keeps.
+        ends: tokens each of which ends a hypothesis.
+        constraint: which tokens may follow those that were generated; none allows all.
+    """
+
+    width: int = 1
+    ends: Collection[int] = ()
+    constraint: Constraint | None = None
+
+    def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
+        requests = list(zip(histories, candidates, strict=True))
+        with meter.timed("tokenizing"):
+            prompts = [
+                self.prompts.build(history, listed if self.reads_candidates else ()) for history, listed in requests
+            ]
+            tokens = [sum(len(self.prompts.title_tokens[item]) for item in listed) for listed in candidates]
+            limits = [self._limit(len(listed), of_titles) for listed, of_titles in zip(candidates, tokens, strict=True)]
+        self._refuse_too_long(max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)))
+        rules = {"width": self.width, "ends": self.ends, "constraint": self.constraint}
+        generated = generate(self.model, prompts, meter, limits=limits, **rules)
+        answers = []
+        with meter.timed("parsing"):
+            for request, hypotheses in enumerate(generated):
+                scores, recommended, (valid, invalid) = self._parse(hypotheses, *requests[request])
+                meter.add(request, valid=valid, invalid=invalid)
+                answers.append((scores, recommended))
+        return answers
+
+    @abstractmethod
+    def _limit(self, n_candidates: int, title_tokens: int) -> int:
+        """Return how many tokens a hypothesis may have, for K candidates of ``title_tokens`` together."""
+
+    @abstractmethod
+    def _parse(
+        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        """Return the candidates' scores, ``(K,)``, the items recommended, and how many outputs were valid and not."""
+
+
+def in_order(candidates: Sequence[int], scores: np.ndarray) -> Answer:
+    """Return scores as they are, and the candidates in their order: the answer of a strategy that reads them."""
+    return scores, np.asarray(candidates)[np.argsort(-scores, kind="stable")]
+
+
+def answer_rows(
+    strategy: Strategy, dataset: Dataset, rows: pd.DataFrame, split: str, *, progress: bool = False
+) -> Answers:
+    """Answer the requests of candidate rows, all of them, in their order, with the histories of a split."""
+    histories = [dataset.history(int(user), split) for user in rows["user"]]
+    listed = candidate_items(rows)[:, : strategy.prompts.settings.candidates]
+    return strategy.rank(histories, listed, progress=progress)

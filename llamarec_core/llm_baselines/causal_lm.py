@@ -1,0 +1,141 @@
+"""Ranked lists of titles, generated and then parsed: Llama CausalLM, and PALR.
+
+**Llama CausalLM**, the baseline of LlamaRec's Figure 3 (Yue et al., 2023, arXiv 2311.02089), is asked for all
+candidates, best first, and stopped when its list is longer than their titles together. For K candidates, H titles of
+history and T tokens a title::
+
+    forward passes K · T,    tokens read c + (H + K) · (mark + T),    tokens generated K · T.
+
+(The first token comes from the prompt's own pass, so that there are as many passes as tokens.)
+
+**PALR** (Yang et al., 2023, arXiv 2305.07622) is asked for the items to recommend, R = 10 at most. Tuned, it answers
+with the title of what the user chose next, and ends. The original first has a language model describe the user in
+keywords; this step is left out, so that all strategies read the same. It reads as much, with::
+
+    forward passes min(R, K) · (mark + T),    tokens generated as passes.
+
+Lines are matched with the candidates' titles. Candidates that no line names follow in the retriever's order; ``valid``
+counts those that were named.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from peft import PeftModel
+from rapidfuzz import fuzz, process, utils
+from transformers import LlamaForCausalLM
+
+from llamarec_core.llm_baselines.base import GeneratingStrategy, in_order
+from llamarec_core.llm_baselines.generation import Hypothesis
+from llamarec_core.ranking.prompt import PromptBuilder, Template
+
+RECOMMENDED = 10
+"""Titles that PALR is asked for, and given room for."""
+
+SIMILAR = 80.0
+"""From this similarity on, in percent, a line is taken for a title."""
+
+_MARK = re.compile(r"^\s*(?:[-*•]|\(?\w{1,2}[.):])\s+")
+"""What stands before an entry of a list: a dash, a number, a label."""
+
+_YEAR = re.compile(r"\s*\(\d*\)?$")
+"""A film's year at the end of a title, which may have been cut."""
+
+
+class CausalLM(GeneratingStrategy):
+    """Ranks candidates in the order in which the model lists their titles.
+
+    Args:
+        model, prompts, batch_size: as of :class:`~llamarec_core.llm_baselines.Strategy`.
+        runs_to_limit: go on past the model's end-of-sequence token, to time a list of a given length.
+    """
+
+    name = "causal_lm"
+    template = Template(
+        opening="[Instruction] Here is the purchase history of a user:",
+        history_mark="\n-",
+        bridge="\n\nPlease rank the following candidate items based on the user's preferences:",
+        candidate_mark="\n-",
+        closing="\n\nAll candidate items from the most suitable to the least suitable, one title a line:\n-",
+    )
+
+    def __init__(
+        self,
+        model: LlamaForCausalLM | PeftModel,
+        prompts: PromptBuilder,
+        *,
+        batch_size: int = 1,
+        runs_to_limit: bool = False,
+    ):
+        super().__init__(model, prompts, batch_size=batch_size)
+        end = prompts.tokenizer.eos_token_id
+        self.ends = () if runs_to_limit or end is None else (end,)
+
+    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
+        generated = self._limit(n_candidates, round(n_candidates * title_tokens))
+        return generated, prompt_tokens, generated
+
+    def _limit(self, n_candidates: int, title_tokens: int) -> int:
+        return max(1, title_tokens)
+
+    def _parse(
+        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        text = self.prompts.tokenizer.decode(hypotheses[0].tokens, skip_special_tokens=True)
+        named, invalid = parse_titles(text, [self.prompts.title(item) for item in candidates])
+        scores = np.zeros(len(candidates))
+        scores[named] = len(candidates) - np.arange(len(named))  # K, K − 1, …
+        return *in_order(candidates, scores), (len(named), invalid)
+
+
+class PALR(CausalLM):
+    """Ranks candidates in the order in which the model recommends them; arguments as of :class:`CausalLM`."""
+
+    name = "palr"
+    template = Template(
+        opening="[Instruction] A user has purchased these items:",
+        history_mark="\n-",
+        bridge=f"\n\nRecommend up to {RECOMMENDED} items for the user from these candidates:",
+        candidate_mark="\n-",
+        closing="\n\nRecommended, one title a line:\n-",
+    )
+
+    def example(
+        self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
+    ) -> tuple[list[int], list[int]]:
+        """Return history and candidates, and the title of what was chosen next."""
+        end = self.prompts.tokenizer.eos_token_id
+        title = self.prompts.title_tokens[candidates[answer]]
+        return self.prompts.build(history, candidates), [*title, *([] if end is None else [end])]
+
+    def _limit(self, n_candidates: int, title_tokens: int) -> int:
+        entries = min(RECOMMENDED, n_candidates)
+        mark = len(self.prompts.tokenize([self.template.candidate_mark])[0])
+        return entries * mark + -(-entries * title_tokens // n_candidates)
+
+
+def parse_titles(text: str, titles: Sequence[str]) -> tuple[list[int], int]:
+    """Find which titles a text lists, a title a line.
+
+    A line names the title that is most similar to it, with or without its year, by normalised edit distance
+    (insertions and deletions), letter case and punctuation aside.
+
+    Args:
+        text: whatever a model generated.
+        titles: those that it may name; of several that are the same, the first is meant.
+
+    Returns:
+        The indices of the titles named, each once, in the text's order; and how many lines named none, or one that an
+        earlier line had named.
+    """
+    forms = [*titles, *(_YEAR.sub("", title) for title in titles)]
+    known = [utils.default_process(form) for form in forms]
+    named: list[int] = []
+    lines = [utils.default_process(_MARK.sub("", line)) for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    for line in lines:
+        found = process.extractOne(line, known, scorer=fuzz.ratio, score_cutoff=SIMILAR)
+        if found is not None and (index := found[2] % len(titles)) not in named:
+            named.append(index)
+    return named, len(lines) - len(named)

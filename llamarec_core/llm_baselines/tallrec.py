@@ -1,0 +1,107 @@
+"""TALLRec: "Yes" against "No" for each candidate (Bao et al., 2023, arXiv 2305.00447).
+
+One prompt a candidate asks whether the user will want it; its score is logit("Yes") − logit("No") at the last
+position. Prompts of one request differ in their end alone: what they begin with is read once, and its keys and values
+are kept. The original's prompt lists liked and disliked items apart; here all of the history was chosen.
+Tuned, every other example asks for the target, and the rest for a negative. For K candidates, H titles of history and T
+tokens a title, where s = c + H · (mark + T) tokens are shared and e = T + c' follow::
+
+    with the cache:     forward passes 1 + K,    tokens read s + K · e
+    without the cache:  forward passes K,        tokens read K · (s + e)
+
+and nothing is generated. Titles that all begin alike share more than s.
+"""
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import LlamaForCausalLM
+
+from llamarec_core.files import InputError
+from llamarec_core.llm_baselines.base import Answer, Strategy, in_order
+from llamarec_core.llm_baselines.generation import Meter
+from llamarec_core.ranking.prompt import PromptBuilder, Template
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+
+
+class TALLRec(Strategy):
+    """Scores a candidate by how much likelier "Yes" is than "No" after a prompt of its own.
+
+    Args:
+        model, prompts, batch_size: as of :class:`~llamarec_core.llm_baselines.Strategy`; the K prompts of a request are
+            read together, those of two requests never are.
+    """
+
+    name = "tallrec"
+    template = Template(
+        opening="[Instruction] Here is the purchase history of a user:",
+        history_mark="\n-",
+        bridge="\n\nWill the user want this item next? Answer Yes or No.",
+        candidate_mark="\n-",
+        closing="\n\nAnswer:",
+    )
+    cached = True
+    """Whether what a request's prompts begin with is read only once."""
+
+    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
+        super().__init__(model, prompts, batch_size=batch_size)
+        yes, no = prompts.tokenize([" Yes", " No"])
+        if yes[0] == no[0]:
+            raise InputError(
+                f"The tokenizer of {prompts.settings.backbone!r} begins Yes and No alike: choose another backbone."
+            )
+        self._answers = (yes[0], no[0])
+
+    def example(
+        self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
+    ) -> tuple[list[int], list[int]]:
+        """Return a prompt about the target and "Yes", or about a negative and "No"; in turn."""
+        positive = number % 2 == 0
+        index = answer if positive else (answer + 1) % len(candidates)
+        return self.prompts.build(history, [candidates[index]]), [self._answers[0 if positive else 1]]
+
+    def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
+        """Return the prompt about the first candidate."""
+        return self.prompts.text(history, candidates[:1])
+
+    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
+        mark, closing = map(len, self.prompts.tokenize([self.template.candidate_mark, self.template.closing]))
+        shared = prompt_tokens - n_candidates * (mark + title_tokens) - closing + mark
+        ends = n_candidates * (title_tokens + closing)
+        return (1 + n_candidates, shared + ends, 0) if self.cached else (n_candidates, n_candidates * shared + ends, 0)
+
+    def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
+        network = NextTokenLogits(self.model)
+        answers = torch.tensor(self._answers, device=self.model.device)
+        found = []
+        for request, (history, listed) in enumerate(zip(histories, candidates, strict=True)):
+            with meter.timed("tokenizing"):
+                prompts = [self.prompts.build(history, [item]) for item in listed]
+                shared = _shared_tokens(prompts) if self.cached else 0
+            self._refuse_too_long(max(map(len, prompts)))
+            tokens, lengths = pad([prompt[shared:] for prompt in prompts], device=self.model.device)
+            beginning, length = pad([prompts[0][:shared]], device=self.model.device) if shared else (None, None)
+            with meter.timed("reading"):
+                logits = network(tokens, lengths, answers, beginnings=beginning, beginning_lengths=length)  # (K, 2)
+                scores = (logits[:, 0] - logits[:, 1]).cpu().numpy().astype(np.float64)
+            read = shared + sum(len(prompt) - shared for prompt in prompts)
+            passes = len(prompts) + bool(shared)
+            meter.add(request, forward_passes=passes, tokens_read=read, valid=len(listed))
+            found.append(in_order(listed, scores))
+        return found
+
+
+class TALLRecWithoutCache(TALLRec):
+    """The same scores, up to rounding, from K prompts that are each read whole."""
+
+    name = "tallrec_apart"  # as committed answers are named
+    cached = False
+
+
+def _shared_tokens(prompts: list[list[int]]) -> int:
+    """Return how many tokens all prompts begin with; at least one token is left of each."""
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    return min(sum(1 for _ in alike), *(len(prompt) - 1 for prompt in prompts))

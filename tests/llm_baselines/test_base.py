@@ -1,0 +1,175 @@
+"""What holds for every strategy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llamarec_core.files import InputError
+from llamarec_core.llm_baselines import STRATEGIES, TALLRec, TALLRecWithoutCache, Verbalizer
+from llamarec_core.llm_baselines.base import answer_rows, in_order
+from llamarec_core.llm_baselines.generation import COUNTS, PARTS
+from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, split_rows
+
+EACH = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES.keys())
+COUNTED = list(COUNTS[:3])
+
+PROMPTS = {
+    "causal_lm": (
+        "[Instruction] Here is the purchase history of a user:\n"
+        "- Film 1: The Story (1\n"
+        "- Film 2: The Story (1\n\n"
+        "Please rank the following candidate items based on the user's preferences:\n"
+        "- Film 3: The Story (1\n"
+        "- Film 4: The Story (1\n\n"
+        "All candidate items from the most suitable to the least suitable, one title a line:\n-"
+    ),
+    "palr": (
+        "[Instruction] A user has purchased these items:\n"
+        "- Film 1: The Story (1\n"
+        "- Film 2: The Story (1\n\n"
+        "Recommend up to 10 items for the user from these candidates:\n"
+        "- Film 3: The Story (1\n"
+        "- Film 4: The Story (1\n\n"
+        "Recommended, one title a line:\n-"
+    ),
+    "gpt4rec": (
+        "Previously, the customer has bought:\n"
+        "- Film 1: The Story (1\n"
+        "- Film 2: The Story (1\n\n"
+        "In the future, the customer wants to buy:\n-"
+    ),
+    "tallrec": (
+        "[Instruction] Here is the purchase history of a user:\n"
+        "- Film 1: The Story (1\n"
+        "- Film 2: The Story (1\n\n"
+        "Will the user want this item next? Answer Yes or No.\n"
+        "- Film 3: The Story (1\n\n"
+        "Answer:"
+    ),
+    "p5": (
+        "[Instruction] Here is the purchase history of a user, as item numbers:\n"
+        "- 01\n"
+        "- 02\n\n"
+        "Predict the number of the item that the user will purchase next:\n-"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def uneven_titles(tokenizer, tiny):
+    """Prompts over thirty titles of one to five tokens."""
+    words = ["The", "film", "of", "a", "day"]
+    titles = ["", *(" ".join(words[item % 5 :] + words[: item % 3]) for item in range(1, 31))]
+    return PromptBuilder(tokenizer, titles, tiny.settings)
+
+
+@pytest.fixture(scope="module")
+def even_titles(tokenizer, tiny):
+    """Prompts over thirty titles, all of exactly four tokens."""
+    settings = tiny.settings.model_copy(update={"title_tokens": 4})
+    return PromptBuilder(tokenizer, ["", *(f"{number} The film" for number in range(10, 40))], settings)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_prompt_reads_as_designed(name, model, prompts):
+    strategy = STRATEGIES[name](model, prompts)
+    assert strategy.text([1, 2], [3, 4]) == PROMPTS[name]
+
+
+@EACH
+def test_the_text_is_what_is_read(strategy, model, prompts, monkeypatch):
+    answering, read, whole = strategy(model, prompts), [], model.model.forward
+    monkeypatch.setattr(model.model, "forward", lambda **given: read.append(given["input_ids"][0]) or whole(**given))
+    answering.rank([[1, 2]], [[3, 14, 7, 28]])
+    tokens = read[0].tolist() + (read[1].tolist() if strategy is TALLRec else [])  # the beginning is read first
+    text = answering.text([1, 2], [3, 14, 7, 28])
+    assert text.startswith(prompts.tokenizer.decode(tokens).rstrip("!"))  # what pads
+    assert (prompts.title(14) in text) == (strategy.name in ("verbalizer", "causal_lm", "palr"))
+
+
+@EACH
+def test_answers_are_counted_and_do_not_depend_on_the_batch(strategy, model, prompts, requests):
+    alone, together = (strategy(model, prompts, batch_size=size).rank(*requests) for size in (1, 5))
+    np.testing.assert_allclose(alone.scores, together.scores, atol=1e-3)
+    assert alone.scores.shape == (5, 4)
+    assert [items.tolist() for items in alone.recommended] == [items.tolist() for items in together.recommended]
+    pd.testing.assert_frame_equal(alone.cost[list(COUNTS)], together.cost[list(COUNTS)])
+    assert list(alone.cost) == [*COUNTS, *(f"{part}_seconds" for part in PARTS)]
+    assert (alone.cost[["forward_passes", "tokens_read", "tokenizing_seconds", "reading_seconds"]] > 0).all(axis=None)
+    for history, listed, recommended in zip(*requests, alone.recommended, strict=True):
+        assert len(set(recommended.tolist())) == len(recommended)
+        if strategy.reads_candidates:
+            assert sorted(recommended) == sorted(listed)
+        else:
+            assert not set(recommended.tolist()) & {0, *history}
+
+
+@EACH
+def test_what_is_counted_is_what_the_backbone_ran(strategy, model, even_titles, pass_counter):
+    cost = strategy(model, even_titles).rank([[1, 2, 3], [4]], [[5, 16, 27, 8], [9, 10, 21, 12]]).cost
+    # the passes that read a prompt; any other reads what it generated
+    reading = {TALLRec: 1 + 4, TALLRecWithoutCache: 4}.get(strategy, 1)
+    assert pass_counter.passes == cost["forward_passes"].sum()
+    assert pass_counter.tokens == (cost["tokens_read"] + cost["forward_passes"] - reading).sum()
+
+
+@EACH
+def test_the_formula_predicts_what_is_counted(strategy, model, uneven_titles):
+    answering = strategy(model, uneven_titles)
+    answering.ends = ()  # the formula is of generations that run to their limit
+    requests = [[1], [1, 2], [8, 9, 3, 14]], [[11, 12, 13], [21, 4, 30], [5, 16, 17]]
+    predicted = answering.predicted_costs(*requests)
+    pd.testing.assert_frame_equal(predicted, answering.rank(*requests).cost[COUNTED])
+    if strategy.reads_candidates:
+        assert predicted["tokens_read"].nunique() > 1
+
+
+@EACH
+def test_the_formula_bounds_what_a_model_generates_that_may_end(strategy, model, prompts, requests):
+    answering = strategy(model, prompts)
+    if getattr(answering, "ends", ()):
+        answering.ends = set(range(0, 49_152, 5))  # of the model's end alone, random weights would never think
+    predicted, cost = answering.predicted_costs(*requests), answering.rank(*requests).cost
+    # the titles of the data set all begin alike, which TALLRec reads only once
+    assert cost["tokens_read"].equals(predicted["tokens_read"]) or strategy is TALLRec
+    assert (cost[COUNTED] <= predicted).all(axis=None)
+
+
+@EACH
+def test_a_request_beyond_what_the_backbone_reads_is_refused(strategy, model, prompts, requests, monkeypatch):
+    monkeypatch.setattr(model.config, "max_position_embeddings", 20)
+    with pytest.raises(InputError, match=f"'{strategy.name}' takes .* at most 20: lower history_length"):
+        strategy(model, prompts).rank(*requests)
+
+
+@EACH
+def test_a_model_whose_logits_are_no_numbers_is_refused_and_left_in_its_mode(
+    strategy, model, prompts, requests, monkeypatch
+):
+    norm = model.model.norm.weight
+    monkeypatch.setattr(norm, "data", norm.data * float("nan"))
+    model.train()
+    with pytest.raises(InputError, match="not numbers: tune it"):
+        strategy(model, prompts).rank(*requests)
+    assert model.training
+    model.eval()
+
+
+def test_the_verbalizer_is_the_ranker(model, prompts, requests):
+    answers = Verbalizer(model, prompts, batch_size=2).rank(*requests)
+    probabilities = VerbalizerRanker(model, prompts, batch_size=3).probabilities(*requests)
+    exponentials = np.exp(answers.scores)
+    np.testing.assert_allclose(exponentials / exponentials.sum(axis=1, keepdims=True), probabilities, atol=1e-5)
+    assert probabilities.std() > 0.05
+
+
+def test_ties_keep_the_retrievers_order():
+    assert in_order([7, 8, 9], np.array([0.0, 2.0, 0.0]))[1].tolist() == [8, 7, 9]
+
+
+def test_rows_are_answered_with_the_history_of_their_split(model, prompts, dataset, candidates):
+    rows = split_rows(candidates, "validation")
+    strategy = TALLRec(model, prompts)
+    answers = answer_rows(strategy, dataset, rows, "validation")
+    histories = [dataset.train(user) for user in range(dataset.n_users)]
+    np.testing.assert_array_equal(answers.scores, strategy.rank(histories, list(rows["items"])).scores)

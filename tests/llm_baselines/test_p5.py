@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llamarec_core.llm_baselines import P5
+from llamarec_core.llm_baselines.generation import Hypothesis
+
+
+@pytest.fixture(scope="module")
+def strategy(model, prompts):
+    return P5(model, prompts, width=30)
+
+
+def test_an_example_answers_with_the_targets_id(strategy, prompts):
+    prompt, answer = strategy.example(0, [1, 2], [3, 14, 7, 28], 2)
+    assert prompt == strategy.prompts.build([1, 2], [])
+    assert prompts.tokenizer.decode(answer) == " 07"
+
+
+def test_ids_alone_may_be_generated_and_their_beginnings_give_the_cost(strategy, model, prompts):
+    tens, units = prompts.tokenize([" 12"])[0][-2:]
+    first = prompts.tokenize([" 12"])[0][:-2]
+    allowed = strategy.constraint((*first, tens))
+    assert len(allowed) == 10
+    assert units in allowed
+    assert strategy.constraint((*first, tens, units)) == []
+    assert strategy.widths == [1] * len(first) + [4, 30]  # 0 … 3 for the tens
+    cost = P5(model, prompts, width=3).predicted_costs([[1]], [[2]]).iloc[0]
+    assert cost["tokens_generated"] == len(first) + 3 + 3
+    assert cost["forward_passes"] == 1 + len(first) + 3
+
+
+def test_a_beam_of_the_catalogues_size_scores_every_item_by_its_ids_probability(strategy, model, prompts, requests):
+    history, listed = requests[0][0], requests[1][0]
+    prompt = strategy.prompts.build(history, [])
+    expected = []
+    for item in range(1, 31):
+        tokens = prompts.tokenize([f" {item:02}"])[0]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+        expected.append(logits.log_softmax(-1)[torch.arange(len(tokens)), tokens].sum().item())
+    answers = strategy.rank([history], [listed])
+    np.testing.assert_allclose(answers.scores[0], [expected[item - 1] for item in listed], atol=1e-4)
+    best = [item for item in np.argsort([-value for value in expected]) + 1 if item not in history]
+    assert answers.recommended[0].tolist() == best
+    assert answers.cost.loc[0, ["valid", "invalid"]].tolist() == [30 - len(history), len(history)]
+
+
+def test_candidates_beyond_the_beam_are_below_those_that_were_generated(model, prompts, requests):
+    answers = P5(model, prompts, width=3).rank(*requests)
+    for scores, listed, found in zip(answers.scores, requests[1], answers.recommended, strict=True):
+        assert np.isfinite(scores).tolist() == np.isin(listed, found).tolist()
+        assert len(found) <= 3
+    assert not np.isfinite(answers.scores).all()
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(items=st.lists(st.integers(1, 30), unique=True), scores=st.lists(st.floats(-90, 0), min_size=30, max_size=30))
+def test_new_items_are_recommended_whatever_is_generated(strategy, items, scores):
+    ids = strategy.prompts.title_tokens
+    hypotheses = [Hypothesis(tuple(ids[item]), score) for item, score in zip(items, scores, strict=False)]
+    of_candidates, found, counts = strategy._parse(hypotheses, [1, 2], [3, 14, 7, 28])
+    assert not np.isnan(of_candidates).any()
+    assert found.tolist() == [item for item in items if item not in (1, 2)]
+    assert counts == (len(found), len(items) - len(found))
