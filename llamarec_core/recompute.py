@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from llamarec_core import evaluation, report
-from llamarec_core.comparison import load_answers, tuned_ranks
 from llamarec_core.grid import grid_table, load_orders
+from llamarec_core.llm_baselines.comparison import load_answers, tuned_ranks
 from llamarec_core.provenance import commit_of, made_on_gpu, record_of
 from llamarec_core.ranking import answers_learnt
 from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share

@@ -1,38 +1,97 @@
-"""Made-up titles have the length asked for, and strategies are timed on them in turn."""
+"""Benches: calls are taken in turn, ratios are against the first, memory is what a call takes at its highest."""
+
+import time
 
 import numpy as np
 import pytest
+import torch
 
-from llamarec_core.evaluation.title_lengths import WHOLE, inference_times, made_up_titles
+from llamarec_core.bench import (
+    MATRIX_OPERATIONS,
+    PROCESS,
+    WHOLE,
+    compare_times,
+    made_up_requests,
+    matrix_product,
+    peak_memory,
+    ranking_times,
+)
 from llamarec_core.files import InputError
+from llamarec_core.llm_baselines import CausalLM, Verbalizer
+from llamarec_core.llm_baselines.generation import PARTS
 from llamarec_core.ranking import PromptBuilder
-from llamarec_core.ranking.strategies import CausalLM, Verbalizer
-from llamarec_core.ranking.strategies.meter import PARTS
+from tests.llm_baselines.conftest import (  # noqa: F401 (fixtures)
+    dataset,
+    model,
+    prompts,
+    requests,
+    smollm2,
+    tiny,
+    tokenizer,
+)
+
+
+def test_variants_are_timed_in_turn_against_the_first():
+    calls = []
+
+    def slow():
+        calls.append("slow")
+        time.sleep(0.02)
+
+    def fast():
+        calls.append("fast")
+        time.sleep(0.005)
+
+    table = compare_times("sleeping", {"slow": slow, "fast": fast}, repetitions=5, warmup=1)
+    assert calls[:12] == ["slow", "fast"] * 6
+    columns = ["case", "variant", "median_seconds", "iqr_seconds", "ratio_to_reference", "peak_mib"]
+    assert list(table.columns) == columns
+    assert table["ratio_to_reference"][0] == 1
+    assert 2 < table["ratio_to_reference"][1] < 5
+    assert table["median_seconds"][0] >= 0.02
+    assert (table["iqr_seconds"] >= 0).all()
+
+
+def test_the_peak_is_what_a_call_takes_at_its_highest():
+    if not (PROCESS / "clear_refs").exists():
+        assert np.isnan(peak_memory(lambda: None))
+        return
+    assert peak_memory(lambda: np.ones(50 * 2**17).sum()) == pytest.approx(50, abs=5)  # 50 MiB, given back at once
+    assert peak_memory(lambda: None) < 5
+
+
+def test_the_machines_rate_is_that_of_a_processor():
+    seconds = compare_times("rate", {"product": matrix_product(torch.float32)}, repetitions=2)["median_seconds"].item()
+    assert 1e9 < MATRIX_OPERATIONS / seconds < 1e15
 
 
 @pytest.mark.parametrize("length", [1, 5, 40])
-def test_titles_have_exactly_the_length_asked_for(prompts, dataset, tiny, length):
-    options = {"length": length, "count": 9, "generator": np.random.default_rng(0)}
-    made = made_up_titles(prompts, dataset.titles, **options)
-    settings = tiny.settings.model_copy(update={"title_tokens": 50})
-    built = PromptBuilder(prompts.tokenizer, ["", *made], settings)
-    assert [len(tokens) for tokens in built.title_tokens[1:]] == [length] * 9
-    assert set(" ".join(made).split()) <= {"The", "Story", "Film"}
+def test_made_up_titles_have_exactly_the_length_asked_for(prompts, length):  # noqa: F811
+    settings = prompts.settings.model_copy(update={"title_tokens": 50})
+    of_catalogue = PromptBuilder(prompts.tokenizer, prompts.titles, settings)
+    made, histories, candidates = made_up_requests(
+        of_catalogue, length=length, batch=2, generator=np.random.default_rng(0)
+    )
+    assert {len(tokens) for tokens in made.title_tokens[1:]} == {length}
+    assert set(" ".join(made.titles).split()) <= {"The", "Story", "Film"}
+    assert (histories.shape, candidates.shape) == ((2, 3), (2, 4))
+    assert not set(histories[0]) & set(candidates[0])
 
 
-def test_a_catalogue_without_words_is_refused(prompts):
+def test_a_catalogue_without_words_is_refused(prompts):  # noqa: F811
+    catalogue = PromptBuilder(prompts.tokenizer, ["", "(1999)", "2046"], prompts.settings)
     with pytest.raises(InputError, match="No word of the catalogue"):
-        made_up_titles(prompts, ["", "(1999)", "2046"], length=5, count=1, generator=np.random.default_rng(0))
+        made_up_requests(catalogue, length=5, batch=1, generator=np.random.default_rng(0))
 
 
-def test_strategies_are_timed_in_turn_and_by_parts(model, prompts, requests):
+def test_strategies_are_timed_in_turn_and_by_parts(model, prompts, requests):  # noqa: F811
     strategies = {"LlamaRec": Verbalizer(model, prompts), "Llama CausalLM": CausalLM(model, prompts)}
     calls = []
     for name, strategy in strategies.items():
         whole = strategy.rank
         strategy.rank = lambda *given, name=name, whole=whole: calls.append(name) or whole(*given)
     repetitions = {"LlamaRec": 3, "Llama CausalLM": 1}
-    table = inference_times(strategies, *requests, repetitions=repetitions, warmup=1)
+    table = ranking_times(strategies, *requests, repetitions=repetitions, warmup=1)
     assert calls == ["LlamaRec", "Llama CausalLM"] * 2 + ["LlamaRec"] * 2
     assert list(table) == ["method", "batch", "part", "seconds", "iqr_seconds", "repetitions"]
     assert set(table["batch"]) == {5}

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from llamarec_core import report
-from llamarec_core.comparison import COLUMNS, answers_file, load_answers
 from llamarec_core.evaluation import consistency_tables, published, published_llm_baselines, published_statistics
 from llamarec_core.files import InputError, sha256, write_json
-from llamarec_core.ranking.strategies import CausalLM, Verbalizer
+from llamarec_core.llm_baselines import CausalLM, Verbalizer
+from llamarec_core.llm_baselines.comparison import COLUMNS, answers_file, load_answers
 from llamarec_core.retrieval import write_ranks
 from llamarec_core.study import Run, load_ranks
 from llamarec_core.verify import verify

@@ -8,7 +8,7 @@ class TextPrompts(PromptBuilder):
 
     def __init__(self, prompts: PromptBuilder, template: Template, titles=None):
         self.settings, self.tokenizer, self._template = prompts.settings, prompts.tokenizer, template
-        self._titles = prompts._titles if titles is None else titles
+        self._titles, self.titles = (prompts._titles if titles is None else titles), prompts.titles
         self.title_tokens = prompts.title_tokens if titles is None else self.tokenize(titles)
         self._history_marks = _marks(template.history_mark, template, number=range(1, self.settings.history_length + 1))
         self._candidate_marks = _marks(template.candidate_mark, template, label=LABELS)

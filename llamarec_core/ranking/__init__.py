@@ -4,8 +4,7 @@
 
 :func:`fit_ranker` tunes the model (QLoRA), :func:`load_ranker` loads it with or without its adapter,
 :func:`rerank` returns the targets' ranks. The ``rerank_…`` functions make the ranks of other scores, and of
-simpler orders of the same candidates. :mod:`~llamarec_core.ranking.strategies` holds the ways of ranking with a
-language model that LlamaRec argues against.
+simpler orders of the same candidates.
 """
 
 from llamarec_core.ranking.ablations import UNTUNED, Ablation

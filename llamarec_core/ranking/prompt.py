@@ -118,6 +118,7 @@ class PromptBuilder:
         self.settings = settings
         self.tokenizer = tokenizer
         self._template = template = TEMPLATES[settings.template]
+        self.titles = list(titles)
         self._titles = [" " + " ".join(title.split()) for title in titles]
         self.title_tokens = [tokens[: settings.title_tokens] for tokens in self.tokenize(self._titles)]
         self._history_marks = _marks(template.history_mark, template, number=range(1, settings.history_length + 1))

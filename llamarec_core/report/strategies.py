@@ -14,7 +14,7 @@ from llamarec_core.evaluation import METRICS, per_user, stratified_mean
 from llamarec_core.files import InputError
 
 Answers = Mapping[tuple[str, str, bool, int], pd.DataFrame]
-"""(data set, strategy, whether it was tuned, seed) → the columns of :data:`llamarec_core.comparison.COLUMNS`."""
+"""(data set, strategy, whether it was tuned, seed) → the columns of :data:`llamarec_core.llm_baselines.comparison.COLUMNS`."""
 
 COUNTED = ("forward_passes", "tokens_read", "tokens_generated")
 """What the cost formula predicts of a request."""
@@ -27,7 +27,7 @@ def strategies_table(answers: Answers, *, samples: int, seed: int) -> pd.DataFra
     """Estimate metrics and cost of every strategy in every state.
 
     Args:
-        answers: as :func:`llamarec_core.comparison.load_answers` returns them.
+        answers: as :func:`llamarec_core.llm_baselines.comparison.load_answers` returns them.
         samples: bootstrap samples behind each interval.
         seed: of the bootstrap.
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llamarec_core.comparison import COLUMNS
 from llamarec_core.evaluation import published_inference_times, published_llm_baselines
 from llamarec_core.files import InputError
+from llamarec_core.llm_baselines.comparison import COLUMNS
 from llamarec_core.report import (
     differences_table,
     inference_times,
