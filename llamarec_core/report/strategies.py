@@ -14,7 +14,7 @@ from llamarec_core.evaluation import METRICS, per_user, stratified_mean
 from llamarec_core.files import InputError
 
 Answers = Mapping[tuple[str, str, bool, int], pd.DataFrame]
-"""(data set, strategy, whether it was tuned, seed) → the columns of :data:`llamarec_core.llm_baselines.comparison.COLUMNS`."""
+"""(data set, strategy, whether it was tuned, seed) → :data:`llamarec_core.llm_baselines.comparison.COLUMNS`."""
 
 COUNTED = ("forward_passes", "tokens_read", "tokens_generated")
 """What the cost formula predicts of a request."""
