@@ -13,7 +13,7 @@
 from pathlib import Path
 
 from llamarec_core.files import InputError
-from llamarec_core.grid import ORDERS, Grid, run_name
+from llamarec_core.grid import Grid
 from llamarec_core.settings import load_profile
 
 PROFILE = config.get("profile", "quick")
@@ -55,16 +55,13 @@ rule all:
         expand(f"{NOTEBOOKS}/{{page}}.ipynb", page=["4_results", "status"]),
 
 
-# `make grid` runs next to the study: every point of the retrievers' grid, then what was chosen with more seeds, under
-# the orders of ties that the authors' code left, and validated as they did. A run is one processor core's work. Records
-# and ranks are results, so that a grid that is made larger runs only its new points.
+# `make grid` runs next to the study: every point of the retrievers' grid, then what was chosen with more seeds. A run
+# is one processor core's work. Records and ranks are results: a grid that is made larger runs only its new points.
 
 # as the library names what it writes
 GRID = f"results/{PROFILE}/grid"
 RECORD = f"{GRID}/records/{{dataset}}/{{method}}/decay{{decay}}-dropout{{dropout}}-seed{SETTINGS.seed}.json"
 TESTED = f"{GRID}/ranks/{{dataset}}/{{method}}-seed{{seed}}.parquet"
-ORDERED = f"{GRID}/ranks/{{dataset}}/ties/lrurec-{{order}}-tested-{{order}}-seed{SETTINGS.seed}.parquet"
-AS_PUBLISHED = f"{GRID}/ranks/{{dataset}}/lrurec-validated-as-published-seed{SETTINGS.seed}.parquet"
 
 
 def train(method, options):
@@ -76,12 +73,7 @@ def points(wildcards, method=None, dataset=None):
     """The records of one grid's points."""
     grid = Grid(SETTINGS, dataset or wildcards.dataset, method or wildcards.method, Path())
     settings = [grid.retriever(**point) for point in grid.settings.points()]
-    return [str(grid.record_file(run_name(of_point, seed=SETTINGS.seed))) for of_point in settings]
-
-
-def points_of_lrurec(wildcards):
-    """The records of LRURec's grid on a data set."""
-    return points(wildcards, "lrurec")
+    return [str(grid.record_file(of_point, seed=SETTINGS.seed)) for of_point in settings]
 
 
 def dataset_unless_recorded(wildcards):
@@ -98,13 +90,6 @@ rule grid:
             for dataset, settings in by_dataset.items()
             for place in range(settings.seeds)
         ],
-        [
-            ORDERED.format(dataset=dataset, order=order)
-            for dataset, orders in ORDERS.items()
-            if dataset in SETTINGS.grid.get("lrurec", {})
-            for order in orders
-        ],
-        expand(AS_PUBLISHED, dataset=SETTINGS.grid.get("lrurec", {})),
 
 
 rule grid_point:
@@ -127,30 +112,6 @@ rule grid_choice:
         method="|".join(SETTINGS.grid) or "none",
     shell:
         train("{wildcards.method}", "--seed {wildcards.seed}")
-
-
-rule grid_order:
-    message: "lrurec on {wildcards.dataset} as chosen, ties {wildcards.order}"
-    input:
-        ancient(points_of_lrurec),
-    output:
-        ORDERED,  # the same run is tested under each of the data set's orders: those files lie beside it
-    params:
-        method="lrurec",
-    shell:
-        train("{params.method}", "--order {wildcards.order}")
-
-
-rule grid_validated_as_published:
-    message: "lrurec on {wildcards.dataset} as chosen, validated as published"
-    input:
-        ancient(points_of_lrurec),
-    output:
-        AS_PUBLISHED,
-    params:
-        method="lrurec",
-    shell:
-        train("{params.method}", "--validated-as-published")
 
 
 # `make retrieval` makes the retrieval pages of the book from what the grid left.

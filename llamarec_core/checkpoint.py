@@ -46,8 +46,7 @@ def load_checkpoint(
 
     Args:
         path: the file that :func:`save_checkpoint` wrote.
-        settings: those that must be as they were; others in the file are not looked at, and one that the file does not
-            know, because it is younger, was off (0, false, none) then.
+        settings: those that must be as they were, as :func:`first_difference` tells.
         device: where the tensors go.
 
     Raises:
@@ -60,15 +59,25 @@ def load_checkpoint(
         progress, stored = header["progress"], header["settings"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a whole checkpoint ({error}): delete it to start this step again.") from None
+    name = first_difference(stored, settings)
+    if name:
+        raise InputError(
+            f"{path} was written with {name} = {stored.get(name)!r}, but this run has {name} = {settings[name]!r}: "
+            "delete it to start this step again, or restore the setting."
+        )
+    return tensors, progress
+
+
+def first_difference(stored: dict[str, Any], settings: dict[str, Any]) -> str | None:
+    """Return the name of the first setting that is not as it was stored, or none.
+
+    Others that were stored are not looked at. One that is younger than what was stored was off (0, false, none) then.
+    """
     # through JSON, so that a tuple and the list that it was stored as count as equal
     for name, value in json.loads(json.dumps(settings)).items():
-        differs = stored[name] != value if name in stored else bool(value)
-        if differs:
-            raise InputError(
-                f"{path} was written with {name} = {stored.get(name)!r}, but this run has {name} = {value!r}: "
-                "delete it to start this step again, or restore the setting."
-            )
-    return tensors, progress
+        if stored[name] != value if name in stored else bool(value):
+            return name
+    return None
 
 
 def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -35,16 +35,14 @@ def data(
 @app.command()
 def train(
     dataset: Annotated[str, typer.Argument(help="a data set of the profile's grid")],
-    method: Annotated[str, typer.Argument(help="lrurec, sasrec, bert4rec or narm")],
+    method: Annotated[str, typer.Argument(help="lrurec, sasrec, bert4rec, narm or item_knn")],
     profile: Annotated[str, typer.Option(help="a profile's name or file")] = "small",
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay; else the grid's choice")] = None,
     dropout: Annotated[float | None, typer.Option(help="dropout probability; else the grid's choice")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="a whole number; else the profile's")] = None,
-    order: Annotated[str | None, typer.Option(help="by_item_id, order_run_a or order_run_b: compare ties")] = None,
-    validated_as_published: Annotated[bool, typer.Option(help="let the history compete in validation")] = False,
 ) -> None:
     """Train one point of a retriever's grid, or train and test the point that the grid chose."""
-    from llamarec_core.grid import BY_ITEM_ID, ORDERS, Grid
+    from llamarec_core.grid import Grid
     from llamarec_core.settings import load_profile
     from llamarec_core.study import find_profile, find_root
 
@@ -53,20 +51,12 @@ def train(
     seed = grid.profile.seed if seed is None else seed
     if (weight_decay is None) != (dropout is None):
         raise InputError("Give --weight-decay and --dropout together, or neither, to take the grid's choice.")
-    orders = ORDERS.get(dataset, ())
-    if order is not None and order not in orders:
-        raise InputError(f"{dataset} has no order {order!r} of ties: choose from {', '.join(orders) or 'none'}.")
-    if order is not None and validated_as_published:
-        raise InputError("Give --order or --validated-as-published, not both: the ties are compared as tested.")
     given = {"weight_decay": weight_decay, "dropout": dropout}
     settings = grid.chosen() if dropout is None else grid.retriever(**given)
-    if validated_as_published:
-        settings = settings.model_copy(update={"validation_candidates": "as_published"})
-    record = grid.train(settings, seed=seed, order=order or BY_ITEM_ID)
+    record = grid.train(settings, seed=seed)
     typer.echo(f"{method} on {dataset}: validation Recall@10 {record['recall@10']:.4f}")
     if dropout is None:
-        tested = grid.test_orders(settings, seed=seed, trained=order) if order else [grid.test(settings, seed=seed)]
-        typer.echo("\n".join(str(path.relative_to(root)) for path in tested))
+        typer.echo(grid.test(settings, seed=seed).relative_to(root))
 
 
 @app.command()

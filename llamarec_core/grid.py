@@ -2,40 +2,26 @@
 
 The paper tries weight decay {0, 0.01} and dropout {0.1 … 0.5} and does not say what won. Here every point of the grid
 is a run of its own, so that runs can go side by side, be killed and go on. The choice is made on validation Recall@10
-alone; only what was chosen is tested.
+alone; only what was chosen is tested. ItemKNN tries its own parameters inside its one run.
 
 Weights and checkpoints lie in ``runs/<profile>/<data set>/grid/<method>/<run>``. What a reader cites lies in
 ``results/<profile>/grid``: ``records/<data set>/<method>/<run>.json`` says what was trained, on which machine and
 how it went, ``<run>.csv`` beside it is the validation curve, and ``ranks`` holds ranks files as the study's.
 """
 
-import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pandas as pd
 import torch
 
-from llamarec_core.data import Dataset, load_dataset
+from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, read_json, replacing, write_json
 from llamarec_core.provenance import circumstances, commit_name, keep_record, peak_memory_mib
-from llamarec_core.retrieval import SequentialRecommender, fit_retriever, read_ranks, target_ranks, write_ranks
+from llamarec_core.retrieval import Retriever, fit_retriever, sampled_users, target_ranks, write_ranks
 from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSettings
-
-BY_ITEM_ID = "by_item_id"
-"""This study's order of events that share a timestamp."""
-
-ORDERS = {
-    "beauty": (BY_ITEM_ID, "order_run_a", "order_run_b"),
-    "games": (BY_ITEM_ID, "order_run_b"),
-}
-"""The orders of ties that are compared, by data set: ours, and what two runs of the authors' code left.
-
-The source of Games has no times to tie: it is in the order of the first of these runs already.
-"""
 
 
 @dataclass(frozen=True)
@@ -76,77 +62,69 @@ class Grid:
         """
         return self.profile.for_dataset(self.dataset).retriever.changed({"method": self.method} | changes)
 
-    def load_dataset(self, order: str = BY_ITEM_ID) -> Dataset:
-        """Load the data set that ``1_data`` wrote, or the same events in another order, from their source.
+    def load_dataset(self) -> Dataset:
+        """Load the data set that ``1_data`` wrote.
 
         Raises:
             InputError: it is missing.
         """
-        if order != BY_ITEM_ID:
-            return load_dataset(self.dataset, order=order)
         folder = self.root / "runs" / self.profile.name / self.dataset / "dataset"
         if not folder.is_dir():
             raise InputError(f"{folder} is missing: run notebooks/1_data.ipynb for {self.dataset!r} first.")
         return Dataset.load(folder)
 
-    def folder(self, run: str) -> Path:
+    def folder(self, settings: RetrieverSettings, *, seed: int) -> Path:
         """Where a run's weights and checkpoint lie."""
+        run = run_name(settings, seed=seed)
         return self.root / "runs" / self.profile.name / self.dataset / "grid" / self.method / run
 
-    def record_file(self, run: str) -> Path:
+    def record_file(self, settings: RetrieverSettings, *, seed: int) -> Path:
         """The record of a finished run."""
-        return self.results / "records" / self.dataset / self.method / f"{run}.json"
+        return self.results / "records" / self.dataset / self.method / f"{run_name(settings, seed=seed)}.json"
 
-    def model(self, settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID) -> SequentialRecommender:
+    def model(self, settings: RetrieverSettings, *, seed: int) -> Retriever:
         """Return the trained model of a run; it is trained again where ``runs`` was cleared.
 
         Raises:
             InputError: as :meth:`train`.
         """
-        folder = self.folder(run_name(settings, seed=seed, order=order))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # what the grid chose is tested in several ways side by side, each of which may find `runs` cleared
-        with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
-            return fit_retriever(self.load_dataset(order), settings, seed=seed, folder=folder)
+        return fit_retriever(self.load_dataset(), settings, seed=seed, folder=self.folder(settings, seed=seed))
 
-    def train(self, settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID) -> dict[str, Any]:
+    def train(self, settings: RetrieverSettings, *, seed: int) -> dict[str, Any]:
         """Train one run, or go on with it, and record it; a recorded run is left alone.
 
         Returns:
             The run's record.
 
         Raises:
-            InputError: the data set or its order is missing, or training diverged.
+            InputError: the data set is missing, or training diverged.
         """
-        run = run_name(settings, seed=seed, order=order)
-        if self.record_file(run).is_file():
-            return read_json(self.record_file(run))
-        made = circumstances(self.root)  # now, because the code on disk may change while it runs
-        model, dataset = self.model(settings, seed=seed, order=order), self.load_dataset(order)
-        curve = pd.read_csv(self.folder(run) / "training.csv")
+        file = self.record_file(settings, seed=seed)
+        if file.is_file():
+            return read_json(file)
+        model, folder = self.model(settings, seed=seed), self.folder(settings, seed=seed)
+        curve = pd.read_csv(folder / "training.csv")
         best = curve.loc[curve["recall@10"].idxmax()]
+        made = read_json(folder / "circumstances.json")
         record = {
             "dataset": self.dataset,
             "method": self.method,
             "weight_decay": settings.weight_decay,
             "dropout": settings.dropout,
             "seed": seed,
-            "order": order,
             "recall@10": best["recall@10"],
             "ndcg@10": best["ndcg@10"],
             "best_epoch": best["epoch"],
             "epochs": curve["epoch"].iloc[-1],
-            "seconds": curve["seconds"].iloc[-1],
             "threads": torch.get_num_threads(),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "settings": settings.model_dump(),
-            "data_sha256": dataset.content_hash,
+            "data_sha256": self.load_dataset().content_hash,
             **made,
-            "peak_memory_mib": peak_memory_mib(),
         }
-        with replacing(self.record_file(run).with_suffix(".csv")) as temporary:
+        with replacing(file.with_suffix(".csv")) as temporary:
             curve.to_csv(temporary, index=False)
-        write_json(self.record_file(run), record)
+        write_json(file, record)
         return record
 
     def chosen(self) -> RetrieverSettings:
@@ -157,41 +135,22 @@ class Grid:
         """
         recalls = []
         for point in self.settings.points():
-            file = self.record_file(run_name(self.retriever(**point), seed=self.profile.seed))
+            file = self.record_file(self.retriever(**point), seed=self.profile.seed)
             if not file.is_file():
                 raise InputError(f"{file} is missing: train all points of the grid first (`make grid`).")
             recalls.append(read_json(file)["recall@10"])
         return self.retriever(**self.settings.points()[recalls.index(max(recalls))])
 
     def test(self, settings: RetrieverSettings, *, seed: int) -> Path:
-        """Rank the test targets by a trained run and write the ranks file, by this study's order of ties."""
-        name = self.method if settings.validation_candidates == "as_tested" else f"{self.method}-validated-as-published"
-        path = self.results / "ranks" / self.dataset / f"{name}-seed{seed}.parquet"
-        self._test(settings, path, seed=seed, trained=BY_ITEM_ID, tested=BY_ITEM_ID)
-        return path
-
-    def test_orders(self, settings: RetrieverSettings, *, seed: int, trained: str) -> list[Path]:
-        """Rank the test targets that each order of ties leaves, by a run trained under the order ``trained``."""
-        folder = self.results / "ranks" / self.dataset / "ties"
-        orders = ORDERS[self.dataset]
-        paths = [folder / f"{self.method}-{trained}-tested-{tested}-seed{seed}.parquet" for tested in orders]
-        for path, tested in zip(paths, orders, strict=True):
-            self._test(settings, path, seed=seed, trained=trained, tested=tested)
-        return paths
-
-    def _test(self, settings: RetrieverSettings, path: Path, *, seed: int, trained: str, tested: str) -> None:
+        """Rank the test targets by a trained run and write the ranks file."""
+        path = self.results / "ranks" / self.dataset / f"{self.method}-seed{seed}.parquet"
         started, made = time.perf_counter(), circumstances(self.root)
-        model, dataset = self.model(settings, seed=seed, order=trained), self.load_dataset(tested)
-        ranks = target_ranks(model, dataset, "test", max_length=settings.max_length)
-        users = range(dataset.n_users)
-        write_ranks(pd.DataFrame({"user": users, "target": dataset.targets("test"), "rank": ranks}), path)
-        command = f"llamarec train {self.dataset} {self.method} --profile {self.profile.name} --seed {seed}"
-        if path.parent.name == "ties":
-            command += f" --order {trained}"
-        elif settings.validation_candidates == "as_published":
-            command += " --validated-as-published"
+        model, dataset = self.model(settings, seed=seed), self.load_dataset()
+        users = sampled_users(dataset, settings.test_users, "test")
+        ranks = target_ranks(model, dataset, "test", users=users)
+        write_ranks(pd.DataFrame({"user": users, "target": dataset.targets("test")[users], "rank": ranks}), path)
         record = {
-            "command": command,
+            "command": f"llamarec train {self.dataset} {self.method} --profile {self.profile.name} --seed {seed}",
             **made,
             "peak_memory_mib": peak_memory_mib(),
             "data_sha256": {dataset.name: dataset.content_hash},
@@ -200,14 +159,12 @@ class Grid:
             "wall_seconds": round(time.perf_counter() - started, 1),
         }
         keep_record(self.root, [path], name=path.stem, record=record)
+        return path
 
 
-def run_name(settings: RetrieverSettings, *, seed: int, order: str = BY_ITEM_ID) -> str:
+def run_name(settings: RetrieverSettings, *, seed: int) -> str:
     """Name a run by what sets it apart from the others of its grid."""
-    name = f"decay{settings.weight_decay:g}-dropout{settings.dropout:g}-seed{seed}"
-    if settings.validation_candidates == "as_published":
-        name += "-validated-as-published"
-    return name if order == BY_ITEM_ID else f"{name}-{order}"
+    return f"decay{settings.weight_decay:g}-dropout{settings.dropout:g}-seed{seed}"
 
 
 def load_curves(profile: Profile, *, root: Path) -> dict[tuple[str, str], pd.DataFrame]:
@@ -220,23 +177,11 @@ def load_curves(profile: Profile, *, root: Path) -> dict[tuple[str, str], pd.Dat
     if not table["chosen"].any():
         raise InputError(f"No point of the grid of {profile.name!r} was trained: run `make grid` first.")
     curves = {}
-    for row in table[table["chosen"]].itertuples():
+    for row in table[table["chosen"] & (table["method"] != "item_knn")].itertuples():  # which has no curve over time
         grid = Grid(profile, row.dataset, row.method, root)
-        run = run_name(grid.retriever(weight_decay=row.weight_decay, dropout=row.dropout), seed=row.seed)
-        curves[row.dataset, row.method] = pd.read_csv(grid.record_file(run).with_suffix(".csv"))
+        settings = grid.retriever(weight_decay=row.weight_decay, dropout=row.dropout)
+        curves[row.dataset, row.method] = pd.read_csv(grid.record_file(settings, seed=row.seed).with_suffix(".csv"))
     return curves
-
-
-def load_orders(profile: Profile, *, root: Path) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """Return LRURec's ranks under each order of ties: (data set, order trained under, order tested under) → ranks."""
-    found = {}
-    for dataset, orders in ORDERS.items():
-        folder = root / "results" / profile.name / "grid" / "ranks" / dataset / "ties"
-        for trained, tested in itertools.product(orders, orders):
-            path = folder / f"lrurec-{trained}-tested-{tested}-seed{profile.seed}.parquet"
-            if path.is_file():
-                found[dataset, trained, tested] = read_ranks(path)
-    return found
 
 
 def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
@@ -257,7 +202,7 @@ def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
             grid = Grid(profile, name, method, root)
             found = []
             for point in grid.settings.points():
-                file = grid.record_file(run_name(grid.retriever(**point), seed=profile.seed))
+                file = grid.record_file(grid.retriever(**point), seed=profile.seed)
                 record = read_json(file) if file.is_file() else {}
                 row = {"dataset": name, "method": method, **point, "seed": profile.seed}
                 row |= {column: record.get(column) for column in columns}

@@ -49,7 +49,7 @@ class Recommender:
         if not 1 <= count <= size:
             raise InputError(f"{count} recommendations were asked for: choose from 1 to {size}.")
         items = np.array([find_item(self.dataset, item) for item in history], dtype=np.int32)
-        candidates = top_candidates(self.retriever, items, max_length=self.settings.retriever.max_length, k=size)
+        candidates = top_candidates(self.retriever, items, k=size)
         probabilities = self.ranker.probabilities([items], [candidates])[0]
         # a stable sort leaves the retriever's order among equals
         order = np.argsort(-probabilities, kind="stable")[:count]

@@ -16,25 +16,21 @@ from llamarec_core.files import InputError, read_yaml
 MAX_CANDIDATES = 20
 """The verbalizer's labels are the letters A…T, twenty of them."""
 
-Method = Literal["lrurec", "sasrec", "bert4rec", "narm"]
-"""The sequential recommenders."""
+Method = Literal["lrurec", "sasrec", "bert4rec", "narm", "item_knn"]
+"""The retrievers."""
 
 
 class RetrieverSettings(Settings):
     """Stage 1: the sequential recommender and its training (LRURec, arXiv 2310.02367, section 4.1)."""
 
     method: Method = "lrurec"
-    """The sequential recommender."""
-    dim: Width = 64
-    """Width of the item embedding and of every hidden state."""
+    """The retriever; of ``item_knn`` the other settings but ``validation_users`` and ``test_users`` say nothing."""
+    dim: Annotated[Width, Field(multiple_of=2)] = 64
+    """Width of the item embedding and of every hidden state, of which each of two attention heads gets half."""
     blocks: PositiveInt = 2
     """Number of (linear recurrent unit or attention, feed-forward) blocks, or of NARM's recurrent layers."""
-    heads: PositiveInt = 2
-    """Attention heads of SASRec and BERT4Rec; they divide ``dim``."""
     dropout: Fraction = 0.2
     """Dropout probability everywhere in the model; the paper's grid is 0.1 … 0.5."""
-    mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Share of a training sequence that BERT4Rec hides and restores."""
     max_length: PositiveInt = 50
     """Most recent interactions read from a history; the paper takes 200 for MovieLens, 50 otherwise."""
     batch_size: PositiveInt = 128
@@ -49,14 +45,10 @@ class RetrieverSettings(Settings):
     """Iterations between two validations; a checkpoint is written at each."""
     patience: PositiveInt = 20
     """Validations without a better Recall@10 after which training stops."""
-    validation_candidates: Literal["as_tested", "as_published"] = "as_tested"
-    """``as_tested`` drops the history's items in validation too; the authors' validation keeps them."""
-
-    @model_validator(mode="after")
-    def _heads_divide_dim(self) -> "RetrieverSettings":
-        if self.dim % self.heads:
-            raise ValueError(f"heads: {self.heads} does not divide dim = {self.dim}: choose a divisor")
-        return self
+    validation_users: PositiveInt | None = None
+    """Users drawn to validate on, the same for all retrievers and seeds; empty takes all, as the paper does."""
+    test_users: PositiveInt | None = None
+    """Users drawn to test on, likewise; for data so large that ranking all items for all users takes hours."""
 
 
 class GridSettings(Settings):

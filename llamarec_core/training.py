@@ -15,6 +15,7 @@ Several processes (``accelerate launch``, ``torchrun``) all run this loop; the m
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from llamarec_core.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, under
-from llamarec_core.files import InputError, replacing, write_json
+from llamarec_core.files import InputError, alone, replacing, write_json
 from llamarec_core.provenance import circumstances, peak_memory_mib
 
 if TYPE_CHECKING:
@@ -115,37 +116,32 @@ def train(
         The best weights, in every process.
 
     Raises:
-        InputError: the folder holds a run of another identity, or the loss is no longer a number.
+        InputError: the folder holds a run of another identity, another process is at work there, or the loss is no
+            longer a number.
     """
     main = accelerator is None or accelerator.is_main_process
     made = circumstances(Path(__file__).parent)  # now, because the code on disk may change while it runs
     checkpoint = folder / "checkpoint.safetensors"
     run = _Run(task, plan, accelerator)
-    if checkpoint.exists():
-        run.restore(*load_checkpoint(checkpoint, settings=identity))
-    bar = tqdm(
-        desc=description,
-        total=plan.steps,
-        initial=run.step,
-        unit="step",
-        mininterval=10,
-        disable=not (progress and main),
-    )
-    with bar:
-        while not run.has_ended():
-            if run.curve or not plan.validate_first:
-                run.take_steps(bar)
-            run.validate()
-            bar.set_postfix_str(run.figures())
-            if main:
-                save_checkpoint(checkpoint, tensors=run.tensors(), progress=run.progress(), settings=identity)
-    if main:
-        with replacing(folder / "training.csv") as temporary:
-            pd.DataFrame(run.curve).to_csv(temporary, index=False)
-        ran = {"steps": run.step, "seconds": run.curve[-1]["seconds"], "peak_memory_mib": peak_memory_mib()}
-        write_json(folder / "circumstances.json", made | ran)
-        save(run.best, {name: value for name, value in run.curve[run.best_row()].items() if name != "seconds"})
-        checkpoint.unlink()
+    with alone(folder) if main else nullcontext():
+        if checkpoint.exists():
+            run.restore(*load_checkpoint(checkpoint, settings=identity))
+        shown = {"desc": description, "total": plan.steps, "initial": run.step, "unit": "step", "mininterval": 10}
+        with tqdm(**shown, disable=not (progress and main)) as bar:
+            while not run.has_ended():
+                if run.curve or not plan.validate_first:
+                    run.take_steps(bar)
+                run.validate()
+                bar.set_postfix_str(run.figures())
+                if main:
+                    save_checkpoint(checkpoint, tensors=run.tensors(), progress=run.progress(), settings=identity)
+        if main:
+            with replacing(folder / "training.csv") as temporary:
+                pd.DataFrame(run.curve).to_csv(temporary, index=False)
+            ran = {"steps": run.step, "seconds": run.curve[-1]["seconds"], "peak_memory_mib": peak_memory_mib()}
+            write_json(folder / "circumstances.json", made | ran)
+            save(run.best, {name: value for name, value in run.curve[run.best_row()].items() if name != "seconds"})
+            checkpoint.unlink()
     if accelerator:
         accelerator.wait_for_everyone()
     return run.best

@@ -26,8 +26,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from llamarec_core.checkpoint import first_difference
 from llamarec_core.files import InputError, read_json, sha256
-from llamarec_core.grid import BY_ITEM_ID, Grid, grid_table, run_name
+from llamarec_core.grid import Grid, grid_table
 from llamarec_core.provenance import History, notebook_hash, recorded_settings
 from llamarec_core.recompute import NOT_FROM_RANKS, Recomputation
 from llamarec_core.retrieval import read_ranks
@@ -127,16 +128,16 @@ def _records_differ(results: Path, *, root: Path) -> Iterator[str]:
 def _data_differ(results: Path, *, root: Path) -> Iterator[str]:
     """Yield the records that name another hash of a data set than the first; that of ``1_data`` comes first."""
     named = []
-    for file in sorted(results.rglob("provenance.json")):
+    # the same events in another order are other data
+    for file in sorted(file for file in results.rglob("provenance.json") if results / "ties" not in file.parents):
         named += [(name, file, record["data_sha256"]) for name, record in read_json(file).items()]
     for file in sorted((results / "grid" / "records").rglob("*.json")):
         record = read_json(file)
         named.append((file.stem, file, {record["dataset"]: record["data_sha256"]}))
-    known: dict[tuple[str, str], str] = {}
+    known: dict[str, str] = {}
     for name, file, hashes in sorted(named, key=lambda entry: not entry[0].startswith("1_data")):
-        order = re.search(r"order_run_[a-z]+(?=-seed|$)", name)  # the same events in another order are other data
         for dataset, digest in hashes.items():
-            first = known.setdefault((dataset, order[0] if order else BY_ITEM_ID), digest)
+            first = known.setdefault(dataset, digest)
             if digest != first:
                 yield (
                     f"{name!r} in {file.relative_to(root)} was measured on {dataset} with the hash {digest[:12]}…, "
@@ -252,8 +253,8 @@ def _grid_differs(profile: Profile, *, root: Path) -> Iterator[str]:
     for row in grid_table(profile, root=root).itertuples() if profile.grid else ():
         grid = Grid(profile, row.dataset, row.method, root)
         settings = grid.retriever(weight_decay=row.weight_decay, dropout=row.dropout)
-        file = grid.record_file(run_name(settings, seed=row.seed))
-        if file.is_file() and read_json(file)["settings"] != settings.model_dump():
+        file = grid.record_file(settings, seed=row.seed)
+        if file.is_file() and first_difference(read_json(file)["settings"], settings.model_dump()):
             yield f"{file.relative_to(root)} was trained with other settings than {profile.name}.yaml has now."
     for file in sorted((root / "results" / profile.name / "grid" / "records").rglob("*.json")):
         record, place = read_json(file), file.relative_to(root)

@@ -34,12 +34,6 @@ def test_data_prints_the_row_of_table_2():
         (["train", "beauty", "gru4rec"], "has no grid of gru4rec on 'beauty'"),
         (["train", "beauty", "lrurec", "--profile", "quick"], "Profile 'quick' has no grid of lrurec on 'beauty'"),
         (["train", "beauty", "lrurec", "--dropout", "0.1"], "Give --weight-decay and --dropout together"),
-        (["train", "ml-100k", "lrurec", "--order", "order_run_a"], "no order 'order_run_a' of ties: choose from none"),
-        (["train", "games", "lrurec", "--order", "order_run_a"], "choose from by_item_id, order_run_b"),
-        (
-            ["train", "games", "lrurec", *OUT_OF_RANGE, "--order", "order_run_b", "--validated-as-published"],
-            "Give --order or --validated-as-published, not both",
-        ),
         (["train", "games", "lrurec", *OUT_OF_RANGE], "llamarec: dropout: Input should be less than 1 (given: 1.5)."),
         (["data", ".."], "Unknown data set '..'"),
     ],

@@ -1,8 +1,6 @@
-"""The grid: one recorded run a point, chosen on validation, tested once, under each order of ties."""
+"""The grid: one recorded run a point, chosen on validation, tested once."""
 
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -10,27 +8,23 @@ import pytest
 from llamarec_core import grid as grids
 from llamarec_core.data import load_dataset
 from llamarec_core.files import InputError
-from llamarec_core.grid import BY_ITEM_ID, Grid, grid_table, load_curves, load_orders, run_name
+from llamarec_core.grid import Grid, grid_table, load_curves, run_name
 from llamarec_core.retrieval import fit_retriever, read_ranks
-from llamarec_core.settings import Profile, RetrieverSettings
+from llamarec_core.settings import Profile
 
 GRID = {"lrurec": {"mine": {"weight_decay": [0.0, 0.01], "dropout": [0.1], "seeds": 2}}}
 
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """The grid of a profile on a data set of one's own that has another order of ties."""
+    """The grid of a profile on a data set of one's own."""
     events = [(f"u{user}", f"i{(user + step) % 9}", step // 2) for user in range(12) for step in range(7)]
     folder = tmp_path / "data" / "mine"
     folder.mkdir(parents=True)
     frame = pd.DataFrame(events, columns=["user_id", "item_id", "timestamp"])
     frame.to_csv(folder / "interactions.csv", index=False)
     pd.DataFrame({"item_id": [f"i{i}" for i in range(9)], "title": "T"}).to_csv(folder / "items.csv", index=False)
-    reversed_ties = frame.sort_values(["user_id", "timestamp", "item_id"], ascending=[True, True, False])
-    reversed_ties["position"] = range(len(reversed_ties))
-    reversed_ties.drop(columns="timestamp").to_csv(folder / "theirs.csv", index=False)
     monkeypatch.setenv("LLAMAREC_DATA", str(tmp_path / "data"))
-    monkeypatch.setitem(grids.ORDERS, "mine", (BY_ITEM_ID, "theirs"))
     retriever = {"dim": 8, "max_length": 6, "batch_size": 4, "epochs": 2, "validate_every": 3, "patience": 2}
     profile = Profile(name="tiny", seed=5, datasets={"mine": {}}, retriever=retriever, grid=GRID)
     load_dataset("mine").save(tmp_path / "runs" / "tiny" / "mine" / "dataset")
@@ -43,15 +37,15 @@ def train_all(grid):
 
 def test_every_point_leaves_a_record_and_its_curve_and_is_left_alone_afterwards(tiny):
     records = train_all(tiny)
-    run = run_name(tiny.retriever(weight_decay=0.0, dropout=0.1), seed=5)
-    assert run == "decay0-dropout0.1-seed5"
-    curve = pd.read_csv(tiny.record_file(run).with_suffix(".csv"))
+    settings = tiny.retriever(weight_decay=0.0, dropout=0.1)
+    assert run_name(settings, seed=5) == "decay0-dropout0.1-seed5"
+    file = tiny.record_file(settings, seed=5)
+    curve = pd.read_csv(file.with_suffix(".csv"))
     assert records[0]["recall@10"] == pytest.approx(curve["recall@10"].max())
     assert records[0]["method"] == "lrurec"
-    assert records[0]["order"] == BY_ITEM_ID
-    before = tiny.record_file(run).stat().st_mtime_ns
-    assert tiny.train(tiny.retriever(weight_decay=0.0, dropout=0.1), seed=5) == records[0]
-    assert tiny.record_file(run).stat().st_mtime_ns == before
+    before = file.stat().st_mtime_ns
+    assert tiny.train(settings, seed=5) == records[0]
+    assert file.stat().st_mtime_ns == before
 
 
 def test_the_choice_is_made_on_validation_recall_alone(tiny):
@@ -59,7 +53,7 @@ def test_the_choice_is_made_on_validation_recall_alone(tiny):
         tiny.chosen()
     train_all(tiny)
     for place, recall in enumerate((0.3, 0.4)):
-        file = tiny.record_file(run_name(tiny.retriever(**tiny.settings.points()[place]), seed=5))
+        file = tiny.record_file(tiny.retriever(**tiny.settings.points()[place]), seed=5)
         file.write_text(json.dumps(json.loads(file.read_text()) | {"recall@10": recall, "ndcg@10": 1 - recall}))
     assert tiny.chosen().weight_decay == 0.01
     table = grid_table(tiny.profile, root=tiny.root)
@@ -89,13 +83,15 @@ def test_the_test_leaves_ranks_with_their_provenance_also_where_the_weights_were
     assert (read_ranks(path)["target"] == load_dataset("mine").targets("test")).all()
     record = json.loads((path.parent / "provenance.json").read_text())["lrurec-seed5"]
     assert record["command"] == "llamarec train mine lrurec --profile tiny --seed 5"
-    (tiny.folder(run_name(tiny.chosen(), seed=5)) / "retriever.safetensors").unlink()
+    (tiny.folder(tiny.chosen(), seed=5) / "retriever.safetensors").unlink()
     assert tiny.test(tiny.chosen(), seed=5).read_bytes() == before
 
 
 def test_a_record_is_of_the_code_that_the_run_began_with(tiny, monkeypatch):
-    train_all(tiny)
-    settings, state = tiny.chosen(), {"git_commit": "before", "git_dirty": False, "peak_memory_mib": 1}
+    record = tiny.train(tiny.retriever(), seed=6)
+    recorded = json.loads((tiny.folder(tiny.retriever(), seed=6) / "circumstances.json").read_text())
+    assert recorded.items() <= record.items()
+    state = {"git_commit": "before", "git_dirty": False, "peak_memory_mib": 1}
 
     def edited_meanwhile(*arguments, **options):
         state["git_commit"] = "after"
@@ -103,54 +99,14 @@ def test_a_record_is_of_the_code_that_the_run_began_with(tiny, monkeypatch):
 
     monkeypatch.setattr(grids, "circumstances", lambda root: dict(state))
     monkeypatch.setattr(grids, "fit_retriever", edited_meanwhile)
-    record = tiny.train(settings, seed=6)
-    assert (record["git_commit"], record["peak_memory_mib"] > 1) == ("before", True)
-    state["git_commit"] = "before"
-    folder = tiny.test(settings, seed=6).parent
+    folder = tiny.test(tiny.retriever(), seed=6).parent
     record = json.loads((folder / "provenance.json").read_text())["lrurec-seed6"]
     assert (record["git_commit"], record["peak_memory_mib"] > 1) == ("before", True)
-
-
-def test_two_processes_do_not_train_in_one_folder(tiny, monkeypatch):
-    inside, most = [], []
-
-    def fit(*arguments, **options):
-        inside.append(1)
-        most.append(len(inside))
-        time.sleep(0.2)
-        inside.pop()
-
-    monkeypatch.setattr(grids, "fit_retriever", fit)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda seed: tiny.model(tiny.retriever(), seed=seed), [5, 5]))
-    assert most == [1, 1]
 
 
 def test_a_setting_out_of_range_is_named(tiny):
     with pytest.raises(InputError, match=r"^dropout: Input should be less than 1 \(given: 1.5\)\.$"):
         tiny.retriever(dropout=1.5)
-
-
-def test_a_run_is_tested_under_each_order_of_ties_on_that_orders_targets(tiny):
-    train_all(tiny)
-    for trained in grids.ORDERS["mine"]:
-        tiny.train(tiny.chosen(), seed=5, order=trained)
-        tiny.test_orders(tiny.chosen(), seed=5, trained=trained)
-    ranks = {key[1:]: frame for key, frame in load_orders(tiny.profile, root=tiny.root).items() if key[0] == "mine"}
-    assert len(ranks) == 4
-    theirs = load_dataset("mine", order="theirs")
-    for (_, tested), frame in ranks.items():
-        dataset = theirs if tested == "theirs" else load_dataset("mine")
-        assert (frame["target"] == dataset.targets("test")).all()
-    assert sorted(theirs.items) == sorted(load_dataset("mine").items)
-    assert (theirs.items != load_dataset("mine").items).any()
-
-
-def test_validation_as_published_has_a_name_of_its_own(tiny):
-    settings = RetrieverSettings(**tiny.retriever().model_dump() | {"validation_candidates": "as_published"})
-    assert run_name(settings, seed=5).endswith("-seed5-validated-as-published")
-    tiny.train(settings, seed=5)
-    assert tiny.test(settings, seed=5).name == "lrurec-validated-as-published-seed5.parquet"
 
 
 def test_a_grid_that_the_profile_lacks_is_answered_by_its_remedy(tiny):

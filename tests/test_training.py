@@ -127,6 +127,24 @@ def test_a_checkpoint_of_another_run_is_refused(run, tmp_path, monkeypatch):
         run(Counting({}), steps=4)
 
 
+def test_a_folder_has_one_process_and_a_record_of_the_code_at_its_start(
+    run, tmp_path, monkeypatch
+):
+    state = {"git_commit": "before"}
+    monkeypatch.setattr(training, "circumstances", lambda root: dict(state))
+    task, step = Counting({}), Counting.step
+
+    def beside_another(self, number):
+        state["git_commit"] = "after"
+        with pytest.raises(InputError, match="Another process is at work"):
+            run(Counting({}), steps=1)
+        return step(self, number)
+
+    monkeypatch.setattr(task, "step", beside_another.__get__(task))
+    run(task, steps=1)
+    assert json.loads((tmp_path / "circumstances.json").read_text())["git_commit"] == "before"
+
+
 def test_a_time_budget_ends_the_run_and_the_learning_rate_with_it(run, monkeypatch):
     """A step takes a second, a validation five: of 60 seconds 5 are left for the last validation."""
     clock = Clock()

@@ -3,13 +3,14 @@
 Dataset ──training──▶ retriever ──candidates──▶ candidates file (for the ranker) and ranks file (for the tables)
 """
 
-from llamarec_core.retrieval.bert4rec import BERT4Rec
 from llamarec_core.retrieval.candidates import (
+    Candidates,
+    load_candidates,
     popularity_scores,
-    ranks_of,
     read_candidates,
     read_ranks,
     retrieve,
+    sampled_users,
     scorer,
     target_ranks,
     top_candidates,
@@ -17,27 +18,27 @@ from llamarec_core.retrieval.candidates import (
     write_ranks,
 )
 from llamarec_core.retrieval.fit import fit_retriever, load_retriever
+from llamarec_core.retrieval.item_knn import training_prefix_candidates
 from llamarec_core.retrieval.lru import LRURec
-from llamarec_core.retrieval.narm import NARM
-from llamarec_core.retrieval.recommender import SequentialRecommender
-from llamarec_core.retrieval.sasrec import SASRec
+from llamarec_core.retrieval.recommender import Retriever, SequentialRecommender
 
 __all__ = [
-    "NARM",
-    "BERT4Rec",
+    "Candidates",
     "LRURec",
-    "SASRec",
+    "Retriever",
     "SequentialRecommender",
     "fit_retriever",
+    "load_candidates",
     "load_retriever",
     "popularity_scores",
-    "ranks_of",
     "read_candidates",
     "read_ranks",
     "retrieve",
+    "sampled_users",
     "scorer",
     "target_ranks",
     "top_candidates",
+    "training_prefix_candidates",
     "write_candidates",
     "write_ranks",
 ]

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from llamarec_core.retrieval.recommender import SequentialRecommender
+from llamarec_core.retrieval.recommender import HEADS, SequentialRecommender
 from llamarec_core.settings import RetrieverSettings
+
+MASKED = 0.2
+"""Share of a training sequence that is hidden and restored."""
 
 
 class BERT4Rec(SequentialRecommender):
@@ -26,20 +29,18 @@ class BERT4Rec(SequentialRecommender):
 
     Args:
         n_items: size of the catalogue; items are numbered 1 … n_items, 0 pads and n_items + 1 masks.
-        settings: ``dim``, ``blocks``, ``heads``, ``dropout``, ``max_length`` and ``mask_probability`` are read.
+        settings: ``dim``, ``blocks``, ``dropout`` and ``max_length`` are read.
     """
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
         super().__init__(n_items, settings, extra_tokens=1)
         dim = settings.dim
         self.mask = n_items + 1
-        self.mask_probability = settings.mask_probability
-        self.max_length = settings.max_length
         self.positions = nn.Embedding(settings.max_length + 1, dim)  # one more for the mask behind a full history
         self.embedding_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(settings.dropout)
         layer = nn.TransformerEncoderLayer(
-            dim, settings.heads, 4 * dim, settings.dropout, F.gelu, batch_first=True, norm_first=True
+            dim, HEADS, 4 * dim, settings.dropout, F.gelu, batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, settings.blocks, nn.LayerNorm(dim), enable_nested_tensor=False)
         self.out_projection = nn.Linear(dim, dim)
@@ -62,12 +63,12 @@ class BERT4Rec(SequentialRecommender):
     def training_states(self, sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Hide items at random and return the states at their places with the items: (positions, dim) and (positions,).
 
-        Each place is masked with ``mask_probability``. In one sequence of ten only the last item is, as when the
+        Each place is masked with probability :data:`MASKED`. In one sequence of ten only the last item is, as when the
         next item is predicted (section 3.6), and so it is where chance masks nothing.
         """
         padded = pad_sequence([sequence[-self.max_length :] for sequence in sequences], batch_first=True)
         device = padded.device
-        masked = (torch.rand(padded.shape, device=device) < self.mask_probability) & (padded > 0)  # (batch, length)
+        masked = (torch.rand(padded.shape, device=device) < MASKED) & (padded > 0)  # (batch, length)
         last = F.one_hot((padded > 0).sum(1) - 1, padded.shape[1]).bool()
         only_last = (torch.rand(len(padded), 1, device=device) < 0.1) | ~masked.any(1, keepdim=True)
         masked = torch.where(only_last, last, masked)

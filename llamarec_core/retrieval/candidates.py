@@ -7,25 +7,27 @@ depend on the batch size or on the sorting of the day::
     rank = 1 + #{i : s_i > s_target} + #{i < target : s_i = s_target},   i over the items outside the history.
 
 The target itself always counts, even where the history holds it already. It is among the k
-candidates exactly when its rank is at most k, and then stands at place rank − 1.
+candidates exactly when its rank is at most k, and then stands at index rank − 1.
 
 The candidates file feeds the ranker, the ranks files every table (DESIGN: the contracts between stages).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing
-from llamarec_core.retrieval.recommender import SequentialRecommender
+from llamarec_core.retrieval.recommender import Retriever
 
 Split = Literal["validation", "test"]
 
@@ -44,79 +46,77 @@ CANDIDATES = pa.schema(
 RANKS = pa.schema({"user": pa.int32(), "target": pa.int32(), "rank": pa.int32()})
 """Columns of a ranks file, one row a user."""
 
+BATCH_SIZE = 256
+"""Users scored at once; (BATCH_SIZE, n_items + 1) scores are in memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The best k items of some users for one split, best first, and the rank of each target among all items."""
+
+    users: np.ndarray
+    """int32 (n,)."""
+    targets: np.ndarray
+    """int32 (n,)."""
+    ranks: np.ndarray
+    """1-based, int32 (n,)."""
+    items: np.ndarray
+    """int32 (n, k)."""
+    scores: np.ndarray
+    """The retriever's, float32 (n, k)."""
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def take(self, rows: np.ndarray) -> "Candidates":
+        """Return some rows, given their numbers or a mask."""
+        return Candidates(*(column[rows] for column in vars(self).values()))
+
+    def ranks_frame(self) -> pd.DataFrame:
+        """Return the retriever's own ranks, as :func:`write_ranks` takes them."""
+        return pd.DataFrame({"user": self.users, "target": self.targets, "rank": self.ranks})
+
 
 def retrieve(
-    model: SequentialRecommender, dataset: Dataset, split: Split, *, max_length: int, k: int = 20, batch_size: int = 256
-) -> pd.DataFrame:
+    model: Retriever, dataset: Dataset, split: Split, *, k: int = 20, users: np.ndarray | None = None
+) -> Candidates:
     """Rank the whole catalogue for every user and keep the best k items.
 
     Args:
         model: a retriever, e.g. :class:`~llamarec_core.retrieval.lru.LRURec`.
         dataset: the users.
         split: ``validation`` or ``test``: which target is to be found, from the history before it.
-        max_length: most recent interactions that the model reads; the whole history is excluded.
         k: candidates a user.
-        batch_size: users scored at once; (batch_size, n_items + 1) scores are in memory.
-
-    Returns:
-        One row a user, with the columns of :data:`CANDIDATES`; ``items`` and ``scores`` hold k values, best first.
+        users: for these users alone, ascending; ``None`` takes all.
 
     Raises:
         InputError: some user has fewer than k items outside the history, or the scores are not numbers.
     """
     if k > dataset.n_items:
         raise InputError(f"{dataset.name} has {dataset.n_items} items, but {k} a user are to be kept: take more data.")
-    frames = []
-    for users, targets, scores in _scored_batches(model, dataset, split, max_length=max_length, batch_size=batch_size):
+    parts = []
+    for some, targets, scores in _scored_batches(model, dataset, split, users):
         top_scores, top_items = _top(scores, k)
         if top_scores.isneginf().any():
-            user = users[int(top_scores.isneginf().any(1).nonzero()[0])]
+            user = some[int(top_scores.isneginf().any(1).nonzero()[0])]
             raise InputError(
                 f"User {user} of {dataset.name} has fewer than {k} items outside the history: choose a smaller k."
             )
-        frames.append(
-            pd.DataFrame(
-                {
-                    "user": users,
-                    "split": split,
-                    "target": targets.numpy(force=True).astype(np.int32),
-                    "rank": _ranks(scores, targets).numpy(force=True).astype(np.int32),
-                    "items": list(top_items.numpy(force=True).astype(np.int32)),
-                    "scores": list(top_scores.numpy(force=True)),
-                }
-            )
+        columns = (targets, _ranks(scores, targets), top_items)
+        parts.append(
+            (some, *(column.numpy(force=True).astype(np.int32) for column in columns), top_scores.numpy(force=True))
         )
-    return pd.concat(frames).sort_values("user", ignore_index=True)
+    *integers, scores = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    together = Candidates(*(column.astype(np.int32) for column in integers), scores)
+    return together.take(np.argsort(together.users))
 
 
-def scorer(model: SequentialRecommender, *, max_length: int) -> Callable[[list[np.ndarray]], np.ndarray]:
-    """Return a function that scores the whole catalogue after each of some histories, whoever's they are.
-
-    Args:
-        model: a retriever.
-        max_length: most recent interactions that the model reads.
-
-    Returns:
-        Histories, item ids oldest first, (length,) each, to float32 (n, n_items + 1), with −inf for the padding.
-    """
-    device = next(model.parameters()).device
-
-    @torch.inference_mode()
-    def score(histories: list[np.ndarray]) -> np.ndarray:
-        recent = [torch.from_numpy(np.asarray(history[-max_length:], dtype=np.int64)) for history in histories]
-        states = model.eval().last_states([history.to(device) for history in recent])
-        return model.scores(states).numpy(force=True)
-
-    return score
-
-
-def top_candidates(model: SequentialRecommender, history: np.ndarray, *, max_length: int, k: int = 20) -> np.ndarray:
+def top_candidates(model: Retriever, history: np.ndarray, *, k: int = 20) -> np.ndarray:
     """Retrieve candidates for one history, of any person.
 
     Args:
         model: a retriever.
-        history: item ids, oldest first, (length,).
-        max_length: most recent interactions that the model reads; the whole history is excluded.
+        history: item ids, oldest first, (length,); the whole history is excluded.
         k: number of candidates.
 
     Returns:
@@ -125,7 +125,7 @@ def top_candidates(model: SequentialRecommender, history: np.ndarray, *, max_len
     Raises:
         InputError: fewer than k items are outside the history.
     """
-    scores = torch.from_numpy(scorer(model, max_length=max_length)([history]))  # (1, n_items + 1)
+    scores = model.score([np.asarray(history)])  # (1, n_items + 1)
     scores[:, np.asarray(history)] = -torch.inf
     top_scores, top_items = _top(scores, k)
     if top_scores.isneginf().any():
@@ -133,28 +133,36 @@ def top_candidates(model: SequentialRecommender, history: np.ndarray, *, max_len
     return top_items[0].numpy(force=True).astype(np.int32)
 
 
-def target_ranks(
-    model: SequentialRecommender,
-    dataset: Dataset,
-    split: Split,
-    *,
-    max_length: int,
-    batch_size: int = 256,
-    exclude_history: bool = True,
-) -> np.ndarray:
-    """Return the rank of every user's target, int64 (n_users,): :func:`retrieve` without the candidates.
-
-    Without ``exclude_history`` the history's items compete too, as they do in the authors' validation.
+def target_ranks(model: Retriever, dataset: Dataset, split: Split, *, users: np.ndarray | None = None) -> np.ndarray:
+    """Return the rank of every user's target, int64 (n,): :func:`retrieve` without the candidates.
 
     Raises:
         InputError: the scores are not numbers.
     """
-    ranks = np.empty(dataset.n_users, dtype=np.int64)
-    for users, targets, scores in _scored_batches(
-        model, dataset, split, max_length=max_length, batch_size=batch_size, exclude_history=exclude_history
-    ):
-        ranks[users] = _ranks(scores, targets).numpy(force=True)
-    return ranks
+    found = [(some, _ranks(scores, targets)) for some, targets, scores in _scored_batches(model, dataset, split, users)]
+    order = np.argsort(np.concatenate([some for some, _ in found]))
+    return np.concatenate([ranks.numpy(force=True) for _, ranks in found])[order]
+
+
+def sampled_users(dataset: Dataset, count: int | None, split: Split) -> np.ndarray:
+    """Draw the users of a split that retrievers are measured on: int32 (count,), ascending.
+
+    All retrievers, settings and seeds get the same ones, so that they are compared on the same users.
+
+    Args:
+        dataset: the users.
+        count: how many; ``None`` takes all.
+        split: ``validation`` or ``test``.
+    """
+    if count is None or count >= dataset.n_users:
+        return np.arange(dataset.n_users, dtype=np.int32)
+    generator = np.random.default_rng([0, ("validation", "test").index(split)])
+    return np.sort(generator.choice(dataset.n_users, count, replace=False)).astype(np.int32)
+
+
+def scorer(model: Retriever, **_: int) -> Callable[[list[np.ndarray]], np.ndarray]:
+    """Return the retriever's scores as a function of histories alone."""
+    return lambda histories: model.score(histories).numpy(force=True)
 
 
 def popularity_scores(dataset: Dataset) -> np.ndarray:
@@ -163,29 +171,37 @@ def popularity_scores(dataset: Dataset) -> np.ndarray:
     return np.bincount(training, minlength=dataset.n_items + 1)
 
 
-def ranks_of(candidates: pd.DataFrame) -> pd.DataFrame:
-    """Take the retriever's own ranks file out of the candidates of one split."""
-    return candidates[RANKS.names].reset_index(drop=True)
+def write_candidates(candidates: Mapping[Split, Candidates], path: Path) -> None:
+    """Write the candidates of some splits to one file, whole or not at all."""
+    parts = []
+    for split, of_split in candidates.items():
+        n, k = of_split.items.shape
+        offsets = pa.array(np.arange(0, n * k + 1, k, dtype=np.int32))
+        lists = [pa.ListArray.from_arrays(offsets, matrix.ravel()) for matrix in (of_split.items, of_split.scores)]
+        columns = [of_split.users, pa.array([split] * n), of_split.targets, of_split.ranks, *lists]
+        parts.append(pa.table(columns, schema=CANDIDATES))
+    _write(pa.concat_tables(parts), path)
 
 
-def write_candidates(candidates: pd.DataFrame, path: Path) -> None:
-    """Write a candidates file, whole or not at all; frames of both splits may be concatenated."""
-    _write(candidates, path, schema=CANDIDATES)
-
-
-def read_candidates(path: Path, split: Split | None = None) -> pd.DataFrame:
-    """Read a candidates file, or one split of it.
+def load_candidates(path: Path, split: Split) -> Candidates:
+    """Read the candidates of one split.
 
     Raises:
         InputError: the file is missing, is not a candidates file, or holds nothing of this split.
     """
-    candidates = _read(path, schema=CANDIDATES)
-    if split is None:
-        return candidates
-    chosen = candidates[candidates["split"] == split].reset_index(drop=True)
-    if chosen.empty:
+    table = _read(path, CANDIDATES)
+    table = table.filter(pc.equal(table["split"], split)).combine_chunks()
+    if not len(table):
         raise InputError(f"{path} holds no candidates of split {split!r}: run the step that writes it again.")
-    return chosen
+    columns = (table[name].to_numpy() for name in ("user", "target", "rank"))
+    lists = (table[name].combine_chunks().flatten().to_numpy() for name in ("items", "scores"))
+    return Candidates(*columns, *(values.reshape(len(table), -1) for values in lists))
+
+
+def read_candidates(path: Path, split: Split | None = None) -> pd.DataFrame:
+    """Read a candidates file as a frame with a list in each cell of ``items`` and ``scores``."""
+    candidates = _read(path, CANDIDATES).to_pandas()
+    return candidates if split is None else candidates[candidates["split"] == split].reset_index(drop=True)
 
 
 def write_ranks(ranks: pd.DataFrame, path: Path) -> None:
@@ -199,7 +215,7 @@ def write_ranks(ranks: pd.DataFrame, path: Path) -> None:
         raise InputError(f"{path} would hold user {user} twice: write one file for each split, method and seed.")
     if (ranks["rank"] < 1).any():
         raise InputError(f"{path} would hold a rank below 1: ranks count from 1.")
-    _write(ranks[RANKS.names], path, schema=RANKS)
+    _write(pa.Table.from_pandas(ranks[RANKS.names], schema=RANKS, preserve_index=False), path)
 
 
 def read_ranks(path: Path) -> pd.DataFrame:
@@ -208,42 +224,35 @@ def read_ranks(path: Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing or is not a ranks file.
     """
-    return _read(path, schema=RANKS)
+    return _read(path, RANKS).to_pandas()
 
 
 @torch.inference_mode()
 def _scored_batches(
-    model: SequentialRecommender,
-    dataset: Dataset,
-    split: Split,
-    *,
-    max_length: int,
-    batch_size: int,
-    exclude_history: bool = True,
+    model: Retriever, dataset: Dataset, split: Split, users: np.ndarray | None
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """Yield (users, targets (batch,), scores (batch, n_items + 1)), excluded items' scores being −inf."""
-    device = next(model.parameters()).device
-    model.eval()
     all_targets = dataset.targets(split)
-    by_length = np.argsort(np.diff(dataset.offsets), kind="stable").astype(np.int32)  # little padding in a batch
-    for start in range(0, dataset.n_users, batch_size):
-        users = by_length[start : start + batch_size]
-        histories = [torch.from_numpy(dataset.history(int(user), split).astype(np.int64)).to(device) for user in users]
-        targets = torch.from_numpy(all_targets[users].astype(np.int64)).to(device)  # (batch,)
-        rows = torch.arange(len(users), device=device)
-        states = model.last_states([history[-max_length:] for history in histories])  # (batch, dim)
-        scores = model.scores(states)  # (batch, n_items + 1)
-        target_scores = scores[rows, targets]
+    lengths = np.diff(dataset.offsets)
+    users = np.arange(dataset.n_users, dtype=np.int32) if users is None else users
+    users = users[np.argsort(lengths[users], kind="stable")]  # little padding in a batch
+    for start in range(0, len(users), BATCH_SIZE):
+        some = users[start : start + BATCH_SIZE]
+        histories = [dataset.history(int(user), split) for user in some]
+        scores = model.score(histories)  # (batch, n_items + 1)
         if not scores[:, 1:].isfinite().all():  # column 0 is padding
             raise InputError(
                 f"The retriever's scores on {dataset.name} are not finite numbers: "
                 "train it again with a smaller learning_rate."
             )
-        if exclude_history:
-            lengths = torch.tensor([len(history) for history in histories], device=device)
-            scores[rows.repeat_interleave(lengths), torch.cat(histories)] = -torch.inf
-            scores[rows, targets] = target_scores
-        yield users, targets, scores
+        rows = torch.arange(len(some), device=scores.device)
+        targets = torch.from_numpy(all_targets[some].astype(np.int64)).to(scores.device)  # (batch,)
+        target_scores = scores[rows, targets]
+        seen = torch.from_numpy(np.concatenate(histories).astype(np.int64)).to(scores.device)
+        counts = torch.tensor([len(history) for history in histories], device=scores.device)
+        scores[rows.repeat_interleave(counts), seen] = -torch.inf
+        scores[rows, targets] = target_scores
+        yield some, targets, scores
 
 
 def _ranks(scores: Tensor, targets: Tensor) -> Tensor:
@@ -266,14 +275,13 @@ def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return top_scores, top_items.gather(1, order)
 
 
-def _write(frame: pd.DataFrame, path: Path, *, schema: pa.Schema) -> None:
+def _write(table: pa.Table, path: Path) -> None:
     # without the frame's own metadata, which names library versions
-    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
 
 
-def _read(path: Path, *, schema: pa.Schema) -> pd.DataFrame:
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
@@ -285,4 +293,4 @@ def _read(path: Path, *, schema: pa.Schema) -> pd.DataFrame:
     if not table.schema.equals(schema):
         expected = ", ".join(f"{field.name} {field.type}" for field in schema)
         raise InputError(f"{path} must have the columns {expected}: delete it and run the step that writes it.")
-    return table.to_pandas()
+    return table

@@ -16,6 +16,7 @@ The loop itself is :mod:`llamarec_core.training`'s; :func:`fit_retriever` leaves
 weights) beside what the loop writes.
 """
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.retrieval.bert4rec import BERT4Rec
-from llamarec_core.retrieval.candidates import target_ranks
+from llamarec_core.retrieval.candidates import sampled_users, target_ranks
+from llamarec_core.retrieval.item_knn import TRIED, ItemKNN
 from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.retrieval.narm import NARM
 from llamarec_core.retrieval.recommender import SequentialRecommender
@@ -35,8 +37,13 @@ from llamarec_core.retrieval.sasrec import SASRec
 from llamarec_core.settings import RetrieverSettings
 from llamarec_core.training import Plan, train
 
-METHODS = {"lrurec": LRURec, "sasrec": SASRec, "bert4rec": BERT4Rec, "narm": NARM}
-"""The sequential recommenders, by the names that ``RetrieverSettings.method`` gives them."""
+METHODS: dict[str, type[SequentialRecommender]] = {
+    "lrurec": LRURec,
+    "sasrec": SASRec,
+    "bert4rec": BERT4Rec,
+    "narm": NARM,
+}
+"""The retrievers that are trained, by the names that ``RetrieverSettings.method`` gives them."""
 
 MAX_GRADIENT_NORM = 5.0
 """A gradient of a larger norm is scaled down to this one, as published."""
@@ -56,11 +63,12 @@ def fit_retriever(
     folder: Path,
     device: str | None = "cpu",
     progress: bool = True,
-) -> SequentialRecommender:
+) -> SequentialRecommender | ItemKNN:
     """Train a retriever, or go on with the training that ``folder`` holds, or return the one it holds finished.
 
-    Training ends after ``settings.epochs``, or after ``settings.patience`` validations without a better
-    Recall@10 over the whole catalogue. The global generator of torch is seeded on the way.
+    Training ends after ``settings.epochs``, or after ``settings.patience`` validations without a better Recall@10 over
+    the whole catalogue. ItemKNN tries its parameters instead, one set a validation. The global generator of torch is
+    seeded on the way.
 
     Args:
         dataset: its training split is learnt; its validation split decides when to stop and what to keep.
@@ -80,22 +88,18 @@ def fit_retriever(
     checkpoint, finished = folder / "checkpoint.safetensors", folder / "retriever.safetensors"
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
-    model = METHODS[settings.method](dataset.n_items, settings).to(device)
+    model = _untrained(dataset, settings).to(device)
     identity = _identity(dataset, settings) | {"seed": seed}
 
     if finished.exists():
         best, _ = load_checkpoint(finished, settings=identity, device=device)
         checkpoint.unlink(missing_ok=True)  # a kill at the very end of a run leaves it behind
     else:
-        task = RetrieverTask(model, dataset, settings, seed=seed)
+        kind = ItemKNNTask if settings.method == "item_knn" else GradientTask
+        task = kind(model, dataset, settings, seed=seed)
         best = train(
             task,
-            Plan(
-                steps=settings.epochs * task.steps_per_epoch,
-                validate_every=settings.validate_every,
-                kept_by="recall@10",
-                patience=settings.patience,
-            ),
+            task.plan,
             folder=folder,
             identity=identity,
             save=lambda tensors, row: save_checkpoint(finished, tensors=tensors, progress=row, settings=identity),
@@ -108,7 +112,7 @@ def fit_retriever(
 
 def load_retriever(
     dataset: Dataset, settings: RetrieverSettings, folder: Path, *, device: str = "cpu"
-) -> SequentialRecommender:
+) -> SequentialRecommender | ItemKNN:
     """Load the retriever that :func:`fit_retriever` left in ``folder``, in evaluation mode.
 
     Raises:
@@ -118,34 +122,65 @@ def load_retriever(
     if not path.exists():
         raise InputError(f"{path} is missing: train the retriever first.")
     best, _ = load_checkpoint(path, settings=_identity(dataset, settings), device=device)
-    model = METHODS[settings.method](dataset.n_items, settings).to(device)
+    model = _untrained(dataset, settings).to(device)
     model.load_state_dict(best)
     return model.eval()
 
 
-class RetrieverTask:
-    """A retriever's steps and validations, for :func:`llamarec_core.training.train`.
+class _RetrieverTask:
+    """What all retrievers share when :func:`llamarec_core.training.train` trains them.
 
     Args:
         model: trained in place.
         dataset: its training split is learnt, its validation split ranked.
         settings: of the training.
         seed: of the order of the batches and of dropout.
+    """
+
+    counts = ()
+    plan: Plan
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, model: nn.Module, dataset: Dataset, settings: RetrieverSettings, *, seed: int):
+        self.model, self.dataset, self.settings, self.seed = model, dataset, settings, seed
+        self._validated = sampled_users(dataset, settings.validation_users, "validation")
+
+    def validate(self, steps: int) -> dict[str, float]:
+        """Rank the whole catalogue for the validation targets."""
+        ranks = target_ranks(self.model, self.dataset, "validation", users=self._validated)
+        gains = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)
+        return {"recall@10": float(np.mean(ranks <= 10)), "ndcg@10": float(np.mean(gains))}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the model's weights."""
+        return self.model.state_dict()
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put back the model's weights."""
+        self.model.load_state_dict(tensors)
+
+
+class GradientTask(_RetrieverTask):
+    """A sequential recommender, trained by gradient descent.
 
     Raises:
         InputError: the data set has nothing to learn from.
     """
 
-    counts = ()
-
     def __init__(self, model: SequentialRecommender, dataset: Dataset, settings: RetrieverSettings, *, seed: int):
-        self.model, self.dataset, self.settings, self.seed = model, dataset, settings, seed
+        super().__init__(model, dataset, settings, seed=seed)
         self.optimizer = make_optimizer(model, settings)
         self.sequences = training_sequences(dataset, max_length=settings.max_length)
         if not self.sequences:
             raise InputError(f"{dataset.name} holds nothing to learn from: no user has four interactions.")
         self.steps_per_epoch = -(-len(self.sequences) // settings.batch_size)
         self.mean_positions = sum(len(sequence) - 1 for sequence in self.sequences) / self.steps_per_epoch
+        self.plan = Plan(
+            steps=settings.epochs * self.steps_per_epoch,
+            validate_every=settings.validate_every,
+            kept_by="recall@10",
+            patience=settings.patience,
+        )
         self._epoch, self._batches = -1, []
 
     def step(self, number: int) -> list[dict[str, float]]:
@@ -155,7 +190,7 @@ class RetrieverTask:
             self._epoch = epoch
             self._batches = draw_batches(self.sequences, self.settings, seed=self.seed, epoch=epoch)
         torch.manual_seed(int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]))
-        device = next(self.model.parameters()).device
+        device = self.model.item_bias.device
         batch = [self.sequences[chosen].to(device) for chosen in self._batches[place]]
         self.model.train()
         loss, positions = training_step(self.model, self.optimizer, batch, mean_positions=self.mean_positions)
@@ -163,25 +198,27 @@ class RetrieverTask:
 
     def validate(self, steps: int) -> dict[str, float]:
         """Rank the whole catalogue for the validation targets."""
-        exclude_history = self.settings.validation_candidates == "as_tested"
-        ranks = target_ranks(
-            self.model,
-            self.dataset,
-            "validation",
-            max_length=self.settings.max_length,
-            exclude_history=exclude_history,
-        )
-        gains = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)
-        epoch = steps / self.steps_per_epoch
-        return {"epoch": epoch, "recall@10": float(np.mean(ranks <= 10)), "ndcg@10": float(np.mean(gains))}
+        return {"epoch": steps / self.steps_per_epoch} | super().validate(steps)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the model's weights."""
-        return self.model.state_dict()
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back the model's weights."""
-        self.model.load_state_dict(tensors)
+class ItemKNNTask(_RetrieverTask):
+    """ItemKNN, whose step is a try of other parameters."""
+
+    def __init__(self, model: ItemKNN, dataset: Dataset, settings: RetrieverSettings, *, seed: int):
+        super().__init__(model, dataset, settings, seed=seed)
+        self.tried = [dict(zip(TRIED, values, strict=True)) for values in product(*TRIED.values())]
+        self.optimizer = torch.optim.SGD(model.parameters())  # takes no step
+        self.plan = Plan(steps=len(self.tried), validate_every=1, kept_by="recall@10")
+
+    def step(self, number: int) -> list[dict[str, float]]:
+        """Set the next parameters."""
+        for name, value in self.tried[number].items():
+            self.model.get_parameter(name).fill_(value)
+        return []
+
+    def validate(self, steps: int) -> dict[str, float]:
+        """Rank the whole catalogue for the validation targets."""
+        return self.tried[steps - 1] | {"epoch": 0} | super().validate(steps)
 
 
 def training_sequences(dataset: Dataset, *, max_length: int) -> list[Tensor]:
@@ -251,6 +288,12 @@ def draw_batches(sequences: list[Tensor], settings: RetrieverSettings, *, seed: 
 
 def _cut(numbers: np.ndarray, size: int) -> list[np.ndarray]:
     return [numbers[first : first + size] for first in range(0, len(numbers), size)]
+
+
+def _untrained(dataset: Dataset, settings: RetrieverSettings) -> SequentialRecommender | ItemKNN:
+    if settings.method == "item_knn":
+        return ItemKNN(dataset)
+    return METHODS[settings.method](dataset.n_items, settings)
 
 
 def _identity(dataset: Dataset, settings: RetrieverSettings) -> dict[str, Any]:

@@ -12,7 +12,9 @@ user in question. Otherwise what that user chose next would stand out, because t
 """
 
 import numpy as np
+import torch
 from scipy import sparse
+from torch import Tensor, nn
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
@@ -23,8 +25,40 @@ RECENT = 20
 SMOOTHING = 5.0
 """Added to an item's number of users, so that rare items do not win by chance."""
 
-NOTHING = 1e-8
+TRIED = {"history_exponent": (0.5, 1.0), "popularity_exponent": (0.0, 0.3, 0.5), "decay": (0.8, 0.9, 1.0)}
+"""Values of α, β and δ that are tried on validation."""
+
+NOTHING = 1e-12
 """A lower score is what rounding leaves of no neighbour at all."""
+
+
+class ItemKNN(nn.Module):
+    """Item neighbours as a retriever.
+
+    Its three parameters (α ``history_exponent``, β ``popularity_exponent``, δ ``decay``) are chosen on validation. The
+    counts are made from the data set at once and are no part of the weights.
+
+    Args:
+        dataset: its training split is counted.
+    """
+
+    def __init__(self, dataset: Dataset):
+        super().__init__()
+        self.n_items = dataset.n_items
+        self.together, self.counts = cooccurrences(training_matrix(dataset))
+        for name, value in {"history_exponent": 0.5, "popularity_exponent": 0.3, "decay": 0.9}.items():
+            setattr(self, name, nn.Parameter(torch.tensor(value, dtype=torch.float64), requires_grad=False))
+
+    def score(self, histories: list[np.ndarray]) -> Tensor:
+        """Score the whole catalogue after each history: float32 (n, n_items + 1), −inf for the padding."""
+        from_item = (self.counts + SMOOTHING) ** -self.history_exponent.item()
+        recent = recent_items(histories, from_item, decay=self.decay.item())
+        scores = (recent @ self.together).toarray()  # (n, n_items + 1)
+        scores *= (self.counts + SMOOTHING) ** -self.popularity_exponent.item()
+        # without a neighbour an item's popularity counts, far below any neighbour
+        scores = np.where(scores > 0, scores, NOTHING * self.counts / self.counts.max())
+        scores[:, 0] = -np.inf
+        return torch.from_numpy(scores.astype(np.float32))
 
 
 def training_prefix_candidates(

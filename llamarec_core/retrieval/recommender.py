@@ -7,6 +7,9 @@ how they come to the state; :class:`~llamarec_core.retrieval.bert4rec.BERT4Rec` 
 Sequences are padded on the right with 0, which is no item.
 """
 
+from typing import Protocol
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,8 +17,28 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llamarec_core.settings import RetrieverSettings
 
+HEADS = 2
+"""Attention heads of SASRec and BERT4Rec."""
+
 LOSS_ROWS = 64
 """The loss scores the catalogue for so many positions at once, so that the scores stay in the processor's cache."""
+
+
+class Retriever(Protocol):
+    """What :mod:`~llamarec_core.retrieval.candidates` asks of a retriever."""
+
+    n_items: int
+    """Size of the catalogue."""
+
+    def score(self, histories: list[np.ndarray]) -> Tensor:
+        """Score the whole catalogue after each history.
+
+        Args:
+            histories: item ids, oldest first, (length,) each, of any length.
+
+        Returns:
+            float32 (n, n_items + 1), with −inf for the padding's column 0; without gradient.
+        """
 
 
 class SequentialRecommender(nn.Module):
@@ -23,13 +46,14 @@ class SequentialRecommender(nn.Module):
 
     Args:
         n_items: size of the catalogue; items are numbered 1 … n_items, 0 pads.
-        settings: ``dim`` is read here, the rest by the subclasses.
+        settings: ``dim`` and ``max_length`` are read here, the rest by the subclasses.
         extra_tokens: embeddings after the items' that are no items, such as a mask.
     """
 
     def __init__(self, n_items: int, settings: RetrieverSettings, *, extra_tokens: int = 0):
         super().__init__()
         self.n_items = n_items
+        self.max_length = settings.max_length
         self.embedding = nn.Embedding(n_items + 1 + extra_tokens, settings.dim)
         self.item_bias = nn.Parameter(torch.zeros(n_items + 1))
 
@@ -49,6 +73,13 @@ class SequentialRecommender(nn.Module):
         last = torch.tensor([len(history) - 1 for history in histories])
         states = self(pad_sequence(histories, batch_first=True))  # (batch, length, dim)
         return states[torch.arange(len(histories)), last]
+
+    @torch.no_grad()
+    def score(self, histories: list[np.ndarray]) -> Tensor:
+        """Score the whole catalogue after each history, of which the most recent ``max_length`` items are read."""
+        device = self.item_bias.device
+        recent = [torch.from_numpy(history[-self.max_length :].astype(np.int64)) for history in histories]
+        return self.eval().scores(self.last_states([history.to(device) for history in recent]))
 
     def scores(self, states: Tensor) -> Tensor:
         """Score the whole catalogue: (…, dim) to (…, n_items + 1), with −inf for the padding's column 0."""

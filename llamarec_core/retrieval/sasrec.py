@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llamarec_core.retrieval.recommender import SequentialRecommender
+from llamarec_core.retrieval.recommender import HEADS, SequentialRecommender
 from llamarec_core.settings import RetrieverSettings
 
 
@@ -23,7 +23,7 @@ class SASRec(SequentialRecommender):
 
     Args:
         n_items: size of the catalogue; items are numbered 1 … n_items, 0 pads.
-        settings: ``dim``, ``blocks``, ``heads``, ``dropout`` and ``max_length`` are read.
+        settings: ``dim``, ``blocks``, ``dropout`` and ``max_length`` are read.
     """
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
@@ -31,7 +31,7 @@ class SASRec(SequentialRecommender):
         self.positions = nn.Embedding(settings.max_length, settings.dim)
         self.dropout = nn.Dropout(settings.dropout)
         self.blocks = nn.ModuleList(
-            CausalBlock(settings.dim, heads=settings.heads, dropout=settings.dropout) for _ in range(settings.blocks)
+            CausalBlock(settings.dim, heads=HEADS, dropout=settings.dropout) for _ in range(settings.blocks)
         )
         self.layer_norm = nn.LayerNorm(settings.dim)
         self._initialise()

@@ -68,7 +68,7 @@ def test_the_index_of_a_retriever_answers_as_the_retriever_does():
     with torch.inference_mode():
         state = model.last_states([torch.from_numpy(history)])
     items = ItemIndex.of(model, exact=True).search(state, [history], k=10)[1]
-    assert items[0].tolist() == top_candidates(model, history, max_length=50, k=10).tolist()
+    assert items[0].tolist() == top_candidates(model, history, k=10).tolist()
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -1,10 +1,13 @@
 """ItemKNN: neighbours counted by hand, and training lists that know nothing of their own user's choices."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from llamarec_core.files import InputError
-from llamarec_core.retrieval.item_knn import training_prefix_candidates
+from llamarec_core.retrieval import fit_retriever, load_retriever, retrieve, sampled_users, target_ranks
+from llamarec_core.retrieval.item_knn import TRIED, ItemKNN, training_prefix_candidates
+from llamarec_core.settings import RetrieverSettings
 
 
 def scores_by_hand(dataset, history, *, without=None):
@@ -43,3 +46,32 @@ def test_training_lists_are_those_of_a_count_without_their_user(random_walks):
 def test_lists_longer_than_the_catalogue_are_refused(random_walks):
     with pytest.raises(InputError, match="too few items for lists of 60"):
         training_prefix_candidates(random_walks, 60)
+
+
+def test_scores_are_those_by_hand_and_popularity_decides_without_neighbours(random_walks):
+    dataset = random_walks
+    model = ItemKNN(dataset)
+    histories = [dataset.history(user, "test") for user in range(dataset.n_users)]
+    found = model.score(histories).numpy()
+    assert np.isneginf(found[:, 0]).all()
+    for scores, history in zip(found, histories, strict=True):
+        expected, counts = scores_by_hand(dataset, history.tolist())
+        known = expected > 0
+        np.testing.assert_allclose(scores[known], expected[known], rtol=1e-6)
+        strangers = ~known[1:]
+        assert (np.diff(scores[1:][strangers][np.argsort(counts[1:][strangers])]) >= 0).all()
+        assert scores[1:][strangers].max(initial=0) < scores[known].min(initial=1)
+
+
+def test_it_is_tuned_on_validation_and_comes_back_from_its_file(cycle, tmp_path):
+    settings = RetrieverSettings(method="item_knn", validation_users=20)
+    model = fit_retriever(cycle, settings, seed=0, folder=tmp_path, progress=False)
+    curve = pd.read_csv(tmp_path / "training.csv")
+    assert len(curve) == 18
+    best = curve.loc[curve["recall@10"].idxmax()]
+    assert {name: value.item() for name, value in model.named_parameters()} == best[list(TRIED)].to_dict()
+    ranks = target_ranks(model, cycle, "validation", users=sampled_users(cycle, 20, "validation"))
+    assert best["recall@10"] == pytest.approx(np.mean(ranks <= 10))
+    loaded = load_retriever(cycle, settings, tmp_path)
+    assert target_ranks(loaded, cycle, "test").tolist() == target_ranks(model, cycle, "test").tolist()
+    assert retrieve(loaded, cycle, "test", k=5).items.shape == (48, 5)

@@ -97,8 +97,8 @@ def test_it_learns_a_pattern(method, cycle, tmp_path):
         dropout=0.1,
     )
     model = fit_retriever(cycle, settings, seed=0, folder=tmp_path, progress=False)
-    ranks = target_ranks(model, cycle, "test", max_length=8)
-    assert np.mean(ranks <= 3) > 0.8  # 0.08 by chance
+    ranks = target_ranks(model, cycle, "test")
+    assert np.mean(ranks <= 3) > 0.7  # 0.08 by chance
 
 
 def test_bert4rec_masks_its_share_and_learns_from_the_masks_alone():
