@@ -6,22 +6,58 @@
 #
 #   snakemake --cores 2 --config profile=quick
 #
+# The steps work in runs/.study, where everything is as here and results/ is a copy: Snakemake removes what a failed step
+# was to write. What was asked for is published to results/ when all of it is there.
+#
 # A rule runs again when its notebook, the profile or the library code behind it changed; the notebook then takes up the
 # weights that are there, if they are of its settings, data and seed: to train again with other code, remove them.
 # Killed runs resume: finished rules are skipped, and the training loops go on from their last checkpoint.
 
+import os
+import sys
 from pathlib import Path
+
+import psutil
 
 from llamarec_core.files import InputError
 from llamarec_core.grid import Grid
 from llamarec_core.settings import load_profile
+from llamarec_core.working_copy import WorkingCopy
 
-PROFILE = config.get("profile", "quick")
-PROFILE_FILE = f"notebooks/profiles/{PROFILE}.yaml"
+COPY = WorkingCopy(Path(workflow.basedir))
 try:
-    SETTINGS = load_profile(Path(PROFILE_FILE))
+    SETTINGS = load_profile(COPY.root / "notebooks" / "profiles" / f"{config.get('profile', 'quick')}.yaml")
+    if workflow.overwrite_workdir is None:  # not in the processes that Snakemake starts for single steps
+        COPY.open()
+        COPY.hush()
+        # Two threads that spin at their barriers are several times slower beside a busy process; threads that sleep there
+        # are not, but slow a quiet machine by a third.
+        if psutil.cpu_percent(interval=0.5) > 25:
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 except InputError as error:
     raise SystemExit(f"llamarec: {error}")
+
+
+workdir: str(COPY.folder)
+
+
+onsuccess:
+    try:
+        COPY.publish()
+    except InputError as error:
+        raise SystemExit(f"llamarec: {error}")
+
+
+onerror:
+    print(f"llamarec: {COPY.last_words()}", file=sys.stderr)
+
+
+wildcard_constraints:
+    dataset=r"[A-Za-z0-9][A-Za-z0-9._-]*",  # as a profile's: a shell sees them
+
+
+PROFILE = SETTINGS.name
+PROFILE_FILE = f"notebooks/profiles/{PROFILE}.yaml"
 DATASETS = list(SETTINGS.datasets)
 METHOD = SETTINGS.retriever.method
 RUNS = f"runs/{PROFILE}/{{dataset}}"
@@ -35,11 +71,14 @@ ABLATIONS = f"results/{PROFILE}/ablations/{{dataset}}-seed{SETTINGS.seed}.parque
 ABLATED = list(SETTINGS.evaluation.ablation_datasets)
 RANKS = f"results/{PROFILE}/ranks/{{dataset}}/{{method}}-seed{SETTINGS.seed}.parquet"
 
-# The notebook's progress goes on to the terminal, and so do its warnings, but for Jupyter's note that kernels on this
-# machine talk over an unencrypted loopback.
+# A notebook's progress goes on to the terminal, and so do its warnings, but for Jupyter's note that kernels on this machine
+# talk over an unencrypted loopback. A traceback goes to the log alone.
+LOGGED = (
+    "2> >(tee -a log.txt | awk '/^Traceback/ {{hushed = 1}} !hushed && !/without encryption/ {{print; fflush()}}' >&2)"
+)
 PAPERMILL = (
     "papermill --log-output --no-progress-bar --log-level WARNING {input.notebook} {output.notebook} "
-    f"-p profile {PROFILE} -p seed {SETTINGS.seed} {{params}} 2> >(grep --line-buffered -v 'without encryption' >&2)"
+    f"-r profile {PROFILE} -p seed {SETTINGS.seed} {{params}} {LOGGED}"
 )
 
 
@@ -66,7 +105,7 @@ TESTED = f"{GRID}/ranks/{{dataset}}/{{method}}-seed{{seed}}.parquet"
 
 def train(method, options):
     """The command that trains a retriever on a rule's data set."""
-    return f"OMP_NUM_THREADS=1 llamarec train {{wildcards.dataset}} {method} --profile {PROFILE} {options}"
+    return f"OMP_NUM_THREADS=1 llamarec train {{wildcards.dataset}} {method} --profile {PROFILE} {options} {LOGGED}"
 
 
 def points(wildcards, method=None, dataset=None):
@@ -184,7 +223,7 @@ rule strategies_answer:
         notebook=STRATEGIES,
     threads: workflow.cores
     params:
-        "-p dataset {dataset}",
+        "-r dataset {dataset}",
     shell:
         PAPERMILL
 
@@ -248,7 +287,7 @@ rule data:
         notebook=f"{NOTEBOOKS}/{{dataset}}/1_data.ipynb",
         dataset=f"{RUNS}/dataset/dataset.json",
     params:
-        "-p dataset {dataset}",
+        "-r dataset {dataset}",
     shell:
         PAPERMILL
 
@@ -267,7 +306,7 @@ rule retriever:
         ranks=expand(RANKS, method=METHOD, allow_missing=True),
     threads: workflow.cores
     params:
-        "-p dataset {dataset}",
+        "-r dataset {dataset}",
     shell:
         PAPERMILL
 
@@ -284,7 +323,7 @@ rule ranker:
         ranks=expand(RANKS, method=RANKED, allow_missing=True),
     threads: workflow.cores
     params:
-        "-p dataset {dataset}",
+        "-r dataset {dataset}",
     shell:
         PAPERMILL
 
@@ -301,7 +340,7 @@ rule ablations:
         ranks=ABLATIONS,
     threads: workflow.cores
     params:
-        "-p dataset {dataset}",
+        "-r dataset {dataset}",
     shell:
         PAPERMILL
 

@@ -15,6 +15,7 @@ import papermill
 import psutil
 import pytest
 
+from llamarec_core.files import alone
 from llamarec_core.recommend import Recommender, find_item
 from llamarec_core.study import InputError
 
@@ -34,11 +35,11 @@ def copy_of_the_study(folder: Path) -> Path:
     return folder
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, profile: str = "smoke") -> subprocess.Popen:
     """Start what `make study PROFILE=smoke` starts."""
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     options = ["--cores", "2", "--nolock", "--rerun-incomplete", "--quiet", "rules"]
-    command = [BIN / "snakemake", *options, "--config", "profile=smoke"]
+    command = [BIN / "snakemake", *options, "--config", f"profile={profile}"]
     with open(folder / "log", "ab") as log:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
@@ -47,17 +48,27 @@ def finish(folder: Path) -> None:
     assert start(folder).wait(LIMIT) == 0, (folder / "log").read_text()
 
 
-def kill_when(folder: Path, appears: Path) -> None:
-    """Start the study and send SIGKILL to it and to all it started, as soon as a file is there."""
+def kill_when(folder: Path, appears: Path, number: signal.Signals) -> None:
+    """Start the study and send a signal to it and to all that it started, as soon as a file is there.
+
+    Until then and after it, everything among the results stays as it was.
+    """
+    before = contents(folder / "results")
     process = start(folder)
     deadline = time.monotonic() + LIMIT
     while not (folder / appears).exists():
         assert process.poll() is None, f"{appears} never appeared: " + (folder / "log").read_text()
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        assert contents(folder / "results") == before
+        time.sleep(0.05)
     for running in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        running.send_signal(signal.SIGKILL)
-    process.wait()
+        running.send_signal(number)
+    process.wait(LIMIT)
+    assert contents(folder / "results") == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def ranks(folder: Path) -> dict[str, bytes]:
@@ -141,16 +152,49 @@ def test_a_finished_study_has_nothing_left_to_do(undisturbed):
     assert {file: file.stat().st_mtime_ns for file in (undisturbed / "results").rglob("*.*")} == before
 
 
-def test_killed_three_times_it_ends_with_the_same_ranks_byte_for_byte(undisturbed, tmp_path):
+def test_killed_three_times_it_ends_with_the_same_ranks_and_until_then_leaves_the_results(undisturbed, tmp_path):
     folder = copy_of_the_study(tmp_path)
-    kill_when(folder, WORK / "retriever" / "checkpoint.safetensors")
+    shutil.copytree(undisturbed / "results" / "smoke", folder / "results" / "smoke")
+    for path in (folder / "results" / "smoke" / "ranks").rglob("*.parquet"):
+        path.write_bytes(b"an earlier run's")
+    kill_when(folder, WORK / "retriever" / "checkpoint.safetensors", signal.SIGKILL)
     assert not (folder / WORK / "retriever" / "retriever.safetensors").exists()
-    kill_when(folder, WORK / "ranker" / "checkpoint.safetensors")
+    kill_when(folder, WORK / "ranker" / "checkpoint.safetensors", signal.SIGTERM)
     assert not (folder / WORK / "ranker" / "adapter").exists()
-    kill_when(folder, NOTEBOOKS / "4_results.ipynb")
+    kill_when(folder, WORK / "ranker" / "adapter", signal.SIGINT)
     finish(folder)
     assert ranks(folder) == ranks(undisturbed)
     assert not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    [
+        ("shop", "datasets: {no-such-shop: {}}", "llamarec: Unknown data set 'no-such-shop': choose from"),
+        ("hostile", 'datasets: {"x$(touch PWNED)": {}}', "take letters, digits"),
+        ("outside", 'datasets: {"../../../../x": {}}', "take letters, digits"),
+    ],
+)
+def test_a_run_that_cannot_go_on_ends_with_one_sentence(tmp_path, name, settings, sentence):
+    folder = copy_of_the_study(tmp_path / "study")
+    (folder / "notebooks" / "profiles" / f"{name}.yaml").write_text(settings)
+    before = contents(folder / "results")
+    assert start(folder, name).wait(LIMIT) == 1
+    last = (folder / "log").read_text().splitlines()[-1]
+    assert last.startswith("llamarec: ")
+    assert sentence in last
+    assert "Traceback" not in (folder / "log").read_text()
+    assert contents(folder / "results") == before
+    assert not list(tmp_path.rglob("PWNED"))
+    assert [path.name for path in tmp_path.iterdir()] == ["study"]
+
+
+def test_a_second_run_in_one_checkout_is_refused(tmp_path):
+    folder = copy_of_the_study(tmp_path)
+    with alone(folder / "runs" / ".study"):
+        assert start(folder).wait(LIMIT) == 1
+    (line,) = (folder / "log").read_text().splitlines()
+    assert line.startswith("llamarec: Another process is at work in ")
 
 
 def test_recommend_answers_with_a_ranked_list_and_probabilities(undisturbed, monkeypatch):

@@ -1,0 +1,125 @@
+"""Where the steps of a run work: a copy of the results, which is published when all that was asked for is there.
+
+Snakemake removes a step's outputs before the step starts, and again when it fails. So the Snakefile works in
+``runs/.study``, which looks like the study's folder: links to everything, and a copy of ``results/``. Until the end the
+committed results stay as they were; then each file that changed is replaced, whole, in its place. A run that was killed
+goes on in its copy. What changes in ``results/`` between two runs, e.g. by ``git pull``, goes into the copy first.
+"""
+
+import logging
+import os
+import re
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+from llamarec_core.files import alone, clear_partial, read_json, replacing, write_json, writing
+
+NOT_OF_STEPS = ("published", "manifest.json")
+"""What no step writes, of ``results/``."""
+
+
+class WorkingCopy:
+    """The copy in which the steps of one run work.
+
+    Attributes:
+        root: the study's folder.
+        folder: ``runs/.study``, where Snakemake works.
+        log: what the steps of the last run printed, with their tracebacks.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "runs" / ".study"
+        self.log = self.folder / "log.txt"
+        self._held, self._stopped = ExitStack(), False
+        self._seen = self.folder / "results.json"  # the committed files as the copy began with them
+
+    def open(self) -> None:
+        """Hold the study against other runs until this process ends, and bring the copy up to date.
+
+        Raises:
+            InputError: another run is at work, or the study's folder may not be written to.
+        """
+        self._held.enter_context(alone(self.folder))
+        with writing(self.folder / "results"):
+            kernels = self.folder / "kernels"
+            shutil.rmtree(kernels, ignore_errors=True)  # where killed kernels leave the files of their connections
+            os.environ["JUPYTER_RUNTIME_DIR"] = str(kernels)
+            for folder in (self.root / "results", self.root / "runs"):
+                for place, _, _ in os.walk(folder):
+                    clear_partial(Path(place))
+            self._link()
+            self._update()
+            self.log.write_text("")
+
+    def publish(self) -> None:
+        """Replace the committed results that the run changed, and add what is new.
+
+        Raises:
+            InputError: the disk is full, or the results may not be written to.
+        """
+        results, copies, seen = self.root / "results", self.folder / "results", read_json(self._seen)
+        changed = [path for path, stamp in _stamps(copies).items() if stamp != seen.get(path)]
+        with ExitStack() as together:  # all are written before the first takes its place
+            for path in changed:
+                shutil.copy2(copies / path, together.enter_context(replacing(results / path)))
+        write_json(self._seen, _stamps(results))
+
+    def last_words(self) -> str:
+        """Return in a sentence why the run ended early, and where the log lies."""
+        if self._stopped:
+            return "Stopped: the same command goes on from here."
+        log = self.log.read_text(errors="replace")
+        said = re.findall(r"^(?:InputError|llamarec): (.+)$", log, re.MULTILINE)
+        raised = re.findall(r"^(\w+(?:Error|Exception|Interrupt)\b.*)$", log, re.MULTILINE)
+        if "DeadKernelError" in log:
+            sentence = (
+                "A notebook's kernel died, as it does where memory runs out: close other programs, and try again."
+            )
+        else:
+            sentence = said[-1] if said else f"A step failed: {raised[-1] if raised else 'it was killed.'}"
+        return f"{sentence} (Log: {self.log.relative_to(self.root)})"
+
+    def hush(self) -> None:
+        """Let Snakemake say nothing of a step that fails: :meth:`last_words` does, once it has ended."""
+        for handler in logging.getLogger("snakemake.logging").handlers:
+            if handler.name == "DefaultStreamHandler":
+                handler.addFilter(self._is_of_interest)
+
+    def _is_of_interest(self, record: logging.LogRecord) -> bool:
+        self._stopped |= record.getMessage().startswith("Terminating")  # by Ctrl-C
+        ending = ("Removing output", "Shutting down", "Exiting because", "Complete log", "Elapsed", "Terminating")
+        failed = record.levelno >= logging.WARNING or record.getMessage().startswith(ending)
+        return not (failed and (self._stopped or self.log.stat().st_size))
+
+    def _link(self) -> None:
+        """Let the copy look like the study's folder: links to all of it but the results."""
+        links = {self.folder / path.name: path for path in self.root.iterdir() if not path.name.startswith(".")}
+        links |= {self.folder / "results" / "published": self.root / "results" / "published"}
+        del links[self.folder / "results"]
+        for link in [path for path in self.folder.iterdir() if path.is_symlink() and path not in links]:
+            link.unlink()
+        for link, path in links.items():
+            if not link.is_symlink():
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(os.path.relpath(path, link.parent))
+
+    def _update(self) -> None:
+        """Take over what changed among the committed results since the last run, and what the copy has lost."""
+        seen, now = read_json(self._seen) if self._seen.is_file() else {}, _stamps(self.root / "results")
+        for path in seen.keys() | now.keys():
+            copy = self.folder / "results" / path
+            if path not in now:
+                copy.unlink(missing_ok=True)
+            elif seen.get(path) != now[path] or not copy.is_file():
+                with replacing(copy) as temporary:
+                    shutil.copy2(self.root / "results" / path, temporary)
+        write_json(self._seen, now)
+
+
+def _stamps(results: Path) -> dict[str, list[int]]:
+    """Return what tells whether a file that steps write has changed: path from ``results`` on → [time, size]."""
+    stats = {str(path.relative_to(results)): path.stat() for path in results.rglob("[!.]*") if path.is_file()}
+    of_steps = (path for path in stats if path.split("/")[0] not in NOT_OF_STEPS)
+    return {path: [stats[path].st_mtime_ns, stats[path].st_size] for path in sorted(of_steps)}

@@ -1,0 +1,130 @@
+import os
+import shutil
+
+import pytest
+
+from llamarec_core.files import InputError
+from llamarec_core.working_copy import WorkingCopy
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", "")  # which a run sets
+    for path in (
+        "notebooks/a.ipynb",
+        "results/published/p.csv",
+        "results/quick/ranks/a.parquet",
+        "results/quick/b.csv",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("committed")
+        os.utime(tmp_path / path, (1, 1))
+    return tmp_path
+
+
+def run(root):
+    copy = WorkingCopy(root)
+    copy.open()
+    return copy
+
+
+def end(copy):
+    """End a run as its process does, whether it finished or was killed."""
+    copy._held.close()
+
+
+def results(root):
+    return {
+        str(path.relative_to(root / "results")): path.read_text()
+        for path in (root / "results").rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_run_works_in_a_copy_and_publishes_what_it_changed(root):
+    before = results(root)
+    copy = run(root)
+    assert (copy.folder / "notebooks" / "a.ipynb").read_text() == "committed"
+    assert (copy.folder / "results" / "published" / "p.csv").read_text() == "committed"
+    (copy.folder / "results" / "quick" / "ranks" / "a.parquet").unlink()  # as Snakemake does before a step starts
+    (copy.folder / "results" / "quick" / "b.csv").write_text("half")
+    assert results(root) == before
+    end(copy)  # killed
+    assert results(root) == before
+    copy = run(root)
+    assert (copy.folder / "results" / "quick" / "ranks" / "a.parquet").read_text() == "committed"
+    assert (copy.folder / "results" / "quick" / "b.csv").read_text() == "half"  # it goes on where it was
+    (copy.folder / "results" / "quick" / "b.csv").write_text("whole")
+    (copy.folder / "results" / "quick" / "c.csv").write_text("new")
+    (root / "results" / "quick" / "ranks" / "a.parquet").write_text("edited meanwhile")
+    copy.publish()
+    assert results(root) == before | {
+        "quick/ranks/a.parquet": "edited meanwhile",
+        "quick/b.csv": "whole",
+        "quick/c.csv": "new",
+    }
+
+
+def test_what_changes_between_two_runs_goes_into_the_copy(root):
+    copy = run(root)
+    copy.publish()
+    end(copy)
+    (root / "results" / "quick" / "b.csv").write_text("pulled")
+    (root / "results" / "quick" / "ranks" / "a.parquet").unlink()
+    (root / "results" / "quick" / "d.csv").write_text("pulled")
+    shutil.rmtree(root / "notebooks")
+    copy = run(root)
+    assert not (copy.folder / "notebooks").is_symlink()
+    assert results(copy.folder) | {"published/p.csv": "committed"} == results(root)
+
+
+def test_publishing_is_all_or_nothing(root):
+    before, copy = results(root), run(root)
+    (copy.folder / "results" / "quick" / "b.csv").write_text("whole")
+    (copy.folder / "results" / "quick" / "e").mkdir()
+    (copy.folder / "results" / "quick" / "e" / "f.csv").write_text("whole")
+    (root / "results" / "quick" / "e").write_text("in the way")
+    with pytest.raises(InputError, match=r"results/quick/e/f\.csv cannot be written"):
+        copy.publish()
+    (root / "results" / "quick" / "e").unlink()
+    assert results(root) == before
+    copy.publish()
+    assert results(root) == before | {"quick/b.csv": "whole", "quick/e/f.csv": "whole"}
+
+
+def test_a_second_run_is_refused_until_the_first_has_ended(root):
+    first = run(root)
+    with pytest.raises(InputError, match="Another process is at work in .*: wait until it has ended, or stop it"):
+        run(root)
+    end(first)
+    run(root)
+
+
+def test_a_moved_study_finds_its_copy(root, tmp_path_factory):
+    end(run(root))
+    moved = tmp_path_factory.mktemp("elsewhere") / "study"
+    root.rename(moved)
+    assert (run(moved).folder / "notebooks" / "a.ipynb").read_text() == "committed"
+
+
+PAPERMILL = 'Traceback (most recent call last):\n  File "x.py"\npapermill.exceptions.PapermillExecutionError: \n'
+
+
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        (f"1/9\n{PAPERMILL}InputError: No item is called 'x'.\n\n", "No item is called 'x'."),
+        ("llamarec: Give --dropout too.\n", "Give --dropout too."),
+        (f"{PAPERMILL}RuntimeError: shapes differ\n\n", "A step failed: RuntimeError: shapes differ"),
+        (
+            "nbclient.exceptions.DeadKernelError: Kernel died\n",
+            "A notebook's kernel died, as it does where memory runs",
+        ),
+        ("[IPKernelApp] WARNING | Kernel is running over TCP without encryption\n", "A step failed: it was killed."),
+    ],
+)
+def test_the_last_words_say_why_and_where_the_log_is(root, log, sentence):
+    copy = run(root)
+    copy.log.write_text(log)
+    assert copy.last_words().startswith(sentence)
+    assert copy.last_words().endswith(" (Log: runs/.study/log.txt)")
