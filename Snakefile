@@ -153,25 +153,23 @@ rule grid_choice:
         train("{wildcards.method}", "--seed {wildcards.seed}")
 
 
-# `make retrieval` makes the retrieval pages of the book from what the grid left.
+# `make retrieval` makes the book's page on retrieval from what the grid left.
 
 rule retrieval:
     input:
-        expand(f"{NOTEBOOKS}/{{page}}.ipynb", page=["2_grid", "2_retrieval", "2_noise"]),
+        f"{NOTEBOOKS}/2_retrieval.ipynb",
 
 
 rule retrieval_page:
-    message: "{wildcards.page}: tables and figures from the grid's records and ranks"
+    message: "2_retrieval: tables and figures from the grid's records and ranks"
     input:
-        notebook="notebooks/{page}.ipynb",
+        notebook="notebooks/2_retrieval.ipynb",
         profile=PROFILE_FILE,
         library=library("evaluation", "report"),
         datasets=expand(f"{RUNS}/dataset/dataset.json", dataset=DATASETS),
         grid=rules.grid.input,
     output:
-        notebook=f"{NOTEBOOKS}/{{page}}.ipynb",
-    wildcard_constraints:
-        page="2_grid|2_retrieval|2_noise",
+        notebook=f"{NOTEBOOKS}/2_retrieval.ipynb",
     shell:
         PAPERMILL
 
@@ -244,16 +242,16 @@ rule strategies_page:
 # `make bench-retriever` wants a machine that does nothing else.
 
 rule speed:
-    message: "2_speed: a training step, serving and retrieval against their references"
+    message: "bench_retriever: a training step, serving and retrieval against their references"
     input:
-        notebook="notebooks/2_speed.ipynb",
+        notebook="notebooks/bench_retriever.ipynb",
         profile=PROFILE_FILE,
-        library=library("retrieval"),
+        library=[*library("retrieval"), "llamarec_core/training.py"],
         reference="tests/retrieval/reference_lru.py",
         datasets=expand(f"{RUNS}/dataset/dataset.json", dataset=DATASETS),
         grid=ancient(lambda wildcards: points(wildcards, method="lrurec", dataset="beauty")),
     output:
-        notebook=f"{NOTEBOOKS}/2_speed.ipynb",
+        notebook=f"{NOTEBOOKS}/bench_retriever.ipynb",
     threads: workflow.cores
     shell:
         PAPERMILL
@@ -297,7 +295,7 @@ rule retriever:
     input:
         notebook="notebooks/2_retriever.ipynb",
         profile=PROFILE_FILE,
-        library=library("retrieval"),
+        library=[*library("retrieval"), "llamarec_core/training.py"],
         dataset=f"{RUNS}/dataset/dataset.json",
     output:
         notebook=f"{NOTEBOOKS}/{{dataset}}/2_retriever.ipynb",

@@ -127,9 +127,7 @@ def test_a_checkpoint_of_another_run_is_refused(run, tmp_path, monkeypatch):
         run(Counting({}), steps=4)
 
 
-def test_a_folder_has_one_process_and_a_record_of_the_code_at_its_start(
-    run, tmp_path, monkeypatch
-):
+def test_a_folder_has_one_process_and_a_record_of_the_code_at_its_start(run, tmp_path, monkeypatch):
     state = {"git_commit": "before"}
     monkeypatch.setattr(training, "circumstances", lambda root: dict(state))
     task, step = Counting({}), Counting.step

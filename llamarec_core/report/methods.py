@@ -7,6 +7,7 @@ METHOD_NAMES = {
     "popularity-order": "Popularity order",
     "title-overlap": "Title overlap",
     "title-overlap-with-retriever": "Title overlap + LRURec",
+    "item_knn": "ItemKNN",
     "narm": "NARM",
     "bert4rec": "BERT4Rec",
     "sasrec": "SASRec",

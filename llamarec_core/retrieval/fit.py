@@ -181,17 +181,17 @@ class GradientTask(_RetrieverTask):
             kept_by="recall@10",
             patience=settings.patience,
         )
-        self._epoch, self._batches = -1, []
+        self._epoch, self.batches = -1, []
 
     def step(self, number: int) -> list[dict[str, float]]:
         """Take a step on the next batch of the epoch."""
         epoch, place = divmod(number, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._batches = draw_batches(self.sequences, self.settings, seed=self.seed, epoch=epoch)
+            self.batches = draw_batches(self.sequences, self.settings, seed=self.seed, epoch=epoch)
         torch.manual_seed(int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]))
         device = self.model.item_bias.device
-        batch = [self.sequences[chosen].to(device) for chosen in self._batches[place]]
+        batch = [self.sequences[chosen].to(device) for chosen in self.batches[place]]
         self.model.train()
         loss, positions = training_step(self.model, self.optimizer, batch, mean_positions=self.mean_positions)
         return [{"loss": loss, "terms": positions}]
