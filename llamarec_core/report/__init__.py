@@ -7,23 +7,30 @@ the results. ``methods`` names what is compared.
 
 from llamarec_core.report.ablations import ablation_table, training_table, warmup_parts
 from llamarec_core.report.claims import verdict_counts, verdicts_sentence
-from llamarec_core.report.figures import (
-    metric_bars,
+from llamarec_core.report.curves import (
+    candidate_probabilities,
+    grid_panels,
+    index_curves,
+    inference_times,
+    learning_curve,
+    noise_sizes,
+    quality_against_latency,
     rank_histogram,
+    serving_lines,
+    training_curve,
+    validation_curves,
+)
+from llamarec_core.report.figures import (
+    ablation_forest,
+    forest,
+    gains_forest,
     save_figure,
     sequence_lengths_and_popularity,
     set_theme,
-    training_curve,
 )
 from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES
 from llamarec_core.report.pairs import comparison_table, floors_table, strategy_pairs
 from llamarec_core.report.publication import publish_table
-from llamarec_core.report.ranking_figures import (
-    ablation_forest,
-    candidate_probabilities,
-    learning_curves,
-    warmup_curves,
-)
 from llamarec_core.report.retrieval import (
     noise_table,
     pairs_table,
@@ -33,14 +40,6 @@ from llamarec_core.report.retrieval import (
     ties_table,
     validation_table,
 )
-from llamarec_core.report.retrieval_figures import (
-    forest,
-    grid_panels,
-    index_curves,
-    noise_sizes,
-    serving_lines,
-    validation_curves,
-)
 from llamarec_core.report.show import show_table, write_table
 from llamarec_core.report.status import opening, show_record, show_runs, show_versions
 from llamarec_core.report.strategies import (
@@ -49,7 +48,6 @@ from llamarec_core.report.strategies import (
     table4,
     timing_conditions,
 )
-from llamarec_core.report.strategy_figures import inference_times, quality_against_latency
 from llamarec_core.report.tables import results_table, statistics_table
 
 __all__ = [
@@ -62,11 +60,11 @@ __all__ = [
     "differences_table",
     "floors_table",
     "forest",
+    "gains_forest",
     "grid_panels",
     "index_curves",
     "inference_times",
-    "learning_curves",
-    "metric_bars",
+    "learning_curve",
     "noise_sizes",
     "noise_table",
     "opening",
@@ -98,7 +96,6 @@ __all__ = [
     "validation_table",
     "verdict_counts",
     "verdicts_sentence",
-    "warmup_curves",
     "warmup_parts",
     "write_table",
 ]

@@ -1,51 +1,71 @@
-"""The theme of every plot, and the plots of data and results.
+"""The theme of every figure, how one is shown and saved, and the forest plots of the results.
 
-Each function returns a matplotlib Figure whose axes carry their units; it is not registered with pyplot, so that
-a notebook shows it once, as a cell's last value. ``figure.alt_text`` says in words what it shows.
+Each function returns a matplotlib Figure whose axes carry their units. It is not registered with pyplot, so that a
+notebook shows it once, as a cell's last value: as SVG in the page's own text colour, with its caption below it and,
+where a mark has a tooltip, its numbers under the pointer.
 """
 
-import base64
+import hashlib
 import html
 import io
+import re
 import sys
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from llamarec_core.data import Dataset
-from llamarec_core.evaluation import METRICS
 from llamarec_core.files import InputError, replacing
-from llamarec_core.report.methods import METHOD_NAMES, display_name, in_order
+from llamarec_core.report.forms import QUOTED
+from llamarec_core.report.methods import display_name, in_order
+from llamarec_core.report.show import STYLE
 
+INK = "#262627"
+"""Colour of text and axes in files; a page shows it in the colour of its own text, light or dark."""
+GREY = "#808080"
+_COLOURS = {
+    "llamarec": "#d55e00", "llamarec-with-retriever": "#a8326e", "lrurec": "#0072b2", "sasrec": "#009e73",
+    "bert4rec": "#a6761d", "narm": "#7570b3", "title-overlap-with-retriever": "#4d8f8f",
+}  # fmt: skip
+"""Middle tones, which are seen on a light and on a dark page; the subjects are the strongest, floors are grey."""
+PUBLISHED_MARK = {
+    "marker": "D", "markersize": 6, "color": "white", "markeredgecolor": INK, "linestyle": "none", "zorder": 4,
+}  # fmt: skip
+"""How a published value looks in every figure."""
 _WIDTH = 6.0
 """In inches, fits the book's text, and stays readable when a phone shrinks it."""
+_LEAST = 0.02
+"""An axis of a metric spans at least this much: less is no difference to look at."""
 
 
 def set_theme() -> None:
-    """Set the look of every figure: colour-blind palette, a font that ships with matplotlib, SVG in notebooks.
-
-    Figures keep a white ground, as a card on a dark page: their labels read in print and in both of the book's modes.
-    """
+    """Set the look of every figure: colour-blind palette, a font that ships with matplotlib, SVG in notebooks."""
+    colours = dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK)
     sns.set_theme(
         context="notebook",
         style="whitegrid",
-        palette="colorblind",
+        palette=list(_COLOURS.values()),
         font="DejaVu Sans",
         rc={
-            "axes.edgecolor": "0.3",
+            **colours,
             "axes.labelsize": 10,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
             "axes.titlesize": 10.5,
             "font.size": 10,
+            "grid.alpha": 0.3,
+            "grid.color": GREY,
             "legend.fontsize": 9,
+            "legend.frameon": False,
             "xtick.labelsize": 9,
             "ytick.labelsize": 9,
             "savefig.dpi": 200,
@@ -60,12 +80,196 @@ def set_theme() -> None:
 
 
 def as_html(figure: Figure) -> str:
-    """Return a figure as an SVG image with its text for those who cannot see it."""
-    with io.BytesIO() as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
-        source = base64.b64encode(file.getvalue()).decode()
-    words = html.escape(getattr(figure, "alt_text", "Figure"))
-    return f'<img src="data:image/svg+xml;base64,{source}" alt="{words}">'
+    """Return a figure as SVG with its caption, and its numbers for those who cannot see it."""
+    svg = _svg(figure, transparent=True).replace(INK, "currentColor")
+    svg = svg[svg.index("<svg") :]
+    own = "f" + hashlib.sha256(svg.encode()).hexdigest()[:6] + "-"  # names must differ between the figures of a page
+    svg = re.sub(r'((?<= id=")|(?<=href="#)|(?<=url\(#))', own, svg)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(figure.alt_text)}"', 1)
+    caption = f"<figcaption>{html.escape(figure.caption)}</figcaption>"
+    return f'{STYLE}<figure class="llamarec-figure">{svg}{caption}</figure>'
+
+
+def save_figure(figure: Figure, path_without_suffix: Path) -> list[Path]:
+    """Write a figure as PNG, PDF and SVG, each whole or not at all, with no date inside; return the files.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    path = Path(path_without_suffix)
+    files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "pdf", "svg")]
+    for file in files:
+        with replacing(file) as temporary:
+            if file.suffix == ".svg":
+                temporary.write_text(_svg(figure), encoding="utf-8")
+            else:
+                metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
+                figure.savefig(temporary, format=file.suffix[1:], metadata=metadata)
+    return files
+
+
+def _svg(figure: Figure, **options: Any) -> str:
+    """Draw a figure as SVG, with the tooltips of its marks."""
+    with io.StringIO() as file:
+        figure.savefig(file, format="svg", metadata={"Date": None}, **options)
+        svg = file.getvalue()
+    for artist in figure.findobj(lambda artist: hasattr(artist, "tooltip")):
+        opening = f'<g id="{artist.get_gid()}">'
+        svg = svg.replace(opening, f"{opening}<title>{html.escape(artist.tooltip)}</title>")
+    return svg
+
+
+def new_figure(*, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Return a new figure of the book's width, and its axes row by row."""
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+
+
+def described(figure: Figure, caption: str, numbers: Iterable[str] = ()) -> Figure:
+    """Keep in words what a figure shows: a caption that is seen, and its numbers for those who cannot see it."""
+    figure.caption = caption
+    figure.alt_text = " ".join([caption, "; ".join(numbers)]).strip()
+    return figure
+
+
+def tell(artist: Artist, words: str) -> None:
+    """Give a mark a tooltip."""
+    artist.tooltip = words
+    artist.set_gid("mark-" + hashlib.sha256(words.encode()).hexdigest()[:10])
+
+
+def colour(method: str) -> str:
+    """Return the method's colour, the same in every figure."""
+    return _COLOURS.get(method, GREY)
+
+
+def spread(axes: Iterable[Axes], *, along: str = "x") -> None:
+    """Widen axes of a metric that span next to nothing, about their middle; to be called when all is drawn."""
+    for axis in axes:
+        low, high = getattr(axis, f"get_{along}lim")()
+        if high - low < _LEAST:
+            middle = (low + high) / 2
+            getattr(axis, f"set_{along}lim")(middle - _LEAST / 2, middle + _LEAST / 2)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+    """Put a figure's legend under it."""
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def interval(axis: Axes, place: float, row: Any, *, colour: str, name: str) -> str:
+    """Draw one line of a forest plot: our value with its interval, the published one as a diamond; return it in words.
+
+    Args:
+        axis: where to draw.
+        place: height of the line.
+        row: ``measured``, ``ci_low``, ``ci_high`` and perhaps ``published``.
+        colour: of our value.
+        name: of the line, for its tooltip.
+    """
+    words = f"{name}: ours {row.measured:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]".replace("-0.", "−0.")
+    published = getattr(row, "published", np.nan)
+    if pd.notna(published):
+        words += f", published {published:.4f}"
+        tell(axis.plot(published, place, **PUBLISHED_MARK)[0], words)
+    tell(axis.plot([row.ci_low, row.ci_high], [place, place], color=colour, linewidth=3)[0], words)
+    tell(axis.plot(row.measured, place, marker="o", color=colour)[0], words)
+    return words
+
+
+def _lines(axis: Axes, names: Sequence[str]) -> None:
+    """Name the lines of a forest plot, the first on top."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
+    axis.locator_params(axis="x", nbins=5)
+
+
+_OURS = {"marker": "o", "color": GREY, "linewidth": 3, "label": "ours, 95 % interval over users"}
+
+
+def gains_forest(gains: pd.DataFrame, *, metric: str = "NDCG@10") -> Figure:
+    """Plot the ranker's gain over the retriever, the paper's beside ours, one line a data set.
+
+    Args:
+        gains: ``dataset``, ``published``, ``measured``, ``ci_low`` and ``ci_high``, one row a data set.
+        metric: in which the gain is measured, for the axis.
+    """
+    figure, (axis,) = new_figure(height=0.45 * len(gains) + 1.1)
+    rows = list(gains.itertuples())
+    words = [interval(axis, place, row, colour=colour("llamarec"), name=row.dataset) for place, row in enumerate(rows)]
+    _lines(axis, [row.dataset for row in rows])
+    axis.axvline(0, color=INK, linewidth=1)
+    axis.set_xlabel(f"gain in {metric} over LRURec, users whose target was retrieved")
+    published = Line2D([], [], **PUBLISHED_MARK, label="the paper, Llama-2-7B")
+    spread([axis])
+    legend_below(figure, [Line2D([], [], **_OURS | {"color": colour("llamarec")}), published], 2)
+    return described(figure, f"LlamaRec's gain in {metric} over LRURec's own order of the same candidates.", words)
+
+
+def forest(table: pd.DataFrame, *, metrics: Sequence[str] = QUOTED, subset: str = "all") -> Figure:
+    """Plot each method's metrics with their intervals beside the published values, one column a data set.
+
+    Args:
+        table: what :func:`llamarec_core.report.tables.results_table` returns.
+        metrics: the metrics to show, one row each.
+        subset: ``all`` or ``retrieved``.
+
+    Raises:
+        InputError: the table has no row of that subset and those metrics.
+    """
+    table = table[table["metric"].isin(metrics) & (table["subset"] == subset)]
+    if table.empty:
+        raise InputError(f"The results hold none of {', '.join(metrics)} for the subset {subset!r}: nothing to plot.")
+    datasets, methods = list(table["dataset"].unique()), in_order(table["method"])[::-1]
+    height = len(metrics) * (0.3 * len(methods) + 0.9) + 0.4
+    figure, axes = new_figure(rows=len(metrics), columns=len(datasets), height=height, sharey=True)
+    words = []
+    for axis, (metric, dataset) in zip(axes, ((m, d) for m in metrics for d in datasets), strict=True):
+        rows = table[(table["dataset"] == dataset) & (table["metric"] == metric)].set_index("method")
+        for place, method in enumerate(methods):
+            if method in rows.index:
+                name = f"{dataset}, {display_name(method)}, {metric}"
+                words.append(interval(axis, place, rows.loc[method], colour=colour(method), name=name))
+        axis.set(title=dataset if metric == metrics[0] else None, xlabel=metric)
+        _lines(axis, [display_name(method) for method in methods])
+        axis.locator_params(axis="x", nbins=3)
+    spread(axes)
+    published = [Line2D([], [], **PUBLISHED_MARK, label="published")] if table["published"].notna().any() else []
+    legend_below(figure, [Line2D([], [], **_OURS), *published], 2)
+    over = "all users" if subset == "all" else "the users whose target was retrieved"
+    return described(figure, f"{' and '.join(metrics)} over {over}.", words)
+
+
+def ablation_forest(table: pd.DataFrame) -> Figure:
+    """Plot each variant's NDCG@10 with its interval, one panel a group.
+
+    Args:
+        table: from :func:`~llamarec_core.report.ablation_table`, of one data set.
+    """
+    groups = dict(tuple(table.groupby("group", sort=False)))
+    sizes = [len(rows) for rows in groups.values()]
+    height = 0.3 * sum(sizes) + 0.55 * len(groups) + 0.6
+    figure, axes = new_figure(rows=len(groups), height=height, sharex=True, height_ratios=sizes)
+    kinds = {
+        "the group's first": GREY,
+        "no difference beyond chance": "#0072b2",
+        "better": "#009e73",
+        "worse": "#d55e00",
+    }
+    words = []
+    for axis, (group, rows) in zip(axes, groups.items(), strict=True):
+        for place, row in enumerate(rows.itertuples()):
+            beyond = "better" if row.difference > 0 else "worse"
+            kind = beyond if row.p_holm < 0.05 else list(kinds)[min(place, 1)]
+            words.append(interval(axis, place, row, colour=kinds[kind], name=f"{group}, {row.method}"))
+        _lines(axis, list(rows["method"]))
+        axis.axvline(rows["measured"].iloc[0], color=GREY, linestyle=":", linewidth=1)
+        axis.set_title(group, fontsize=9.5, loc="left")
+    spread(axes)
+    axes[-1].set(xlabel="NDCG@10, users whose target was retrieved")
+    legend_below(figure, [Line2D([], [], color=of, marker="o", label=kind) for kind, of in kinds.items()], 2)
+    return described(figure, "Each variant with its 95 % interval; dotted: the first of its group.", words)
 
 
 def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
@@ -77,195 +281,20 @@ def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
     if lengths.min() == lengths.max():
         left.hist(lengths)
     else:
-        sns.histplot(x=lengths, log_scale=True, bins=30, ax=left)
+        sns.histplot(x=lengths, log_scale=True, bins=30, ax=left, color=colour("lrurec"), edgecolor="none")
         left.xaxis.set_major_formatter(ScalarFormatter())
         left.xaxis.set_minor_formatter(NullFormatter())  # their labels would run into one another
     left.set(xlabel="interactions of a user (log)", ylabel="users", title="Sequence lengths")
     median = float(np.median(lengths))
-    left.axvline(median, color="C1", linestyle="--", label=f"median {median:g}")
+    left.axvline(median, color=colour("llamarec"), linestyle="--", label=f"median {median:g}")
     left.legend()
-    right.loglog(np.arange(1, len(occurrences) + 1), occurrences, linewidth=2)
+    right.loglog(np.arange(1, len(occurrences) + 1), occurrences, linewidth=2, color=colour("lrurec"))
     right.set(xlabel="item's popularity rank (log)", ylabel="interactions (log)", title="Item popularity")
     return described(
         figure,
-        f"Two panels for {dataset.name}. Left: histogram of the {len(lengths):,} users' sequence lengths, from "
-        f"{lengths.min():,} to {lengths.max():,} interactions, median {median:g}. Right: interactions of each item "
-        f"against its popularity rank, falling from {occurrences[0]:,} to {occurrences[-1]:,}, both axes logarithmic.",
+        f"{dataset.name}: how many interactions each user has, and how often each item occurs.",
+        [
+            f"{len(lengths):,} users with {lengths.min():,} to {lengths.max():,} interactions, median {median:g}",
+            f"items with {occurrences[0]:,} down to {occurrences[-1]:,} interactions",
+        ],
     )
-
-
-def training_curve(
-    frame: pd.DataFrame, *, x: str, loss: str = "training_loss", metric: str, warmed_up: bool = False
-) -> Figure:
-    """Plot the training loss above the validation metric, against the same axis.
-
-    Args:
-        frame: one row a record; where nothing was measured the cell is empty.
-        x: column of the horizontal axis, e.g. ``iteration`` or ``step``.
-        loss: column of the training loss, a cross-entropy in nats.
-        metric: column of the validation metric, e.g. ``recall@10``.
-        warmed_up: whether the row without a loss, from before training, may be the best.
-
-    Raises:
-        InputError: a column is missing.
-    """
-    for column in (x, loss, metric):
-        if column not in frame.columns:
-            raise InputError(f"The training curve lacks the column {column!r}: it has {', '.join(frame.columns)}.")
-    losses, validations = (frame[[x, column]].dropna() for column in (loss, metric))
-    name = metric.replace("ndcg", "NDCG").replace("recall", "Recall").replace("mrr", "MRR").replace("_", " ")
-    figure, (upper, lower) = new_figure(rows=2, height=4.2, sharex=True)
-    upper.plot(losses[x], losses[loss], color="C0")
-    upper.set(ylabel="training loss (nats)")
-    lower.plot(validations[x], validations[metric], color="C2", marker="o", markersize=4)
-    lower.set(xlabel=x, ylabel=f"validation\n{name}")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    text = f"Training loss (upper panel) and validation {name} (lower panel) against {x}."
-    if len(losses):
-        text += f" The loss goes from {losses[loss].iloc[0]:.3g} to {losses[loss].iloc[-1]:.3g}."
-    if len(validations):
-        kept = validations.loc[validations.index.intersection(losses.index), metric]
-        best = validations.loc[(kept if len(kept) and not warmed_up else validations[metric]).idxmax()]
-        lower.plot(best[x], best[metric], color="C3", marker="*", markersize=13, linestyle="none", label="best, kept")
-        lower.legend()
-        text += f" The best validation is {best[metric]:.4f} at {x} {best[x]:g}."
-    return described(figure, text)
-
-
-def rank_histogram(ranks: Mapping[str, np.ndarray], *, candidates: int = 20) -> Figure:
-    """Plot where each method ranks the target among the candidates.
-
-    Args:
-        ranks: method → the users' ranks ``(users,)``; ranks beyond the candidates are counted in the title.
-        candidates: number of candidates.
-
-    Raises:
-        InputError: there is no method.
-    """
-    methods = _methods(ranks)
-    columns = min(3, len(methods))
-    rows = -(-len(methods) // columns)
-    figure, axes = new_figure(rows=rows, columns=columns, height=2.3 * rows + 0.6, sharex=True, sharey=True)
-    sentences = []
-    for axis, method in zip(axes, methods, strict=False):
-        values = np.asarray(ranks[method])
-        shares = np.bincount(values[values <= candidates], minlength=candidates + 1)[1:] / len(values)
-        beyond = (values > candidates).mean()
-        axis.bar(np.arange(1, candidates + 1), shares, width=0.85, color=color(method), linewidth=0)
-        axis.set_title(f"{_broken(method)}\n({beyond:.0%} beyond {candidates})", fontsize=9.5)
-        axis.grid(visible=False, axis="x")
-        sentences.append(f"{display_name(method)}: {shares[0]:.1%} at rank 1, {beyond:.1%} beyond {candidates}.")
-    for axis in axes[len(methods) :]:
-        axis.set_visible(False)
-    for axis in axes[: len(methods)][-columns:]:
-        axis.tick_params(labelbottom=True)  # also above an empty place in the last row
-    axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=1))
-    axes[0].set_xticks([tick for tick in (1, 5, 10, 15, 20) if tick <= candidates])
-    figure.supxlabel("rank of the target", fontsize=10)
-    figure.supylabel("share of users", fontsize=10)
-    return described(figure, f"Distribution of the target's rank from 1 to {candidates}. " + " ".join(sentences))
-
-
-def metric_bars(table: pd.DataFrame, *, metrics: Sequence[str] = METRICS, subset: str = "all") -> Figure:
-    """Plot each method's metrics with their 95 % intervals, and the published values beside them.
-
-    Args:
-        table: what :func:`llamarec_core.report.tables.results_table` returns; one row of bars a data set.
-        metrics: the metrics to show.
-        subset: ``all`` or ``retrieved``.
-
-    Raises:
-        InputError: the table has no row of that subset and those metrics.
-    """
-    table = table[table["metric"].isin(metrics) & (table["subset"] == subset)]
-    if table.empty:
-        raise InputError(f"The results hold none of {', '.join(metrics)} for the subset {subset!r}: nothing to plot.")
-    datasets, methods = list(table["dataset"].unique()), in_order(table["method"])
-    figure, axes = new_figure(rows=len(datasets), height=2.6 * len(datasets) + 0.9, sharex=True)
-    places = np.arange(len(metrics))
-    width = 0.84 / len(methods)
-    for axis, dataset in zip(axes, datasets, strict=True):
-        for number, method in enumerate(methods):
-            rows = table[(table["dataset"] == dataset) & (table["method"] == method)].set_index("metric")
-            rows = rows.reindex(metrics)
-            x = places + (number - (len(methods) - 1) / 2) * width
-            errors = [rows["measured"] - rows["ci_low"], rows["ci_high"] - rows["measured"]]
-            axis.bar(
-                x, rows["measured"], width=width * 0.92, color=color(method), label=display_name(method), linewidth=0
-            )
-            axis.errorbar(x, rows["measured"], yerr=errors, fmt="none", ecolor="0.15", elinewidth=1, capsize=2)
-            if rows["published"].notna().any():
-                axis.plot(x, rows["published"], **PUBLISHED_MARK)
-        axis.set(
-            title=dataset,
-            ylabel="metric (0 to 1)" if len(metrics) > 1 else metrics[0],
-            xticks=places,
-            xticklabels=metrics,
-        )
-        axis.grid(visible=False, axis="x")
-    handles, labels = axes[0].get_legend_handles_labels()
-    if table["published"].notna().any():
-        handles.append(mpl.lines.Line2D([], [], **PUBLISHED_MARK))
-        labels.append("published")
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    best = table.loc[table.groupby(["dataset", "metric"], sort=False)["measured"].idxmax()]
-    return described(
-        figure,
-        f"Bars of {', '.join(metrics)} with 95 % intervals over "
-        f"{'all users' if subset == 'all' else 'the users whose target was retrieved'}, for "
-        f"{', '.join(display_name(method) for method in methods)}. Best: "
-        + "; ".join(
-            f"{row.dataset} {row.metric} {row.measured:.4f} ({display_name(row.method)})" for row in best.itertuples()
-        )
-        + ".",
-    )
-
-
-def save_figure(figure: Figure, path_without_suffix: Path) -> list[Path]:
-    """Write a figure as PNG, PDF and SVG, each whole or not at all, with no date inside; return the files.
-
-    Raises:
-        InputError: the disk is full.
-    """
-    path = Path(path_without_suffix)
-    files = []
-    for suffix, metadata in (("png", {}), ("pdf", {"CreationDate": None}), ("svg", {"Date": None})):
-        files.append(path.with_name(f"{path.name}.{suffix}"))
-        with replacing(files[-1]) as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata)
-    return files
-
-
-PUBLISHED_MARK = {
-    "marker": "D", "markersize": 5, "color": "white", "markeredgecolor": "black", "linestyle": "none", "zorder": 3,
-}  # fmt: skip
-"""How a published value looks in every figure."""
-
-
-def new_figure(*, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Return a new figure of the book's width, and its axes row by row."""
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
-
-
-def described(figure: Figure, alt_text: str) -> Figure:
-    """Keep in words what a figure shows."""
-    figure.alt_text = alt_text
-    return figure
-
-
-def _methods(ranks: Mapping[str, np.ndarray]) -> list[str]:
-    if not ranks:
-        raise InputError("There are no ranks to plot: give at least one method's.")
-    return in_order(ranks)
-
-
-def color(method: str) -> tuple[float, float, float]:
-    """Return the method's colour, the same in every figure."""
-    palette = sns.color_palette("colorblind")
-    known = list(METHOD_NAMES)
-    return palette[known.index(method) if method in known else -1]
-
-
-def _broken(method: str) -> str:
-    return "\n".join(textwrap.wrap(display_name(method), 24))

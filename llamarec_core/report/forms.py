@@ -90,7 +90,7 @@ _UNITS = {
     "difference": "{:+.4f}", "gain": "{:+.2%}", "share": "{:.2%}", "seconds": "{:.2f} s", "ratio": "{:.1f}",
 }  # fmt: skip
 _MEASURES = {
-    "NDCG@10": "NDCG@10", "Recall@10": "Recall@10", "valid_outputs": "valid outputs",
+    "NDCG@10": "NDCG@10", "Recall@10": "Recall@10", "valid_outputs": "valid outputs", "answered": "answered",
     "forward_passes": "forward passes", "tokens_read": "tokens read", "tokens_generated": "tokens generated",
     "seconds_p50": "median seconds", "seconds_p95": "seconds, 95th percentile",
     "requests_per_second": "requests a second, together", "peak_mib": "peak MiB, together",
@@ -133,7 +133,9 @@ def _of_strategy(row: Row) -> str:
     if row["formula"] in ("equal", "bounded", "exceeded"):
         bound = {"equal": "=", "bounded": "≤ {predicted:.0f}", "exceeded": "> {predicted:.0f}"}[row["formula"]]
         return f"{row['measured']:.0f} ({bound.format(**row)})"
-    return {"valid_outputs": "{:.0%}", "peak_mib": "{:.0f}"}.get(row["metric"], "{:.2f}").format(row["measured"])
+    return {"valid_outputs": "{:.0%}", "answered": "{:.0%}", "peak_mib": "{:.0f}"}.get(row["metric"], "{:.2f}").format(
+        row["measured"]
+    )
 
 
 _METHODS = {"data set": "{dataset}", "users": "{subset}", "method": "{method}"}

@@ -33,6 +33,9 @@ STRATEGY_NAMES = {
 """The same of the ways in which a language model is made to rank, and of those that the paper quotes beside them."""
 
 
+RETRIEVER = "retriever"
+"""Names the retriever's own order of the candidates in the table of strategies."""
+
 _SUBSETS = {"all": "all users", "retrieved": "target retrieved"}
 
 AS_PUBLISHED = "-validated-as-published"

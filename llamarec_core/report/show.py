@@ -36,9 +36,10 @@ STYLE = """<style>
 .llamarec-figure .llamarec-table :is(.row_heading, .row_name) { text-align: left; font-weight: normal; }
 .llamarec-figure .llamarec-table .row_heading { min-width: 5.5em; }
 .llamarec-figure .llamarec-table thead th { vertical-align: bottom; font-weight: bold; }
-.llamarec-figure svg { display: block; max-width: 100%; height: auto; color: inherit; }
+.llamarec-figure svg { display: block; max-width: 100%; height: auto; }
 .llamarec-figure .files { margin: 0.2em 0 0; font-size: 0.85em; }
-html[data-theme="dark"] .bd-content div.cell_output .text_html:has(.llamarec-figure) { background: none; padding: 0; }
+html[data-theme="dark"] .bd-content div.cell_output .text_html:has(figure.llamarec-figure) {
+  background: none; color: inherit; padding: 0; }
 </style>"""
 """Stands in each output, so that a notebook looks the same in JupyterLab and in the book."""
 

@@ -12,15 +12,13 @@ import pandas as pd
 
 from llamarec_core.evaluation import METRICS, per_user, stratified_mean
 from llamarec_core.files import InputError
+from llamarec_core.report.methods import RETRIEVER
 
 Answers = Mapping[tuple[str, str, bool, int], pd.DataFrame]
 """(data set, strategy, whether it was tuned, seed) → :data:`llamarec_core.llm_baselines.comparison.COLUMNS`."""
 
 COUNTED = ("forward_passes", "tokens_read", "tokens_generated")
 """What the cost formula predicts of a request."""
-
-RETRIEVER = "retriever"
-"""Names the retriever's own order of the candidates in the table of strategies."""
 
 
 def strategies_table(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:

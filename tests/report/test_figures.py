@@ -1,160 +1,217 @@
-"""Figures: labelled axes, words for those who cannot see them, and files that never change by themselves."""
+"""Figures: labelled axes, words for those who cannot see them, tooltips, and files that never change by themselves."""
 
-import base64
-import html
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from llamarec_core import report
+from llamarec_core.evaluation import published_inference_times
 from llamarec_core.files import InputError
-from llamarec_core.report import candidate_probabilities, figures
+from llamarec_core.report.figures import INK, as_html
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.fixture(autouse=True)
 def theme():
-    figures.set_theme()
+    report.set_theme()
 
 
-def dataset():
-    items = np.array([1, 2, 3, 1, 2, 1, 1, 2, 3, 4], dtype=np.int32)
-    return SimpleNamespace(name="tiny", items=items, offsets=np.array([0, 3, 5, 10]), n_items=5)
+def committed(name):
+    return pd.read_csv(RESULTS / "small" / "tables" / f"{name}.csv")
 
 
-def curve():
+def dataset(items=(1, 2, 3, 1, 2, 1, 1, 2, 3, 4), offsets=(0, 3, 5, 10)):
+    return SimpleNamespace(name="tiny", items=np.array(items, dtype=np.int32), offsets=np.array(offsets), n_items=5)
+
+
+def tuning():
+    answers = np.array([0, 1000, 4000, 100_000])
+    ndcg = 0.25 + 0.02 * np.arange(4)
     return pd.DataFrame(
         {
-            "iteration": [100, 200, 300],
-            "training_loss": [7.0, 6.5, 6.1],
-            "recall@10": [0.05, np.nan, 0.08],
-            "ndcg@10": [0.02, np.nan, 0.04],
+            "answers": answers, "nats": [0, 0.01, 0.1, 0.2], "ndcg@10": ndcg, "ndcg@10_with_retriever": ndcg + 0.1,
+            "ndcg@10_shuffled": [np.nan, *ndcg[1:]],
         }
-    )
+    )  # fmt: skip
 
 
-def results():
-    metrics = ["MRR@5", "NDCG@10"]
-    table = pd.concat(
-        pd.DataFrame({"dataset": "games", "method": method, "metric": metrics, "subset": "all", "measured": level})
-        for method, level in (("lrurec", 0.05), ("llamarec", 0.06), ("random-order", 0.03))
-    )
-    table["published"] = np.where(table["method"] == "llamarec", 0.07, np.nan)
-    return table.assign(ci_low=table["measured"] - 0.01, ci_high=table["measured"] + 0.02)
+def training(last=0.08):
+    measured = {"recall@10": [0.05, np.nan, last], "ndcg@10": [0.02, np.nan, 0.04]}
+    return pd.DataFrame({"step": [100, 200, 300], "training_loss": [7.0, 6.5, 6.1], **measured})
 
 
 def candidates(**changes):
     titles = [f"Film {number}" for number in range(19)] + ["The $5 and the $10 Film: A Subtitle That Will Not Fit"]
     after = np.full(20, 0.5 / 19)
     after[3] = 0.5
-    return candidate_probabilities(titles, **({"before": np.full(20, 0.05), "after": after, "target": 3} | changes))
+    return report.candidate_probabilities(
+        titles, **({"before": np.full(20, 0.05), "after": after, "target": 3} | changes)
+    )
 
 
 def every_figure():
+    grid = committed("grid").astype({"chosen": bool})
+    gains = pd.DataFrame({"dataset": ["ml-100k", "beauty"], "published": [0.04, 0.016], "measured": [0.01, -0.02]})
+    served = pd.DataFrame({"variant": ["a", "a"], "history": [50, 2000], "median_seconds": [0.001, 0.002]})
+    curve = pd.DataFrame({"epoch": [1, 2, 3], "recall@10": [0.1, 0.3, 0.2]})
+    times = published_inference_times(RESULTS / "published")
+    inference = pd.read_csv(RESULTS / "bench" / "inference_time.csv")
     return {
-        "data": figures.sequence_lengths_and_popularity(dataset()),
-        "curve": figures.training_curve(curve(), x="iteration", metric="recall@10"),
-        "ranks": figures.rank_histogram({"lrurec": np.array([1, 5, 20, 90]), "llamarec": np.array([1, 1, 2, 90])}),
-        "bars": figures.metric_bars(results(), metrics=["MRR@5", "NDCG@10"]),
+        "gains": report.gains_forest(gains.assign(ci_low=-0.03, ci_high=0.02)),
+        "results": report.forest(committed("table3"), metrics=["NDCG@10"], subset="retrieved"),
+        "retrieval": report.forest(committed("table1_retrieval")),
+        "ablations": report.ablation_forest(committed("ranker_games")),
+        "data": report.sequence_lengths_and_popularity(dataset()),
+        "training": report.training_curve(training(), x="step", metric="recall@10"),
+        "learning": report.learning_curve({"beauty": tuning()}, {"beauty": {"LRURec": 0.37}}),
+        "ranks": report.rank_histogram({"lrurec": np.array([1, 5, 20, 90]), "llamarec": np.array([1, 1, 2, 90])}),
         "candidates": candidates(),
+        "grid": report.grid_panels(grid),
+        "validation": report.validation_curves({("beauty", "lrurec"): curve}),
+        "noise": report.noise_sizes(committed("noise")),
+        "strategies": report.quality_against_latency(committed("strategies")),
+        "times": report.inference_times(inference, published=times),
+        "serving": report.serving_lines(served),
+        "index": report.index_curves(pd.read_csv(RESULTS / "bench" / "retriever_recall.csv")),
     }
 
 
-def test_every_figure_names_its_axes_and_says_in_words_what_it_shows():
-    for name, figure in every_figure().items():
+@pytest.fixture(scope="module")
+def figures():
+    report.set_theme()
+    return every_figure()
+
+
+def test_every_figure_names_its_axes_and_says_in_words_what_it_shows(figures):
+    for name, figure in figures.items():
         assert isinstance(figure, Figure), name
-        assert len(figure.alt_text) > 60, name
-        for axis in figure.axes:
-            horizontal = axis.get_xlabel() or figure.get_supxlabel() or [t.get_text() for t in axis.get_xticklabels()]
-            shared = axis.get_shared_x_axes().get_siblings(axis)
-            assert horizontal or any(sibling.get_xlabel() for sibling in shared), name
-            assert axis.get_ylabel() or figure.get_supylabel(), name
+        assert len(figure.caption.split()) >= 5, name
+        assert figure.alt_text.startswith(figure.caption), name
+        assert re.search(r"\d", figure.alt_text), name
+        for axis in shown(figure):
+            alike = axis.get_shared_x_axes().get_siblings(axis)
+            assert figure.get_supxlabel() or any(other.get_xlabel() for other in alike), name
+            beside = axis.get_shared_y_axes().get_siblings(axis)
+            ticks = [label.get_text() for other in beside for label in other.get_yticklabels()]
+            named = any(other.get_ylabel() or other.get_title() for other in beside)
+            assert named or figure.get_supylabel() or any(ticks), name
 
 
-def test_a_notebook_shows_a_figure_as_svg_with_its_words():
-    figure = figures.rank_histogram({"lrurec": np.array([1, 5])})
-    figure.alt_text += ' "quoted" <tag>'
-    page = figures.as_html(figure)
-    source, words = re.fullmatch(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)">', page).groups()
-    assert b"<svg" in base64.b64decode(source)
-    assert html.unescape(words) == figure.alt_text
+def test_no_axis_of_a_metric_magnifies_what_is_no_difference():
+    flat = report.training_curve(training(last=0.0501), x="step", metric="recall@10").axes[1].get_ylim()
+    assert flat[1] - flat[0] == pytest.approx(0.02)
+    one = pd.DataFrame({"dataset": ["games"], "published": [0.0101], "measured": [0.01], "ci_low": [0.0099]})
+    gain = report.gains_forest(one.assign(ci_high=0.0101)).axes[0].get_xlim()
+    assert gain[1] - gain[0] >= 0.01
+
+
+def test_no_text_of_a_figure_stands_over_another_or_over_the_edge(figures):
+    for name, figure in figures.items():
+        FigureCanvasAgg(figure).draw()
+        both = [(axis.get_xticklabels, axis.get_yticklabels) for axis in figure.axes]
+        ticks = {label for pair in both for labels in pair for label in labels(which="both")}
+        texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text not in ticks]
+        boxes = [
+            text.get_window_extent() for text in texts if text.get_visible() and text.axes in (None, *shown(figure))
+        ]
+        assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place]), name
+        for box in boxes:
+            assert figure.bbox.x0 - 1 <= box.x0, name
+            assert box.x1 <= figure.bbox.x1 + 1, name
+
+
+def shown(figure):
+    return [axis for axis in figure.axes if axis.get_visible()]
+
+
+def test_a_page_shows_a_figure_with_its_caption_in_the_pages_own_colour_and_with_tooltips(figures):
+    page = as_html(figures["strategies"])
+    drawn = BeautifulSoup(page, "html.parser")
+    assert drawn.figcaption.get_text() == figures["strategies"].caption
+    assert drawn.svg["aria-label"] == figures["strategies"].alt_text
+    assert drawn.svg["role"] == "img"
+    assert INK not in page
+    assert "currentColor" in page
+    tips = [title.get_text() for title in drawn.find_all("title")]
+    assert any(re.match(r"beauty, PALR, tuned: 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] at \d\.\d\d s", tip) for tip in tips)
+    own, others = (set(re.findall(r' id="([^"]+)"', drawn)) for drawn in (page, as_html(figures["retrieval"])))
+    assert not own & others
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page))
+    assert {name for pair in used for name in pair if name} <= own
+
+
+def test_quotes_and_tags_in_a_figures_words_are_escaped():
+    figure = report.rank_histogram({"lrurec": np.array([1, 5])})
+    figure.caption = figure.alt_text = 'Say "quoted" <tag>'
+    page = as_html(figure)
     assert "<tag>" not in page
-    assert figures.as_html(figure) == page
-
-
-def test_every_figure_is_on_white_so_that_its_labels_read_on_a_dark_page_too():
-    for name, figure in every_figure().items():
-        assert mpl.colors.to_hex(figure.get_facecolor()) == "#ffffff", name
+    assert BeautifulSoup(page, "html.parser").svg["aria-label"] == figure.alt_text
 
 
 def test_files_are_the_same_when_drawn_again(tmp_path):
-    for name, figure in every_figure().items():
-        figures.save_figure(figure, tmp_path / "first" / name)
-    for name, figure in every_figure().items():
-        figures.save_figure(figure, tmp_path / "second" / name)
+    for folder in ("first", "second"):
+        for name, figure in {"retrieval": report.forest(committed("table1_retrieval")), "one": candidates()}.items():
+            report.save_figure(figure, tmp_path / folder / name)
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
-    assert len(files) == 5 * 3
+    assert len(files) == 2 * 3
     for file in files:
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), file
 
 
-def test_popularity_counts_each_item_that_occurs():
-    right = figures.sequence_lengths_and_popularity(dataset()).axes[1]
+def test_data_counts_each_item_that_occurs_and_histories_of_one_length_can_be_drawn():
+    right = report.sequence_lengths_and_popularity(dataset()).axes[1]
     assert right.lines[0].get_ydata().tolist() == [4, 3, 2, 1]
     assert right.get_xscale() == right.get_yscale() == "log"
+    assert report.sequence_lengths_and_popularity(dataset((1, 2, 1, 2), (0, 2, 4))).axes
 
 
-def test_histories_of_one_length_can_be_drawn_too(tmp_path):
-    same = SimpleNamespace(name="same", items=np.array([1, 2, 1, 2]), offsets=np.array([0, 2, 4]), n_items=2)
-    figures.save_figure(figures.sequence_lengths_and_popularity(same), tmp_path / "same")
-    assert (tmp_path / "same.svg").stat().st_size > 0
-
-
-def test_training_curve_skips_what_was_not_measured_and_marks_the_best():
-    figure = figures.training_curve(curve(), x="iteration", metric="ndcg@10")
-    upper, lower = figure.axes
+def test_training_curve_skips_what_was_not_measured_and_marks_the_best(figures):
+    upper, lower = figures["training"].axes
     assert len(upper.lines[0].get_xdata()) == 3
     assert lower.lines[0].get_xdata().tolist() == [100, 300]
     assert lower.lines[1].get_xdata().tolist() == [300]
-    assert lower.get_ylabel() == "validation\nNDCG@10"
-    assert "best validation is 0.0400 at iteration 300" in figure.alt_text
+    assert "at 300: 0.08" in figures["training"].alt_text
 
 
-@pytest.mark.parametrize(("warmed_up", "best"), [(False, 20), (True, 0)])
-def test_what_was_validated_before_training_is_marked_only_after_a_warmup(warmed_up, best):
-    frame = pd.DataFrame({"step": [0, 10, 20], "training_loss": [None, 2.0, 1.5], "ndcg@10": [0.6, 0.3, 0.4]})
-    figure = figures.training_curve(frame, x="step", metric="ndcg@10", warmed_up=warmed_up)
-    assert figure.axes[1].lines[1].get_xdata().tolist() == [best]
-    with pytest.raises(InputError, match="lacks the column 'step'"):
-        figures.training_curve(curve(), x="step", metric="ndcg@10")
+def test_learning_curve_shows_what_was_learnt_beside_what_needs_no_language_model(figures):
+    nats, ndcg = figures["learning"].axes
+    assert nats.lines[0].get_ydata().tolist() == [0, 0.01, 0.1, 0.2]
+    assert [line.get_label() for line in ndcg.lines] == [
+        "alone", "with the retriever's score", "candidates shuffled", "LRURec",
+    ]  # fmt: skip
+    assert ndcg.lines[2].get_xdata().tolist() == [1000, 4000, 100_000]
+    assert [label.get_text() for label in ndcg.get_xticklabels()] == ["0", "1k", "10k", "100k"]
+    assert "beauty, alone: 0.2500 to 0.3100" in figures["learning"].alt_text
+    old = report.learning_curve({"games": tuning()[["answers", "ndcg@10"]]}, {})
+    assert len(old.axes[1].lines) == 1
 
 
 def test_rank_histogram_shares_add_up_with_those_beyond():
-    figure = figures.rank_histogram({"lrurec": np.array([1, 5, 5, 90])})
+    figure = report.rank_histogram({"lrurec": np.array([1, 5, 5, 90])})
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights[0] == 0.25
     assert heights[4] == 0.5
     assert sum(heights) == 0.75
     assert "25% beyond 20" in figure.axes[0].get_title()
-    with pytest.raises(InputError, match="no ranks to plot"):
-        figures.rank_histogram({})
 
 
-def test_metric_bars_show_measured_interval_and_published():
-    axis = figures.metric_bars(results(), metrics=["MRR@5", "NDCG@10"]).axes[0]
-    assert axis.get_title() == "games"
-    assert [container.get_label() for container in axis.containers if len(container) == 2] == [
-        "Random order",
-        "LRURec",
-        "LlamaRec",
-    ]
-    assert {bar.get_height() for bar in axis.patches} == {0.03, 0.05, 0.06}
-    assert [line.get_ydata().tolist() for line in axis.lines if line.get_marker() == "D"] == [[0.07, 0.07]]
+def test_forests_show_ours_the_interval_and_the_published_value(figures):
+    words = figures["retrieval"].alt_text
+    assert re.search(r"beauty, LRURec, Recall@10: ours 0\.\d{4} \[0\.\d{4}, 0\.\d{4}\], published 0\.0916", words)
+    diamonds = [line for line in figures["gains"].axes[0].lines if line.get_marker() == "D"]
+    assert [line.get_xdata()[0] for line in diamonds] == [0.04, 0.016]
+    assert len(figures["ablations"].axes) == committed("ranker_games")["group"].nunique()
     with pytest.raises(InputError, match="subset 'retrieved'"):
-        figures.metric_bars(results(), subset="retrieved")
+        report.forest(committed("table1"), subset="retrieved")
 
 
 def test_candidates_are_shortened_highlighted_and_never_read_as_formulas():
@@ -163,11 +220,10 @@ def test_candidates_are_shortened_highlighted_and_never_read_as_formulas():
     assert labels[19].startswith(r"The \$5 and the \$10 Film")
     assert labels[19].endswith("…")
     assert [label.get_fontweight() for label in axis.get_yticklabels()].count("bold") == 1
-    assert axis.lines[0].get_xdata()[0] == 1 / 20
+    assert "target" not in [text.get_text() for text in candidates(target=None).legends[0].get_texts()]
 
 
-def test_a_user_whose_target_was_not_retrieved_has_no_highlight():
-    figure = candidates(target=None)
-    assert "target" not in [text.get_text() for text in figure.legends[0].get_texts()]
-    with pytest.raises(InputError, match="20 titles and 19 and 20 probabilities"):
-        candidates(before=np.full(19, 0.05))
+def test_a_comparison_without_times_is_refused():
+    table = committed("strategies")
+    with pytest.raises(InputError, match="holds no times"):
+        report.quality_against_latency(table[table["metric"] != "seconds_p50"])

@@ -119,37 +119,3 @@ def test_validation_as_published_is_compared_with_the_same_seed(ranks):
     assert list(table["metric"]) == list(METRICS)
     assert (table["difference"] == 0).all()
     assert report.validation_table(ranks, commit="abc", **SAMPLING).empty
-
-
-def test_the_figures_name_axes_and_say_their_numbers_in_words(ranks):
-    table = report.retrieval_table(ranks, published=PUBLISHED, commit="abc", **SAMPLING)
-    ties = report.ties_table({}, **SAMPLING)
-    point = {"dataset": "beauty", "method": "lrurec", "weight_decay": 0.01}
-    grid = pd.DataFrame(
-        [
-            {**point, "dropout": 0.1, "recall@10": 0.10, "chosen": False},
-            {**point, "dropout": 0.3, "recall@10": 0.12, "chosen": True},
-            {**point, "dropout": 0.5, "recall@10": None, "chosen": False},
-        ]
-    ).astype({"recall@10": float})
-    curve = pd.DataFrame({"epoch": [1, 2, 3], "recall@10": [0.1, 0.3, 0.2]})
-    served = pd.DataFrame(
-        {"variant": ["a", "a"], "history": [50, 200], "median_seconds": [0.001, 0.002], "iqr_seconds": [0.0, 0.0]}
-    )
-    lookups = pd.DataFrame(
-        {
-            "catalogue": "Beauty", "items": 100, "index": ["exact", "inverted file"], "probes": [None, 4],
-            "recall@20": [1.0, 0.97], "median_seconds": [0.002, 0.001],
-        }
-    )  # fmt: skip
-    figures = {
-        "0.1200 at dropout 0.3": report.grid_panels(grid),
-        "for each of beauty": report.validation_curves({("beauty", "lrurec"): curve}),
-        "published 0.0916": report.forest(table),
-        "beauty users": report.noise_sizes(report.noise_table(ranks, ties, published=PUBLISHED, **SAMPLING)),
-        "a, 200: 2.00 ms": report.serving_lines(served),
-        "inverted file at 100 items 1.00 ms": report.index_curves(lookups),
-    }
-    for words, figure in figures.items():
-        assert words in figure.alt_text
-        assert all(axis.get_xlabel() or axis.get_subplotspec().rowspan.stop < 3 for axis in figure.axes)

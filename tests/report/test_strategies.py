@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llamarec_core.evaluation import published_inference_times, published_llm_baselines
+from llamarec_core.evaluation import published_llm_baselines
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines.comparison import COLUMNS
 from llamarec_core.report import (
     differences_table,
-    inference_times,
-    quality_against_latency,
     show_table,
     strategies_table,
     strategy_pairs,
@@ -156,51 +154,6 @@ def test_differences_are_measured_facts(table):
     assert found["two_stage"].to_dict() == {"verbalizer": True, "causal_lm": True, "p5": False}
     assert found["state"].tolist() == ["tuned", "zero-shot", "tuned"]
     assert found["times_verbalizer"].tolist() == pytest.approx([1, 40, 10])
-
-
-def test_the_figure_names_each_strategy_once_without_overlap(table):
-    figure = quality_against_latency(table)
-    (axis,) = figure.axes
-    assert sorted(text.get_text() for text in axis.texts) == ["Llama CausalLM", "LlamaRec (verbalizer)", "P5"]
-    assert axis.get_xscale() == "log"
-    assert "beauty, P5, tuned: " in figure.alt_text
-    assert "at 1.00 s" in figure.alt_text
-    assert "beauty, the retriever's order: 0.158" in figure.alt_text
-    figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in axis.texts]
-    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
-
-
-def test_names_of_points_that_coincide_stand_above_one_another(found):
-    same = {key: answers() for key in [*found, ("beauty", "palr", True, 0), ("beauty", "gpt4rec", True, 0)]}
-    figure = quality_against_latency(strategies_table(same, **SAMPLING))
-    figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert len(boxes) == 5
-    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
-
-
-def test_a_figure_without_times_is_refused(table):
-    with pytest.raises(InputError, match="holds no times"):
-        quality_against_latency(table[table["metric"] != "seconds_p50"])
-
-
-def test_the_inference_times_stand_beside_the_published_ones():
-    rows = [
-        {"mean_title_length_tokens": length, "method": method, "batch": batch, "part": part, "seconds": seconds}
-        for length in (5, 20)
-        for method, seconds in (("LlamaRec", 0.5), ("Llama CausalLM", 5.0 * length))
-        for batch in (1, 16)
-        for part in ("whole", "reading")
-    ]
-    measured = pd.DataFrame(rows).assign(iqr_seconds=0.1, precision="bfloat16", backbone="a toy")
-    figure = inference_times(measured, published=published_inference_times(PUBLISHED))
-    (axis,) = figure.axes
-    assert axis.get_legend_handles_labels()[1][0] == "Llama CausalLM, Llama-2-7B, published"
-    assert len(figure.legends[0].get_texts()) == 3
-    assert "Llama CausalLM, bfloat16, at 20 tokens: 100.00 s" in figure.alt_text
-    assert axis.get_yscale() == "log"
-    assert "LlamaRec, bfloat16, a toy" in axis.get_legend_handles_labels()[1]
 
 
 def test_the_page_says_under_what_conditions_requests_were_timed(found):
