@@ -21,6 +21,7 @@ import psutil
 
 from llamarec_core.files import InputError
 from llamarec_core.grid import Grid
+from llamarec_core.paths import Paths
 from llamarec_core.settings import load_profile
 from llamarec_core.working_copy import WorkingCopy
 
@@ -60,16 +61,17 @@ PROFILE = SETTINGS.name
 PROFILE_FILE = f"notebooks/profiles/{PROFILE}.yaml"
 DATASETS = list(SETTINGS.datasets)
 METHOD = SETTINGS.retriever.method
-RUNS = f"runs/{PROFILE}/{{dataset}}"
-WORK = f"{RUNS}/seed{SETTINGS.seed}"
-NOTEBOOKS = f"results/{PROFILE}/notebooks"
+PATHS = Paths(Path(), PROFILE, "{dataset}", SETTINGS.seed)
+RUNS = str(PATHS.dataset_folder().parent)
+WORK = str(PATHS.work)
+NOTEBOOKS = str(PATHS.results / "notebooks")
 RANKED = [
     "random-order", "popularity-order", "title-overlap", "title-overlap-with-retriever", "llamarec",
     "llamarec-with-retriever",
 ]
-ABLATIONS = f"results/{PROFILE}/ablations/{{dataset}}-seed{SETTINGS.seed}.parquet"
+ABLATIONS = str(PATHS.ablation_file)
 ABLATED = list(SETTINGS.evaluation.ablation_datasets)
-RANKS = f"results/{PROFILE}/ranks/{{dataset}}/{{method}}-seed{SETTINGS.seed}.parquet"
+RANKS = str(PATHS.ranks_file("{method}"))
 
 # A notebook's progress goes on to the terminal, and so do its warnings, but for Jupyter's note that kernels on this machine
 # talk over an unencrypted loopback. A traceback goes to the log alone.
@@ -97,10 +99,8 @@ rule all:
 # `make grid` runs next to the study: every point of the retrievers' grid, then what was chosen with more seeds. A run
 # is one processor core's work. Records and ranks are results: a grid that is made larger runs only its new points.
 
-# as the library names what it writes
-GRID = f"results/{PROFILE}/grid"
-RECORD = f"{GRID}/records/{{dataset}}/{{method}}/decay{{decay}}-dropout{{dropout}}-seed{SETTINGS.seed}.json"
-TESTED = f"{GRID}/ranks/{{dataset}}/{{method}}-seed{{seed}}.parquet"
+RECORD = str(PATHS.grid_record("{method}", "decay{decay}-dropout{dropout}"))
+TESTED = str(Paths(Path(), PROFILE, "{dataset}", "{seed}").grid_ranks("{method}"))
 
 
 def train(method, options):

@@ -43,8 +43,8 @@ def train(
 ) -> None:
     """Train one point of a retriever's grid, or train and test the point that the grid chose."""
     from llamarec_core.grid import Grid
+    from llamarec_core.paths import find_profile, find_root
     from llamarec_core.settings import load_profile
-    from llamarec_core.study import find_profile, find_root
 
     root = find_root()
     grid = Grid(load_profile(find_profile(profile, root=root)), dataset, method, root)
@@ -79,7 +79,7 @@ def verify(
 ) -> None:
     """Compute every table again from the committed ranks, and check hashes and the commits behind them."""
     from llamarec_core import verify
-    from llamarec_core.study import find_root
+    from llamarec_core.paths import find_root
 
     typer.echo(verify.verify(find_root(), profiles=profiles or ()))
 

@@ -19,6 +19,7 @@ import torch
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, read_json, replacing, write_json
+from llamarec_core.paths import Paths
 from llamarec_core.provenance import circumstances, commit_name, keep_record, peak_memory_mib
 from llamarec_core.retrieval import Retriever, fit_retriever, sampled_users, target_ranks, write_ranks
 from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSettings
@@ -49,11 +50,6 @@ class Grid:
         """The points to try and the number of seeds."""
         return self.profile.grid[self.method][self.dataset]
 
-    @property
-    def results(self) -> Path:
-        """``results/<profile>/grid``, what a reader cites."""
-        return self.root / "results" / self.profile.name / "grid"
-
     def retriever(self, **changes: Any) -> RetrieverSettings:
         """Return the profile's retriever settings for this method and data set, with some changed.
 
@@ -68,19 +64,18 @@ class Grid:
         Raises:
             InputError: it is missing.
         """
-        folder = self.root / "runs" / self.profile.name / self.dataset / "dataset"
+        folder = self._paths().dataset_folder()
         if not folder.is_dir():
             raise InputError(f"{folder} is missing: run notebooks/1_data.ipynb for {self.dataset!r} first.")
         return Dataset.load(folder)
 
     def folder(self, settings: RetrieverSettings, *, seed: int) -> Path:
         """Where a run's weights and checkpoint lie."""
-        run = run_name(settings, seed=seed)
-        return self.root / "runs" / self.profile.name / self.dataset / "grid" / self.method / run
+        return self._paths(seed).grid_run(self.method, point_name(settings))
 
     def record_file(self, settings: RetrieverSettings, *, seed: int) -> Path:
         """The record of a finished run."""
-        return self.results / "records" / self.dataset / self.method / f"{run_name(settings, seed=seed)}.json"
+        return self._paths(seed).grid_record(self.method, point_name(settings))
 
     def model(self, settings: RetrieverSettings, *, seed: int) -> Retriever:
         """Return the trained model of a run; it is trained again where ``runs`` was cleared.
@@ -143,7 +138,7 @@ class Grid:
 
     def test(self, settings: RetrieverSettings, *, seed: int) -> Path:
         """Rank the test targets by a trained run and write the ranks file."""
-        path = self.results / "ranks" / self.dataset / f"{self.method}-seed{seed}.parquet"
+        path = self._paths(seed).grid_ranks(self.method)
         started, made = time.perf_counter(), circumstances(self.root)
         model, dataset = self.model(settings, seed=seed), self.load_dataset()
         users = sampled_users(dataset, settings.test_users, "test")
@@ -161,10 +156,13 @@ class Grid:
         keep_record(self.root, [path], name=path.stem, record=record)
         return path
 
+    def _paths(self, seed: int | None = None) -> Paths:
+        return Paths(self.root, self.profile.name, self.dataset, seed)
 
-def run_name(settings: RetrieverSettings, *, seed: int) -> str:
-    """Name a run by what sets it apart from the others of its grid."""
-    return f"decay{settings.weight_decay:g}-dropout{settings.dropout:g}-seed{seed}"
+
+def point_name(settings: RetrieverSettings) -> str:
+    """Name a point by what sets it apart from the others of its grid."""
+    return f"decay{settings.weight_decay:g}-dropout{settings.dropout:g}"
 
 
 def load_curves(profile: Profile, *, root: Path) -> dict[tuple[str, str], pd.DataFrame]:

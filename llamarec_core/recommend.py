@@ -8,9 +8,10 @@ from rapidfuzz import fuzz, process, utils
 
 from llamarec_core.data import Dataset, load_dataset
 from llamarec_core.files import InputError
+from llamarec_core.paths import find_root
 from llamarec_core.ranking import load_ranker
 from llamarec_core.retrieval import load_retriever, top_candidates
-from llamarec_core.study import Run, find_root
+from llamarec_core.study import Run
 
 
 class Recommender:

@@ -13,12 +13,13 @@ import pandas as pd
 from llamarec_core import evaluation, report
 from llamarec_core.grid import grid_table
 from llamarec_core.llm_baselines.comparison import load_answers, tuned_ranks
+from llamarec_core.paths import find_profile
 from llamarec_core.provenance import commit_of, made_on_gpu, record_of
 from llamarec_core.ranking import answers_learnt
 from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share
 from llamarec_core.report.methods import AS_PUBLISHED
 from llamarec_core.settings import Profile, load_profile
-from llamarec_core.study import find_profile, load_ablations, load_ranks
+from llamarec_core.study import load_ablations, load_ranks
 
 NOT_FROM_RANKS = (
     "table2", "ranker_training_", "strategies_training_", "ties", "validation_as_published"

@@ -1,8 +1,7 @@
-"""The runs of the study: where each artefact lies, and the record of how it was made.
+"""The runs of the study, and the record of how each artefact was made.
 
 A notebook opens with :func:`begin`, asks the :class:`Run` for every path, and closes with :meth:`Run.finish`, which
-writes ``provenance.json`` beside each artefact. Recomputable and heavy files (data sets, weights, checkpoints) go to
-``runs/``, which git ignores; what a reader cites (ranks, tables, executed notebooks) goes to ``results/``.
+writes ``provenance.json`` beside each artefact.
 """
 
 import ast
@@ -21,6 +20,7 @@ import pandas as pd
 from llamarec_core.checked import checked_name
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing, sha256
+from llamarec_core.paths import Paths, files_by_seed, find_profile, find_root, with_seed
 from llamarec_core.provenance import (
     circumstances,
     commit_name,
@@ -34,49 +34,24 @@ from llamarec_core.retrieval import read_ranks
 from llamarec_core.settings import Profile, load_profile
 
 
-def find_root(start: Path | None = None) -> Path:
-    """Return the study's folder: the nearest one at or above ``start`` that holds ``notebooks/profiles``.
-
-    Raises:
-        InputError: there is none.
-    """
-    start = Path(start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
-        if (folder / "notebooks" / "profiles").is_dir():
-            return folder
-    raise InputError(f"{start} is not inside a copy of the study: change to the folder that holds `notebooks/`.")
-
-
-def find_profile(name: str, *, root: Path) -> Path:
-    """Return the file of a profile, given by its name or by a path to a YAML file."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else root / "notebooks" / "profiles" / f"{name}.yaml"
-
-
-class Run:
+class Run(Paths):
     """One execution of one notebook: its settings, its paths, and what it wrote.
 
     Attributes:
         notebook: the notebook's name without suffix, e.g. ``2_retriever``.
-        dataset_name: the data set's name, or ``None`` for a notebook over all of them.
         profile: the settings, with the data set's overrides applied.
-        seed: the seed of this run.
-        root: the study's folder.
         parameters: of the notebook, by which it can be run again.
-        results: ``results/<profile>``, what a reader cites.
     """
 
     def __init__(self, notebook: str, *, profile: str, dataset: str | None, seed: int | None, root: Path) -> None:
         self.notebook = notebook
-        self.dataset_name = dataset
-        self.root = root
         self.profile_file = find_profile(profile, root=root)
         self.profile: Profile = load_profile(self.profile_file)
         if dataset is not None:
             self.profile = self.profile.for_dataset(checked_name(dataset, of="data set"))
-        self.seed = self.profile.seed if seed is None else seed
+        super().__init__(root, self.profile.name, dataset, self.profile.seed if seed is None else seed)
         given = {"profile": profile, "dataset": dataset, "seed": self.seed}
         self.parameters = {name: value for name, value in given.items() if value is not None}
-        self.results = root / "results" / self.profile.name
         self._data_hashes: dict[str, str] = {}
         self._written: list[Path] = []
         self._started = time.perf_counter()
@@ -87,54 +62,10 @@ class Run:
             "profile_sha256": sha256(self.profile_file),
         }
 
-    # -- where things lie -------------------------------------------------------------------------
-
-    def dataset_folder(self, dataset: str | None = None) -> Path:
-        """Folder of the preprocessed data set, written by ``1_data``."""
-        return self.root / "runs" / self.profile.name / (dataset or str(self.dataset_name)) / "dataset"
-
-    @property
-    def work(self) -> Path:
-        """Folder of this data set's and seed's weights, checkpoints and candidates."""
-        return self.dataset_folder().parent / f"seed{self.seed}"
-
-    @property
-    def candidates_file(self) -> Path:
-        """The retriever's top-20 candidates of every user and split, written by ``2_retriever``."""
-        return self.work / "candidates.parquet"
-
-    @property
-    def negatives_file(self) -> Path:
-        """What the retriever recommends after every training sequence, written by ``2_retriever``."""
-        return self.work / "negatives.parquet"
-
-    @property
-    def weights(self) -> Path:
-        """Folder of the trained weights that come with the results: copies of the retriever and of the adapter."""
-        return self.results / "weights" / f"{self.dataset_name}-seed{self.seed}"
-
-    @property
-    def curves(self) -> Path:
-        """Folder of the curves of the ranker's tunings that come with the results."""
-        return self.results / "tuning" / f"{self.dataset_name}-seed{self.seed}"
-
-    def ranks_file(self, method: str) -> Path:
-        """The test ranks of one method under this run's data set and seed."""
-        return self.results / "ranks" / str(self.dataset_name) / f"{method}-seed{self.seed}.parquet"
-
-    @property
-    def ablation_file(self) -> Path:
-        """The test ranks of every variant of the ranker, written by ``3_ablations``."""
-        return self.results / "ablations" / f"{self.dataset_name}-seed{self.seed}.parquet"
-
-    def table(self, name: str) -> Path:
-        """A table of the results, without suffix."""
-        return self.results / "tables" / name
-
     @property
     def executed_notebook(self) -> Path:
         """Where the Snakefile puts the executed notebook."""
-        return self.results / "notebooks" / (self.dataset_name or "") / f"{self.notebook}.ipynb"
+        return self.executed_notebook_of(self.notebook)
 
     @property
     def commit(self) -> str:
@@ -145,8 +76,6 @@ class Run:
     def hardware(self) -> dict[str, Any]:
         """The machine that this run measures on."""
         return self._made["hardware"]
-
-    # -- what it reads and writes -----------------------------------------------------------------
 
     def load_dataset(self, dataset: str | None = None) -> Dataset:
         """Load a data set that ``1_data`` has preprocessed, and note its hash for the provenance.
@@ -184,7 +113,7 @@ class Run:
         the same folder keep one record each.
         """
         record = self._record()
-        key = "-".join(filter(None, (self.notebook, self.dataset_name, f"seed{self.seed}")))
+        key = with_seed("-".join(filter(None, (self.notebook, self.dataset_name))), self.seed)
         keep_record(self.root, [*self._written], name=key, record=record, also=self.executed_notebook.parent)
         return record
 
@@ -287,14 +216,13 @@ def load_ranks(*folders: Path, datasets: Iterable[str]) -> tuple[dict[tuple[str,
     """
     ranks, commits = {}, {}
     for folder, dataset in product(folders, datasets):
-        for path in sorted((folder / "ranks" / dataset).glob("*-seed*.parquet")):
-            method, seed = path.stem.rsplit("-seed", 1)
-            ranks[dataset, method, int(seed)] = read_ranks(path)
+        for (method, seed), path in files_by_seed(folder / "ranks" / dataset).items():
+            ranks[dataset, method, seed] = read_ranks(path)
             commits[commit_of(path)] = None
     return ranks, "+".join(commits)
 
 
 def load_ablations(results: Path, *, datasets: Iterable[str], seed: int) -> dict[str, tuple[pd.DataFrame, str]]:
     """Return data set → what `3_ablations` ranked, as :meth:`llamarec_core.ranking.Ablation.ranks`, and its commit."""
-    paths = {dataset: results / "ablations" / f"{dataset}-seed{seed}.parquet" for dataset in datasets}
-    return {dataset: (pd.read_parquet(path), commit_of(path)) for dataset, path in paths.items() if path.is_file()}
+    paths = {name: results / "ablations" / f"{with_seed(name, seed)}.parquet" for name in datasets}
+    return {name: (pd.read_parquet(path), commit_of(path)) for name, path in paths.items() if path.is_file()}

@@ -29,11 +29,11 @@ import yaml
 from llamarec_core.checkpoint import first_difference
 from llamarec_core.files import InputError, read_json, sha256
 from llamarec_core.grid import Grid, grid_table
+from llamarec_core.paths import find_profile
 from llamarec_core.provenance import History, notebook_hash, recorded_settings
 from llamarec_core.recompute import NOT_FROM_RANKS, Recomputation
 from llamarec_core.retrieval import read_ranks
 from llamarec_core.settings import Profile, load_profile
-from llamarec_core.study import find_profile
 
 FRESH = ("quick",)
 """Profiles whose results are made again within minutes, and must be of the present notebooks and settings."""

@@ -8,7 +8,7 @@ import pytest
 from llamarec_core import grid as grids
 from llamarec_core.data import load_dataset
 from llamarec_core.files import InputError
-from llamarec_core.grid import Grid, grid_table, load_curves, run_name
+from llamarec_core.grid import Grid, grid_table, load_curves
 from llamarec_core.retrieval import fit_retriever, read_ranks
 from llamarec_core.settings import Profile
 
@@ -38,8 +38,10 @@ def train_all(grid):
 def test_every_point_leaves_a_record_and_its_curve_and_is_left_alone_afterwards(tiny):
     records = train_all(tiny)
     settings = tiny.retriever(weight_decay=0.0, dropout=0.1)
-    assert run_name(settings, seed=5) == "decay0-dropout0.1-seed5"
     file = tiny.record_file(settings, seed=5)
+    assert (
+        file.relative_to(tiny.root).as_posix() == "results/tiny/grid/records/mine/lrurec/decay0-dropout0.1-seed5.json"
+    )
     curve = pd.read_csv(file.with_suffix(".csv"))
     assert records[0]["recall@10"] == pytest.approx(curve["recall@10"].max())
     assert records[0]["method"] == "lrurec"

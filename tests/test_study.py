@@ -9,7 +9,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from llamarec_core import provenance, study
+from llamarec_core import paths, provenance, study
 from llamarec_core.data import load_dataset
 from llamarec_core.files import InputError, sha256
 from llamarec_core.retrieval import write_ranks
@@ -27,12 +27,12 @@ def project(tmp_path, monkeypatch):
 
 def test_the_study_is_found_from_its_own_folders(project, monkeypatch):
     monkeypatch.chdir(project / "notebooks")
-    assert study.find_root() == project
+    assert paths.find_root() == project
 
 
 def test_outside_the_study_the_remedy_is_named(tmp_path):
     with pytest.raises(InputError, match="is not inside a copy of the study: change to the folder"):
-        study.find_root(tmp_path)
+        paths.find_root(tmp_path)
 
 
 def test_a_run_knows_where_everything_lies(project):

@@ -1,0 +1,121 @@
+"""Where everything lies: the one place that spells the study's paths.
+
+Recomputable and heavy files (data sets, weights, checkpoints) go to ``runs/``, which git ignores; what a reader cites
+(ranks, tables, executed notebooks) goes to ``results/``. A file of one seed is named ``<name>-seed<k>``.
+"""
+
+from pathlib import Path
+
+from llamarec_core.files import InputError
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Return the study's folder: the nearest one at or above ``start`` that holds ``notebooks/profiles``.
+
+    Raises:
+        InputError: there is none.
+    """
+    start = Path(start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "notebooks" / "profiles").is_dir():
+            return folder
+    raise InputError(f"{start} is not inside a copy of the study: change to the folder that holds `notebooks/`.")
+
+
+def find_profile(name: str, *, root: Path) -> Path:
+    """Return the file of a profile, given by its name or by a path to a YAML file."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else root / "notebooks" / "profiles" / f"{name}.yaml"
+
+
+def with_seed(name: str, seed: int | str) -> str:
+    """Return the name of a file of one seed, without suffix."""
+    return f"{name}-seed{seed}"
+
+
+def files_by_seed(folder: Path) -> dict[tuple[str, int], Path]:
+    """Return (name, seed) → the parquet file in a folder that :func:`with_seed` named."""
+    files = sorted(folder.glob("*-seed*.parquet"))
+    return {(name, int(seed)): file for file in files for name, seed in [file.stem.rsplit("-seed", 1)]}
+
+
+class Paths:
+    """The files of one profile, and of a data set and a seed where they are named.
+
+    Args:
+        root: the study's folder.
+        profile_name: the profile.
+        dataset_name: the data set, or none.
+        seed: the seed, or none.
+
+    Attributes:
+        results: ``results/<profile>``, what a reader cites.
+    """
+
+    def __init__(
+        self, root: Path, profile_name: str, dataset_name: str | None = None, seed: int | str | None = None
+    ) -> None:
+        self.root, self.profile_name, self.dataset_name, self.seed = root, profile_name, dataset_name, seed
+        self.results = root / "results" / profile_name
+
+    def dataset_folder(self, dataset: str | None = None) -> Path:
+        """The preprocessed data set, written by ``1_data``."""
+        return self.root / "runs" / self.profile_name / (dataset or str(self.dataset_name)) / "dataset"
+
+    @property
+    def work(self) -> Path:
+        """Weights, checkpoints and candidates of the data set and seed."""
+        return self.dataset_folder().parent / f"seed{self.seed}"
+
+    @property
+    def candidates_file(self) -> Path:
+        """The retriever's top-20 candidates of every user and split, written by ``2_retriever``."""
+        return self.work / "candidates.parquet"
+
+    @property
+    def negatives_file(self) -> Path:
+        """What the retriever recommends after every training sequence, written by ``2_retriever``."""
+        return self.work / "negatives.parquet"
+
+    @property
+    def weights(self) -> Path:
+        """The trained weights that come with the results: copies of the retriever and of the adapter."""
+        return self.results / "weights" / with_seed(str(self.dataset_name), self.seed)
+
+    @property
+    def curves(self) -> Path:
+        """The curves of the ranker's tunings that come with the results."""
+        return self.results / "tuning" / with_seed(str(self.dataset_name), self.seed)
+
+    def ranks_file(self, method: str) -> Path:
+        """The test ranks of one method."""
+        return self.results / "ranks" / str(self.dataset_name) / f"{with_seed(method, self.seed)}.parquet"
+
+    @property
+    def ablation_file(self) -> Path:
+        """The test ranks of every variant of the ranker, written by ``3_ablations``."""
+        return self.results / "ablations" / f"{with_seed(str(self.dataset_name), self.seed)}.parquet"
+
+    @property
+    def grid(self) -> Path:
+        """What a reader cites of the retrievers' grid."""
+        return self.results / "grid"
+
+    def grid_run(self, method: str, run: str) -> Path:
+        """Weights and checkpoint of one run of the grid, without the seed in ``run``."""
+        return self.dataset_folder().parent / "grid" / method / with_seed(run, self.seed)
+
+    def grid_record(self, method: str, run: str) -> Path:
+        """The record of a finished run of the grid; its curve lies beside it as CSV."""
+        return self.grid / "records" / str(self.dataset_name) / method / f"{with_seed(run, self.seed)}.json"
+
+    def grid_ranks(self, method: str) -> Path:
+        """The test ranks of what the grid chose."""
+        return self.grid / "ranks" / str(self.dataset_name) / f"{with_seed(method, self.seed)}.parquet"
+
+    def table(self, name: str) -> Path:
+        """A table of the results, without suffix."""
+        return self.results / "tables" / name
+
+    def executed_notebook_of(self, notebook: str) -> Path:
+        """Where the Snakefile puts an executed notebook."""
+        return self.results / "notebooks" / (self.dataset_name or "") / f"{notebook}.ipynb"
