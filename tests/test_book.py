@@ -50,6 +50,13 @@ def test_no_page_shows_a_traceback_or_a_progress_bar(pages):
             assert "step/s" not in text, file
 
 
+def test_no_page_loads_anything_from_elsewhere(pages):
+    for file, page in pages.items():
+        tags = page.find_all(["script", "img", "iframe"], src=True) + page.find_all("link", rel="stylesheet", href=True)
+        addresses = [tag.get("src") or tag["href"] for tag in tags]
+        assert not [address for address in addresses if urlsplit(address).netloc], file
+
+
 def test_every_internal_link_leads_to_a_file_and_a_place_in_it(pages):
     identifiers = {file: {tag["id"] for tag in page.find_all(id=True)} for file, page in pages.items()}
     for file, page in pages.items():

@@ -43,6 +43,27 @@ def test_what_writes_markdown_for_pandas_is_declared():
     assert "tabulate" in declared()
 
 
-def test_every_dependency_is_locked():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    assert declared() <= {normal(line.split("==")[0]) for line in lines if not line.startswith("#")}
+def locked(file):
+    """Return name → hashes of each requirement of a lock file."""
+    text = re.sub(r"^#.*\n", "", (ROOT / file).read_text(), flags=re.MULTILINE)
+    requirements = re.split(r"\n(?=\S)", text)
+    return {normal(one.split("==")[0]): re.findall(r"--hash=sha256:[0-9a-f]{64}", one) for one in requirements}
+
+
+def test_every_dependency_is_locked_with_the_hashes_of_its_files():
+    packages = locked("requirements.lock")
+    assert declared() - {"torch"} <= packages.keys()
+    assert all((packages | locked("requirements-carriers.lock")).values())
+    assert locked("requirements-torch.lock").keys() == {"torch"}  # its build is the machine's
+
+
+def test_what_is_installed_is_what_is_locked():
+    """Without dependencies, pip installs what the lock names and no more: nothing may be missing from it."""
+    names = locked("requirements.lock").keys() | {"torch"}
+    for name in names - {"appnope"}:
+        try:
+            requirements = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:  # of another version of Python
+            continue
+        needed = {normal(re.match(r"[\w.-]+", one)[0]) for one in requirements if ";" not in one}
+        assert {one for one in needed if not one.startswith(("nvidia", "cuda", "triton"))} <= names, name

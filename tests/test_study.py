@@ -123,6 +123,20 @@ def test_two_notebooks_that_share_a_folder_keep_a_record_each(project):
     assert sorted(records) == ["2_retriever-ml-100k-1998-seed0", "3_ranker-ml-100k-1998-seed0"]
 
 
+def test_a_file_has_one_record_that_of_its_last_writer(project):
+    folder = project / "results"
+    folder.mkdir()
+    for name, names in {"2_noise": ["a"], "2_grid": ["a", "b"], "1_data": []}.items():
+        for one in names:
+            (folder / one).write_text(name)
+        provenance.keep_record(project, [folder / one for one in names], name=name, record={}, also=folder)
+    records = json.loads((folder / "provenance.json").read_text())
+    assert {name: set(record["artefacts"]) for name, record in records.items()} == {
+        "2_grid": {"a", "b"},
+        "1_data": set(),
+    }
+
+
 def test_ranks_of_a_later_folder_take_the_place_of_earlier_ones(project):
     run = study.begin("2_retriever", profile="smoke", dataset="toys")
     for folder, rank, methods in (("grid", 3, ("lrurec", "sasrec")), ("", 5, ("lrurec",))):

@@ -1,0 +1,108 @@
+"""`make` sets up the environment that it needs, and again when that is not whole, with a Python that only pretends."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYTHON = f"""#!/bin/sh
+# Pretends to make environments and to install; it notes what it was asked for.
+case "$*" in
+    --version) echo Python 3.11 ;;
+    "-m venv "*) echo "venv" >> "$NOTES"; mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+    "-m pip --version") test ! -e "$(dirname "$0")/broken" ;;
+    "-m pip "*) echo "pip $5 $PIP_USER" >> "$NOTES" ;;
+    *) exec {sys.executable} "$@" ;;
+esac
+"""
+SET_UP = ["venv", "pip --no-deps 0", "pip --requirement 0", "pip --no-deps 0"]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in (
+        "Makefile",
+        "requirements.lock",
+        "requirements-carriers.lock",
+        "requirements-torch.lock",
+        "pyproject.toml",
+    ):
+        shutil.copy(ROOT / name, folder)
+    write_program(tmp_path / "bin" / "python3.11", PYTHON)
+    return folder
+
+
+def write_program(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def make(checkout, *arguments, **environment):
+    """Set up, and return what was asked of Python."""
+    notes = checkout.parent / "notes"
+    notes.write_text("")
+    path = f"{checkout.parent / 'bin'}:/usr/bin:/bin"
+    environment = {"PATH": path, "NOTES": str(notes), "HOME": str(checkout.parent)} | environment
+    command = ["make", *arguments, ".venv/.complete"]
+    answer = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return notes.read_text().splitlines()
+
+
+def test_it_sets_up_once(checkout):
+    assert make(checkout) == SET_UP
+    assert make(checkout) == []
+
+
+def test_a_changed_lock_is_installed_into_the_same_environment(checkout):
+    make(checkout)
+    later = (checkout / ".venv" / ".complete").stat().st_mtime + 10
+    os.utime(checkout / "requirements.lock", (later, later))
+    assert make(checkout) == SET_UP[1:]
+
+
+def test_an_interrupted_environment_is_made_again(checkout):
+    (checkout / ".venv").mkdir()
+    write_program(checkout / ".venv" / "bin" / "python", "#!/bin/sh\nexit 1\n")  # killed before pip was there
+    assert make(checkout) == SET_UP
+    (checkout / ".venv" / ".complete").unlink()  # killed while it installed
+    assert make(checkout) == SET_UP
+    (checkout / ".venv" / "bin" / "broken").touch()  # complete, but its Python is gone
+    assert make(checkout) == SET_UP
+
+
+def test_a_moved_checkout_is_set_up_again(checkout):
+    make(checkout)
+    moved = checkout.with_name("moved")
+    checkout.rename(moved)
+    assert make(moved) == SET_UP
+
+
+def test_a_persons_own_settings_of_pip_do_not_count(checkout):
+    assert make(checkout, PIP_USER="1") == SET_UP
+
+
+def test_a_name_of_python_that_leads_nowhere_is_passed_over(checkout):
+    (checkout.parent / "bin" / "python3.11").rename(checkout.parent / "bin" / "python3.12")
+    write_program(
+        checkout.parent / "bin" / "python3.11", "#!/bin/sh\necho 'pyenv: python3.11: command not found' >&2\nexit 127\n"
+    )
+    assert make(checkout) == SET_UP
+
+
+def test_without_python_one_sentence_says_what_to_install(checkout):
+    answer = subprocess.run(
+        ["make", "PYTHON=", ".venv/.complete"], cwd=checkout, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 2
+    assert answer.stdout.startswith(
+        "No Python 3.11, 3.12 or 3.13 that can make a virtual environment was found: install"
+    )
+    assert len(answer.stdout.splitlines()) == 1
