@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from rapidfuzz import fuzz, process, utils
 
-from llamarec_core.data import Dataset, load_dataset
+from llamarec_core.data import Dataset, find_item, load_dataset
 from llamarec_core.files import InputError
 from llamarec_core.paths import find_root
 from llamarec_core.ranking import load_ranker
@@ -63,27 +62,3 @@ class Recommender:
                 "retriever_rank": order + 1,
             }
         )
-
-
-def find_item(dataset: Dataset, name: str) -> int:
-    """Return the id of an item given by its source id or its title (letter case and punctuation aside).
-
-    Where several items share a title, the first of them is meant.
-
-    Raises:
-        InputError: there is no such item; the three nearest titles are named.
-    """
-    if name in dataset.item_ids[1:]:
-        return dataset.item_ids.index(name)
-    wanted = _words(name)
-    matches = [item for item, title in enumerate(dataset.titles) if item and wanted and _words(title) == wanted]
-    if matches:
-        return matches[0]
-    nearest = process.extract(name, dataset.titles[1:], scorer=fuzz.WRatio, processor=utils.default_process, limit=3)
-    suggestions = " or ".join(repr(title) for title, *_ in nearest)
-    raise InputError(f"No item of {dataset.name} is called {name!r}: did you mean {suggestions}?")
-
-
-def _words(title: str) -> list[str]:
-    """Return a title's words in lower case, without punctuation."""
-    return utils.default_process(title).split()

@@ -15,8 +15,9 @@ import papermill
 import psutil
 import pytest
 
+from llamarec_core.data import find_item
 from llamarec_core.files import alone
-from llamarec_core.recommend import Recommender, find_item
+from llamarec_core.recommend import Recommender
 from llamarec_core.study import InputError
 
 ROOT = Path(__file__).parents[1]

@@ -37,20 +37,14 @@ class Dataset:
     order of the source's own ids, so that no number depends on a hash seed or on the order of a file.
     """
 
-    name: str
-    """Name of the data set, e.g. ``ml-100k``."""
-    items: np.ndarray
-    """Item numbers of all users, one user after another, int32, shape (n_interactions,)."""
-    offsets: np.ndarray
-    """User u's sequence is ``items[offsets[u] : offsets[u + 1]]``; int64, shape (n_users + 1,)."""
-    titles: list[str]
-    """Title of each item number; ``titles[0]`` is the padding's empty string."""
-    user_ids: list[str]
-    """The source's own id of each user."""
-    item_ids: list[str]
-    """The source's own id of each item number; ``item_ids[0]`` is the padding's empty string."""
+    name: str  #: such as ``ml-100k``
+    items: np.ndarray  #: item numbers, one user after another; int32, shape (n_interactions,)
+    offsets: np.ndarray  #: user u has ``items[offsets[u] : offsets[u + 1]]``; int64, shape (n_users + 1,)
+    titles: list[str]  #: of each item number; ``titles[0]`` is empty
+    user_ids: list[str]  #: the source's own
+    item_ids: list[str]  #: the source's own of each item number; ``item_ids[0]`` is empty
     source: dict[str, Any] = field(default_factory=dict)
-    """Where the raw files came from, with the SHA-256 of each; no part of the content hash."""
+    """Where the raw files came from, with the SHA-256 of each, and what was dropped; no part of the content hash."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", np.ascontiguousarray(self.items, dtype=np.int32))
@@ -60,10 +54,8 @@ class Dataset:
         lengths = np.diff(self.offsets)
         if len(self.offsets) < 2 or self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
             raise ValueError("offsets must run from 0 to the number of items")
-        if lengths.min() < MIN_LENGTH:
-            raise ValueError(f"every user needs at least {MIN_LENGTH} interactions")
-        if len(self.user_ids) != len(lengths):
-            raise ValueError("user_ids must name every user")
+        if lengths.min() < MIN_LENGTH or len(self.user_ids) != len(lengths):
+            raise ValueError(f"every user needs an id and at least {MIN_LENGTH} interactions")
         if len(self.titles) != len(self.item_ids) or self.titles[0] or self.item_ids[0]:
             raise ValueError("titles and item_ids must be as long as each other and begin with an empty string")
         if self.items.min() < 1 or self.items.max() >= len(self.titles):
@@ -95,33 +87,16 @@ class Dataset:
     def history(self, user: int, split: str) -> np.ndarray:
         """Return what a model may read when it predicts a split's target: a view, int32.
 
-        Args:
-            user: Number of the user.
-            split: ``validation`` (all items but the last two) or ``test`` (all but the last).
-
-        Raises:
-            InputError: ``split`` is neither.
+        For ``validation`` these are all items but the last two, for ``test`` all but the last.
         """
         return self.sequence(user)[: -_from_end(split)]
 
     def targets(self, split: str) -> np.ndarray:
-        """Return the item to predict for each user: int32, shape (n_users,).
-
-        Args:
-            split: ``validation`` (each user's last item but one) or ``test`` (the last).
-
-        Raises:
-            InputError: ``split`` is neither.
-        """
+        """Return the item to predict for each user, the last but one or the last: int32, shape (n_users,)."""
         return self.items[self.offsets[1:] - _from_end(split)]
 
     def statistics(self) -> dict[str, Any]:
-        """Return the data set's row of the paper's Table 2.
-
-        Returns:
-            ``dataset``, ``users``, ``items``, ``interactions``, ``mean_length`` (interactions a user) and
-            ``density`` (interactions / (users · items)).
-        """
+        """Return the data set's row of the paper's Table 2, with interactions a user and their share of all pairs."""
         return {
             "dataset": self.name,
             "users": self.n_users,
@@ -152,17 +127,13 @@ class Dataset:
 
         The tables are ``user_id, items`` (one row a user) and ``item_id, title`` (row k is item k + 1).
         A killed save is noticed by :meth:`load`, because the content hash is written last.
-
-        Raises:
-            InputError: the disk is full.
         """
         folder = Path(folder)
         sequences = pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pa.array(self.items))
         _write_parquet(folder / "sequences.parquet", {"user_id": self.user_ids, "items": sequences})
         _write_parquet(folder / "items.parquet", {"item_id": self.item_ids[1:], "title": self.titles[1:]})
-        write_json(
-            folder / "dataset.json", {"name": self.name, "content_hash": self.content_hash, "source": self.source}
-        )
+        about = {"name": self.name, "content_hash": self.content_hash, "source": self.source}
+        write_json(folder / "dataset.json", about)
 
     @classmethod
     def load(cls, folder: Path) -> "Dataset":
@@ -200,7 +171,7 @@ class Dataset:
 def _from_end(split: str) -> int:
     """Return the place of a split's target, counted from the end of a sequence."""
     if split not in SPLITS:
-        raise InputError(f"Unknown split {split!r}: choose from {', '.join(SPLITS)}.")
+        raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
     return 1 if split == "test" else 2
 
 

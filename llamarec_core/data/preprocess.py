@@ -1,16 +1,15 @@
 """Preprocessing: events and titles as the source has them → :class:`Dataset` (LlamaRec, section 4.1).
 
-In this order: interactions with items that have no title go; users and items with fewer than five
-interactions go, again and again until none is left (the 5-core); the rest is sorted by user, time and,
-within one moment, item id. No interaction is dropped for its rating.
+In this order: an event that stands twice counts once; interactions with items that have no title go; users and items
+with fewer than five interactions go, again and again until none is left (the 5-core); the rest is sorted by user, time
+and, within one moment, item id. No interaction is dropped for its rating.
 
 Ties of a timestamp are broken by item id. The authors' code breaks them by an item number that depends
 on Python's hash seed, so their published sequences cannot be rebuilt exactly; ours can.
 """
 
-import html
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,28 +20,6 @@ from llamarec_core.files import InputError
 
 CORE = 5
 """Interactions that every user and every item keeps at least."""
-
-_YEAR = re.compile(r"\s*(\(\d{4}(?:[-–](?:\d{4})?)?\))\s*$")
-_PARENTHESES = re.compile(r"\([^()]*\)")
-_TRAILING_ARTICLE = re.compile(r"^(.+), (The|A|An)$")
-
-
-def clean_movie_title(title: str) -> str:
-    """Bring a MovieLens title into reading order.
-
-    The year stays, other parentheses go, a trailing article moves to the front:
-    ``Postman, The (Postino, Il) (1994)`` becomes ``The Postman (1994)``.
-    """
-    year = _YEAR.search(title)
-    name = title[: year.start()] if year else title
-    name = _collapse(_PARENTHESES.sub(" ", name)) or _collapse(name)
-    name = _TRAILING_ARTICLE.sub(r"\2 \1", name)
-    return f"{name} {year[1]}".strip() if year else name
-
-
-def clean_product_title(title: str) -> str:
-    """Replace HTML entities by their characters and every run of white space by one space."""
-    return _collapse(html.unescape(title))
 
 
 def build_dataset(
@@ -59,28 +36,43 @@ def build_dataset(
 
     Returns:
         The data set; users and items are numbered in the sorted order of their ids (as numbers where all
-        ids are whole numbers, as text otherwise).
+        ids are whole numbers, as text otherwise). Its ``source`` also says, under ``preprocessing``, what was read
+        and dropped.
 
     Raises:
         InputError: no interaction is with a titled item, or nothing is left after the 5-core.
     """
-    events = events[events["item_id"].isin([item for item, title in titles.items() if title])]
-    if events.empty:
+    users, user_ids = pd.factorize(events["user_id"])
+    items, item_ids = pd.factorize(events["item_id"])
+    times = events["timestamp"].to_numpy()
+    once = ~pd.DataFrame({"user": users, "item": items, "time": times}).duplicated().to_numpy()
+    has_title = np.array([bool(titles.get(item)) for item in item_ids])
+    titled = once & has_title[items]
+    if not titled.any():
         raise InputError(
             f"No interaction of {name!r} is with an item that has a title: check that both files use the same item ids."
         )
-    users, user_ids = pd.factorize(events["user_id"])
-    items, item_ids = pd.factorize(events["item_id"])
-    kept = k_core(users, items, k=CORE)
-    if not kept.any():
+    kept = np.flatnonzero(titled)
+    kept = kept[k_core(users[kept], items[kept], k=CORE)]
+    if not len(kept):
         raise InputError(
-            f"Nothing is left after the {CORE}-core: {name!r} has {len(events)} interactions of {len(user_ids)} users "
-            f"with {len(item_ids)} titled items, but no group of them in which every user and every item has at least "
-            f"{CORE}; give more interactions."
+            f"Nothing is left after the {CORE}-core: {name!r} has {titled.sum()} interactions of "
+            f"{len(np.unique(users[titled]))} users with {has_title.sum()} titled items, but no group of them in which "
+            f"every user and every item has at least {CORE}; give more interactions."
         )
+    report = {
+        "interactions": len(events),
+        "duplicates": int((~once).sum()),
+        "items_without_title": int((~has_title).sum()),
+        "interactions_without_title": int((once & ~titled).sum()),
+        "titles_without_interaction": len(titles.keys() - set(item_ids)),
+        "interactions_outside_core": int(titled.sum()) - len(kept),
+    }
     users, user_ids = _number(users[kept], user_ids)
     items, item_ids = _number(items[kept], item_ids)
-    order = np.lexsort((items, events["timestamp"].to_numpy()[kept], users))
+    order = np.lexsort((items, times[kept], users))
+    same = (np.diff(users[order]) == 0) & (np.diff(times[kept][order]) == 0)
+    report["tied"] = float(np.mean(np.append(same, False) | np.append(False, same)))
     return Dataset(
         name=name,
         items=items[order] + 1,  # 0 is padding
@@ -88,8 +80,31 @@ def build_dataset(
         titles=["", *(titles[item] for item in item_ids)],
         user_ids=user_ids,
         item_ids=["", *item_ids],
-        source=dict(source or {}),
+        source={**(source or {}), "preprocessing": report},
     )
+
+
+def describe(dataset: Dataset, *, titles: Mapping[str, Sequence[Hashable]] | None = None) -> str:
+    """Say what was read and dropped, and what timestamps and titles do not tell apart: one fact a line.
+
+    Args:
+        dataset: As :func:`build_dataset` made it.
+        titles: Other forms of the items' titles, padding left out, by what they are, e.g. ``cut at 8 tokens``.
+    """
+    counts = dataset.source["preprocessing"]
+    lines = [
+        (f"{counts['interactions']:,}", f"interactions read ({', '.join(dataset.source.get('sha256', {}))})"),
+        (f"{counts['duplicates']:,}", "dropped: the same user, item and timestamp as another"),
+        (f"{counts['interactions_without_title']:,}", f"dropped: of {counts['items_without_title']:,} untitled items"),
+        (f"{counts['interactions_outside_core']:,}", f"dropped: their user or item has fewer than {CORE}"),
+        (f"{dataset.n_interactions:,}", "interactions kept"),
+        (f"{counts['titles_without_interaction']:,}", "titles unused: their items have no interaction"),
+        (f"{counts['tied']:.1%}", "of the interactions share user and timestamp with another: ordered by item id"),
+    ]
+    for form, of in {"whole": dataset.titles[1:], **(titles or {})}.items():
+        alike = pd.Series(list(of)).duplicated(keep=False).mean()
+        lines.append((f"{alike:.1%}", f"of the items share their title, {form}, with another"))
+    return "\n".join(f"{value:>12} {text}" for value, text in lines)
 
 
 def k_core(users: np.ndarray, items: np.ndarray, *, k: int) -> np.ndarray:
@@ -125,7 +140,3 @@ def _number(codes: np.ndarray, ids: pd.Index) -> tuple[np.ndarray, list[str]]:
     place = np.empty(len(names), dtype=np.int64)
     place[order] = np.arange(len(names))
     return place[codes], [names[i] for i in order]
-
-
-def _collapse(text: str) -> str:
-    return " ".join(text.split())

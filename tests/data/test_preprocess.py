@@ -4,48 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamarec_core.data.preprocess import build_dataset, clean_movie_title, clean_product_title, k_core
+from llamarec_core.data.preprocess import build_dataset, k_core
 from llamarec_core.files import InputError
-
-
-@pytest.mark.parametrize(
-    ("title", "cleaned"),
-    [
-        ("Toy Story (1995)", "Toy Story (1995)"),
-        ("Usual Suspects, The (1995)", "The Usual Suspects (1995)"),
-        ("Fish Called Wanda, A (1988)", "A Fish Called Wanda (1988)"),
-        ("Unforgettable Summer, An (Un été inoubliable) (1994)", "An Unforgettable Summer (1994)"),
-        ("Good, the Bad and the Ugly, The (Buono, Il) (1966)", "The Good, the Bad and the Ugly (1966)"),
-        ("Supercop 2 (Project S) (Chao ji ji hua) (1993)", "Supercop 2 (1993)"),
-        ("(500) Days of Summer (2009)", "Days of Summer (2009)"),
-        ("96 Minutes (2011) ", "96 Minutes (2011)"),
-        ("Angst  (1983)", "Angst (1983)"),
-        ("Death Note: Desu nôto (2006–2007)", "Death Note: Desu nôto (2006–2007)"),
-        ("Babylon 5", "Babylon 5"),
-        ("Crow, The", "The Crow"),
-        ("Paris, Texas (1984)", "Paris, Texas (1984)"),
-        ("Boot, Das (Boat, The) (1981)", "Boot, Das (1981)"),
-        ("(untitled) (2009)", "(untitled) (2009)"),
-        ("1984 (1956)", "1984 (1956)"),
-    ],
-)
-def test_movie_titles(title, cleaned):
-    assert clean_movie_title(title) == cleaned
-    assert clean_movie_title(cleaned) == cleaned
-
-
-@pytest.mark.parametrize(
-    ("title", "cleaned"),
-    [
-        ("Head &amp; Shoulders", "Head & Shoulders"),
-        ("L&#39;Or&eacute;al", "L'Oréal"),
-        ("  two\n\tlines ", "two lines"),
-        ("Sims 2 (PC)", "Sims 2 (PC)"),
-        ("&nbsp;", ""),
-    ],
-)
-def test_product_titles(title, cleaned):
-    assert clean_product_title(title) == cleaned
 
 
 def test_a_chain_of_weak_users_and_items_unravels():
@@ -55,26 +15,8 @@ def test_a_chain_of_weak_users_and_items_unravels():
     assert k_core(users, items, k=2).tolist() == [True, True, False, True, True, False, False, False]
 
 
-interactions = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=120)
-
-
-@given(interactions, st.integers(1, 6))
-def test_every_user_and_item_of_a_core_has_enough_interactions(pairs, k):
-    users, items = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    kept = k_core(users, items, k=k)
-    for codes in (users[kept], items[kept]):
-        assert (np.unique(codes, return_counts=True)[1] >= k).all()
-
-
-@given(interactions, st.integers(1, 6))
-def test_the_core_of_a_core_is_itself(pairs, k):
-    users, items = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    kept = k_core(users, items, k=k)
-    assert k_core(users[kept], items[kept], k=k).all()
-
-
-@given(interactions, st.integers(1, 6))
-def test_dropping_one_at_a_time_gives_the_same_core(pairs, k):
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=120), st.integers(1, 6))
+def test_a_core_is_what_is_left_when_the_weak_are_dropped_one_at_a_time(pairs, k):
     remaining = list(enumerate(pairs))
     while True:
         counts = [[pair[side] for _, pair in remaining] for side in (0, 1)]
@@ -97,35 +39,25 @@ def full(users, items, time=lambda user, item: 0):
 TITLES = {str(item): f"Title {item}" for item in range(100)}
 
 
-def test_whole_number_ids_are_sorted_as_numbers():
-    dataset = build_dataset("x", full(["10", "9", "1", "100", "2"], ["30", "4", "5", "10", "9"]), TITLES)
+def test_whole_number_ids_are_sorted_as_numbers_and_others_as_text():
+    items = ["30", "4", "5", "10", "9"]
+    dataset = build_dataset("x", full(["10", "9", "1", "100", "2"], items), TITLES)
     assert dataset.user_ids == ["1", "2", "9", "10", "100"]
     assert dataset.item_ids == ["", "4", "5", "9", "10", "30"]
     assert dataset.titles == ["", "Title 4", "Title 5", "Title 9", "Title 10", "Title 30"]
+    assert build_dataset("x", full(["10", "9", "b", "B", "é"], items), TITLES).user_ids == ["10", "9", "B", "b", "é"]
+    longest = "9" * 4_000
+    assert build_dataset("x", full(["10", "9", "1", "100", longest], items), TITLES).user_ids[-1] == longest
 
 
-def test_other_ids_are_sorted_as_text():
-    dataset = build_dataset("x", full(["10", "9", "b", "B", "é"], ["30", "4", "5", "10", "9"]), TITLES)
-    assert dataset.user_ids == ["10", "9", "B", "b", "é"]
-
-
-def test_sequences_are_sorted_by_time_and_ties_by_item():
-    times = {"30": 1, "4": 3, "5": 2, "10": 2, "9": 2}
-    dataset = build_dataset("x", full("12345", times, time=lambda user, item: times[item]), TITLES)
-    for user in range(5):
-        assert [dataset.item_ids[item] for item in dataset.sequence(user)] == ["30", "5", "9", "10", "4"]
-
-
-def test_the_order_of_the_rows_does_not_matter():
-    events = full("12345", ["30", "4", "5", "10", "9"], time=lambda user, item: int(user) * int(item) % 7)
-    shuffled = events.sample(frac=1, random_state=0)
-    assert build_dataset("x", shuffled, TITLES).content_hash == build_dataset("x", events, TITLES).content_hash
-
-
-def test_times_may_be_fractions():
-    times = {"30": 0.25, "4": 0.5, "5": -1.5, "10": 0.75, "9": 1e9}
-    dataset = build_dataset("x", full("12345", times, time=lambda user, item: times[item]), TITLES)
-    assert [dataset.item_ids[item] for item in dataset.sequence(0)] == ["5", "30", "4", "10", "9"]
+def test_sequences_are_sorted_by_time_and_ties_by_item_whatever_the_order_of_the_rows():
+    times = {"30": 0.25, "4": 1e9, "5": 0.5, "10": 0.5, "9": 0.5}
+    events = full("12345", times, time=lambda user, item: times[item])
+    for rows in (events, events.sample(frac=1, random_state=0)):
+        dataset = build_dataset("x", rows, TITLES)
+        for user in range(5):
+            assert [dataset.item_ids[item] for item in dataset.sequence(user)] == ["30", "5", "9", "10", "4"]
+        assert dataset.source["preprocessing"]["tied"] == 15 / 25
 
 
 def test_items_without_a_title_are_dropped_before_the_core():
@@ -136,10 +68,29 @@ def test_items_without_a_title_are_dropped_before_the_core():
     assert dataset.user_ids == ["1", "2", "3", "4", "5"]
 
 
-def test_a_repeated_interaction_stays():
-    events = pd.concat([full("12345", "12345"), frame([("1", "3", 9)])])
-    dataset = build_dataset("x", events, TITLES)
+def test_what_is_dropped_is_counted():
+    core = full("12345", "12345", time=lambda user, item: int(item))
+    # twice the same event; the same item at another time; an item without a title; a sixth user with two items
+    events = pd.concat([core, frame([("1", "3", 3), ("1", "3", 3), ("1", "3", 9), ("2", "7", 1)]), full("6", "12")])
+    dataset = build_dataset("x", events, {**TITLES, "7": ""}, source={"origin": "here"})
     assert dataset.sequence(0).tolist() == [1, 2, 3, 4, 5, 3]
+    assert dataset.source == {
+        "origin": "here",
+        "preprocessing": {
+            "interactions": 31,
+            "duplicates": 2,
+            "items_without_title": 1,
+            "interactions_without_title": 1,
+            "titles_without_interaction": len(TITLES) - 6,
+            "interactions_outside_core": 2,
+            "tied": 0.0,
+        },
+    }
+
+
+def test_duplicates_do_not_lift_anyone_into_the_core():
+    events = pd.concat([full("12345", "12345"), *[full("6", "1234")] * 2])
+    assert build_dataset("x", events, TITLES).user_ids == ["1", "2", "3", "4", "5"]
 
 
 def test_users_with_under_five_interactions_only_are_refused():

