@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from llamarec_core.data.sources import raw_files
 from llamarec_core.files import InputError
 from llamarec_core.grid import Grid
 from llamarec_core.paths import Paths
@@ -275,9 +276,18 @@ rule ranking_times:
         PAPERMILL
 
 
+def raw(wildcards):
+    """The raw files of a data set in the folder that LLAMAREC_DATA names; the notebook says what is wrong with them."""
+    try:
+        return [str(path.resolve()) for path in raw_files(wildcards.dataset)]
+    except InputError:
+        return []
+
+
 rule data:
     message: "1_data on {wildcards.dataset}: read, clean, 5-core, split"
     input:
+        raw,
         notebook="notebooks/1_data.ipynb",
         profile=PROFILE_FILE,
         library=library("data"),

@@ -1,7 +1,7 @@
 """The command line.
 
-``llamarec data`` prints a row of the paper's Table 2, ``llamarec train`` trains one retriever of a profile's grid,
-``llamarec recommend`` prints a ranked list, and ``llamarec verify`` checks the committed results.
+``llamarec data`` says what a data set holds and what was dropped, ``llamarec train`` trains one retriever of a
+profile's grid, ``llamarec recommend`` prints a ranked list, and ``llamarec verify`` checks the committed results.
 """
 
 import sys
@@ -17,19 +17,35 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 @app.command()
 def data(
-    name: Annotated[str, typer.Argument(help="ml-100k-1998, ml-100k, beauty, games, or a folder's name of your own")],
+    name: Annotated[str, typer.Argument(help="ml-100k-1998, ml-100k, beauty, games, or a folder of your own")],
     folder: Annotated[
         Path | None, typer.Option(help="folder with the raw files; else LLAMAREC_DATA, then downloads")
     ] = None,
+    columns: Annotated[str | None, typer.Option(help="names of your columns: user_id=uid,title=name")] = None,
+    profile: Annotated[str | None, typer.Option(help="also cut titles as this profile's ranker does (slower)")] = None,
 ) -> None:
-    """Read and preprocess a data set, and print its row of Table 2."""
+    """Read and preprocess a data set; say what was read and dropped, and print its row of Table 2."""
     # imported here, as torch and transformers below, so that `--help` answers at once
     import pandas as pd
 
-    from llamarec_core.data import load_dataset
+    from llamarec_core.data import describe, load_dataset
+    from llamarec_core.data.sources import KNOWN
 
-    statistics = load_dataset(name, folder=folder).statistics()
-    typer.echo(pd.DataFrame([statistics]).to_string(index=False))
+    if folder is None and name not in KNOWN and Path(name).is_dir():
+        folder, name = Path(name), Path(name).resolve().name
+    if profile is None:
+        dataset, titles = load_dataset(name, folder=folder, columns=columns), {}
+    else:
+        from llamarec_core.ranking.backbone import load_tokenizer
+        from llamarec_core.settings import load_profile
+        from llamarec_core.study import find_profile, find_root
+
+        settings = load_profile(find_profile(profile, root=find_root())).for_dataset(name)
+        dataset, ranker = load_dataset(name, folder=folder, columns=columns or settings.columns(name)), settings.ranker
+        tokens = load_tokenizer(ranker)(dataset.titles[1:], add_special_tokens=False)["input_ids"]
+        titles = {f"cut at {ranker.title_tokens} tokens": [tuple(title[: ranker.title_tokens]) for title in tokens]}
+    typer.echo(describe(dataset, titles=titles))
+    typer.echo(pd.DataFrame([dataset.statistics()]).to_string(index=False))
 
 
 @app.command()

@@ -198,6 +198,8 @@ class Overrides(Settings):
     """Fields of :class:`RetrieverSettings` by name."""
     ranker: dict[str, Any] = Field(default_factory=dict)
     """Fields of :class:`RankerSettings` by name."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """What files of your own call the columns ``user_id``, ``item_id``, ``timestamp`` and ``title``."""
 
 
 class Profile(Settings):
@@ -248,6 +250,10 @@ class Profile(Settings):
                 "ranker": self.ranker.changed(overrides.ranker, place=f"{place}.ranker"),
             }
         )
+
+    def columns(self, dataset: str) -> dict[str, str]:
+        """Return what the files of a data set call their columns, where that differs from our names."""
+        return self.datasets.get(dataset, Overrides()).columns
 
     def variant(self, name: str) -> "Profile":
         """Return the profile with the ranker of one of its variants.

@@ -15,13 +15,32 @@ def llamarec(*arguments, folder=ROOT):
     return subprocess.run([LLAMAREC, *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_data_prints_the_row_of_table_2():
-    answer = llamarec("data", "ml-100k-1998")
+def test_data_says_what_a_folder_holds_and_what_was_dropped(tmp_path):
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    # twice the same event, an event of an item without a title, two of a sixth user, an item without events
+    rows = [f"u{u};i{i};2024-05-0{i}" for u in range(1, 6) for i in range(1, 6)]
+    rows += ["u1;i1;2024-05-01", "u1;i9;2024-05-01", "u6;i1;2024-05-01", "u6;i2;2024-05-01"]
+    (shop / "interactions.csv").write_text("uid;item_id;timestamp\n" + "\n".join(rows))
+    titles = [
+        f"i{i},A bar of soap with lavender and thyme and mint {'number one' if i < 3 else i}\n" for i in range(1, 7)
+    ]
+    (shop / "items.csv").write_text("item_id,title\n" + "".join(titles))
+    answer = llamarec("data", str(shop), "--columns", "user_id=uid", "--profile", "smoke")
     assert answer.returncode == 0
     assert answer.stderr == ""
-    heading, row = answer.stdout.splitlines()
+    *facts, heading, row = answer.stdout.splitlines()
+    assert [fact.split(maxsplit=1)[0] for fact in facts] == ["29", "1", "1", "2", "25", "1", "0.0%", "40.0%", "100.0%"]
     assert heading.split() == ["dataset", "users", "items", "interactions", "mean_length", "density"]
-    assert row.split()[:3] == ["ml-100k-1998", "943", "1349"]
+    assert row.split() == ["shop", "5", "5", "25", "5.0", "1.0"]
+
+
+def test_data_imports_no_torch():
+    script = "import sys; from llamarec_core.cli import main; sys.argv[1:] = ['data', 'ml-100k-1998']\n"
+    script += "try: main()\nfinally: print({'torch', 'transformers', 'scipy', 'sklearn'} & {*sys.modules})"
+    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.stdout.splitlines()[-2].split()[:3] == ["ml-100k-1998", "943", "1349"]
+    assert answer.stdout.splitlines()[-1] == "set()"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +54,7 @@ def test_data_prints_the_row_of_table_2():
         (["train", "beauty", "lrurec", "--profile", "quick"], "Profile 'quick' has no grid of lrurec on 'beauty'"),
         (["train", "beauty", "lrurec", "--dropout", "0.1"], "Give --weight-decay and --dropout together"),
         (["train", "games", "lrurec", *OUT_OF_RANGE], "llamarec: dropout: Input should be less than 1 (given: 1.5)."),
-        (["data", ".."], "Unknown data set '..'"),
+        (["data", "../x"], "'../x' cannot be the name of a data set"),
     ],
 )
 def test_bad_input_is_answered_by_one_sentence_and_a_non_zero_exit(arguments, message, monkeypatch, capsys):

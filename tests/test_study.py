@@ -195,7 +195,7 @@ def test_an_executed_notebook_has_its_sources_hash_until_a_cell_changes(project)
     [
         (
             {"datset": "beauty"},
-            "Notebook 1_data has no parameter 'datset': choose from dataset, folder, profile, seed.",
+            "Notebook 1_data has no parameter 'datset': choose from columns, dataset, folder, profile, seed.",
         ),
         ({"profile": "quik"}, "Unknown profile 'quik'"),
         ({"dataset": "ml-1m"}, "ml-1m"),

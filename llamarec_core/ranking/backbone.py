@@ -100,6 +100,15 @@ def load_backbone(
     return model.eval().requires_grad_(False), tokenizer
 
 
+def load_tokenizer(settings: RankerSettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of the backbone that the settings name, without its weights.
+
+    Raises:
+        InputError: the backbone is unknown or cannot be fetched.
+    """
+    return AutoTokenizer.from_pretrained(_backbone_folder(settings.backbone))
+
+
 def write_random_backbone(folder: Path, config: LlamaConfig, *, seed: int) -> None:
     """Write a backbone of some shape with random weights in bfloat16, and SmolLM2's tokenizer.
 
