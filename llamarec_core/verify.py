@@ -9,6 +9,7 @@
 4. Does every ranks file hold each user once, with a rank inside the catalogue?
 5. Are the grid's records those of its settings and curves?
 6. Do the tables, computed again from the ranks, hold the same numbers?
+7. Does every concluding sentence of the book hold of its table?
 
 A notebook or a setting that has changed since a run makes no fault of the run: it is listed. Only the profiles in
 ``FRESH`` must be of the present sources.
@@ -27,11 +28,12 @@ import pandas as pd
 import yaml
 
 from llamarec_core.checkpoint import first_difference
+from llamarec_core.evaluation.conclusions import check_conclusions
 from llamarec_core.files import InputError, read_json, sha256
 from llamarec_core.grid import Grid, grid_table
 from llamarec_core.paths import find_profile
 from llamarec_core.provenance import History, notebook_hash, recorded_settings
-from llamarec_core.recompute import NOT_FROM_RANKS, Recomputation
+from llamarec_core.report.tables import Tables
 from llamarec_core.retrieval import read_ranks
 from llamarec_core.settings import Profile, load_profile
 
@@ -59,6 +61,7 @@ def verify(root: Path, *, profiles: Iterable[str] = ()) -> str:
     names = list(profiles) or sorted(folder.parent.name for folder in results.glob("*/notebooks"))
     if not profiles:
         _refuse_first(_records_differ(results / "bench", root=root))
+        _refuse_first(check_conclusions(root))
         _refuse_first(_history_differs(results / "bench", history))
     checked, notes = [], [history.missing] if history.missing else []
     for name in names:
@@ -71,7 +74,7 @@ def verify(root: Path, *, profiles: Iterable[str] = ()) -> str:
             _refuse_first(f"{change}: run it again, `make study PROFILE={profile.name}`." for change in changed)
         notes += changed
         tables = [path.stem for path in (results / profile.name / "tables").glob("*.csv")]
-        by_hash = sorted(table for table in tables if table.startswith(NOT_FROM_RANKS))
+        by_hash = sorted(table for table in tables if table.startswith(Tables.BY_HASH))
         checked.append(
             f"{profile.name}: whole and from a clean tree; {len(tables) - len(by_hash)} tables follow from the "
             "ranks" + (f", by their hashes alone: {', '.join(by_hash)}." if by_hash else ".")
@@ -267,25 +270,15 @@ def _grid_differs(profile: Profile, *, root: Path) -> Iterator[str]:
 
 def _tables_differ(profile: Profile, *, root: Path) -> Iterator[str]:
     """Yield the first cell of each table that the ranks do not give."""
-    again = Recomputation(profile, root)
-    recipes = again.tables()
-    folder = again.results / "tables"
-    for path in sorted(folder.glob("*.csv")):
-        if path.stem.startswith(NOT_FROM_RANKS):
+    tables = Tables(profile, root)
+    for path in sorted((root / "results" / profile.name / "tables").glob("*.csv")):
+        place, name = path.relative_to(root), path.stem
+        if name.startswith(Tables.BY_HASH):
             continue
-        if path.stem not in recipes:
-            yield f"{path.relative_to(root)} is a table that nobody computes: remove it, or add how to recompute.py."
-            continue
-        difference = _first_difference(pd.read_csv(path), recipes[path.stem]())
-        if difference:
-            yield f"{path.relative_to(root)}, {difference}: run the notebook that writes it."
-    for path, text, notebook in (
-        (folder / "opening.md", again.opening, "4_results"),
-        (folder / "retrieval.md", again.retrieval_sentences, "2_retrieval"),
-        (folder / "verdicts.md", again.verdicts, "5_claims"),
-    ):
-        if path.is_file() and path.read_text(encoding="utf-8") != text():
-            yield f"{path.relative_to(root)} does not follow from the ranks: run `{notebook}`."
+        if name not in tables.names():
+            yield f"{place} is a table that nobody makes: remove it, or add its recipe to report/tables.py."
+        elif difference := _first_difference(tables.committed(name), tables.make(name)):
+            yield f"{place}, {difference}: run the notebook that writes it."
 
 
 def _first_difference(committed: pd.DataFrame, again: pd.DataFrame) -> str | None:

@@ -1,210 +1,228 @@
-"""The claims of the paper as a ledger: what each says, what the ranks say of it, and a verdict that follows by rule.
+"""The claims of the paper: one row a claim and data set, with its number, ours, and a verdict by rule.
 
-``results/published/claims.csv`` holds the claims as the paper words them, and
-:mod:`llamarec_core.evaluation.quantities` what each compares: one function of a table's cells, which gives the
-published value from the paper's cells, ours from the cells of our ranks, and an interval from the cells of every
-bootstrap sample of the users. :data:`RULES` are the verdicts, and :func:`verdict` applies them.
-
-:mod:`llamarec_core.evaluation.cells` says over which users and seeds a cell is a mean. Of a claim about every metric
-the smallest value counts.
+``results/published/claims.csv`` holds the statements as the paper words them. Statements that one comparison decides
+count as one claim: that LlamaRec gains in each of six metrics, among all users and among the retrieved ones, is one
+claim about the order of the same candidates. It is tested once, in the primary metric. Numbers of ours come from the
+tables of comparisons, so that a p-value means the same here and there.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from llamarec_core.evaluation.cells import MeasuredCells, Ranks, cells_of_ranks, cells_of_sample
+from llamarec_core.evaluation.estimates import ALPHA, PRIMARY
 from llamarec_core.evaluation.paper import published, published_claims, published_llm_baselines
-from llamarec_core.evaluation.quantities import QUANTITIES, Quantity
-from llamarec_core.files import InputError
+
+PAPER_BACKBONE = "llama-2-7b"
+"""Only a run of this backbone can test a claim about the paper's ranker."""
 
 RULES = {
-    "reproduced": "our whole 95 % interval is on the claimed side, and reaches the published value",
-    "direction only": "our value is on the claimed side, but its interval also holds the other, or falls short",
-    "not reproduced": "our value is not on the claimed side",
-    "not tested": "the runs that it needs do not exist, or ran on other hardware where it is about seconds",
+    "reproduced": "beyond chance, and the 95 % interval reaches the published value",
+    "direction only": "beyond chance, but less than published",
+    "inconclusive": "the interval holds both no effect and the published value: too few users to tell",
+    "contradicted": "the interval excludes the published value, and no effect or the contrary is left",
+    "not tested": "the runs that it needs do not exist, or are not of the paper's model and hardware",
 }
-"""Verdict → when it is given. The claimed side is above 0 for a lead or a gain, above 1 for a ratio, below a bound."""
+"""Verdict → when it is given; the first four in falling order of support. Beyond chance: p < 0.05 by Holm's method."""
 
 
-def verdict(measured: float, low: float, high: float, *, published: float, null: float = 0.0) -> tuple[str, str]:
-    """Return the verdict on a lead, gain or ratio, and what decided it, by :data:`RULES`.
+class Claim(NamedTuple):
+    """What decides a claim: the first method's lead over each of the others."""
+
+    statement: str
+    method: str
+    references: tuple[str, ...]
+    source: str
+    """Which of our tables compares them: ``retrieval``, ``ranking`` or ``sampled``."""
+    metric: str = PRIMARY
+    subset: str = "all"
+    ranker: bool = True
+    """Whether the language model's scale matters."""
+
+
+CLAIMS = {
+    "retriever_leads": Claim(
+        "LRURec retrieves better than NARM, BERT4Rec and SASRec",
+        "LRURec", ("NARM", "BERT4Rec", "SASRec"), "retrieval", ranker=False,
+    ),
+    "ranker_gains": Claim(
+        "LlamaRec orders the candidates of LRURec better than LRURec does",
+        "LlamaRec", ("LRURec",), "ranking", subset="retrieved",
+    ),
+    "gain_over_palr": Claim("LlamaRec ranks better than PALR", "LlamaRec", ("PALR",), "sampled"),
+    "gain_over_llm_based": Claim(
+        "LlamaRec ranks better than every other LLM-based method",
+        "LlamaRec", ("P5", "PALR", "GPT4Rec", "RecMind", "POD"), "sampled",
+    ),
+    "gpt4rec_lead": Claim(
+        "GPT4Rec, with five queries, finds more than LlamaRec", "GPT4Rec", ("LlamaRec",), "sampled", metric="Recall@5"
+    ),
+}  # fmt: skip
+"""The claims about methods, by their names in ``claims.csv``."""
+
+_AT_LENGTH = 20
+"""The mean title length, in tokens, for which the text states the time of generation."""
+
+
+def verdict(measured: float, low: float, high: float, *, published: float, p_holm: float, null: float = 0.0) -> str:
+    """Return the verdict on a lead or ratio by :data:`RULES`; noise around no effect gets one, whatever its sign.
 
     Args:
         measured: ours.
         low: the lower end of its 95 % interval.
         high: the upper end.
-        published: the paper's.
-        null: the claimed side is above this.
+        published: the paper's, above ``null``.
+        p_holm: of the test that ours is ``null``, corrected.
+        null: no effect.
     """
-    if measured > null:
-        if low <= null:
-            return "direction only", "the interval holds the contrary too: it may be chance"
-        if high < published:
-            return "direction only", "beyond chance, but less than published"
-        return "reproduced", "beyond chance, and the interval reaches the published value"
-    if high < null:
-        return "not reproduced", "the contrary, beyond chance"
-    if high >= published:
-        return "not reproduced", "but the interval holds the published value too: too few users to tell"
-    return "not reproduced", "the interval falls short of the published value"
+    reaches = high >= published
+    if measured > null and p_holm < ALPHA:
+        return "reproduced" if reaches else "direction only"
+    # above no effect, but not after correction: the data leave it open
+    return "inconclusive" if reaches or low > null else "contradicted"
 
 
 def claims_table(
     folder: Path,
-    ranks: Ranks,
+    comparisons: Mapping[str, pd.DataFrame],
     *,
-    sample: Ranks | None = None,
-    trainable_share: float,
-    timings: pd.DataFrame | None = None,
-    timed_on_gpu: bool = False,
-    timings_commit: str = "",
     scale: str,
-    candidates: int = 20,
-    samples: int,
-    seed: int,
-    commit: str,
+    trainable_share: float,
+    times: pd.DataFrame | None = None,
+    timed_on_gpu: bool = False,
+    times_commit: str = "",
 ) -> pd.DataFrame:
-    """Hold every claim of the paper against our ranks and timings.
+    """Hold every claim of the paper against our comparisons and timings.
 
     Args:
         folder: ``results/published``.
-        ranks: of all users; a method of the paper is called by its name in lower case.
-        sample: as for :func:`~llamarec_core.evaluation.cells.cells_of_sample`: where a method was not run for all
-            users, all methods of the claim are compared on these.
+        comparisons: tables of paired differences by :attr:`Claim.source`; a missing one was not run.
+        scale: the backbone that LlamaRec was run with.
         trainable_share: trained parameters over all, at the paper's settings.
-        timings: ``mean_title_length_tokens``, ``method`` and ``seconds``, as
-            :func:`~llamarec_core.evaluation.paper.published_inference_times` loads the paper's.
-        timed_on_gpu: whether they were, as the paper's; otherwise a claim about seconds, not a ratio, is not tested.
-        timings_commit: the commit that they were measured with.
-        scale: what LlamaRec was run as, e.g. its backbone.
-        candidates: a user is `retrieved` if LRURec ranks the target among this many.
-        samples: bootstrap samples behind each interval.
-        seed: of the bootstrap.
-        commit: the commit that the ranks were made with.
+        times: ``mean_title_length_tokens``, ``method``, ``backbone`` and ``seconds`` of requests answered alone.
+        timed_on_gpu: whether they were, as the paper's.
+        times_commit: the commit that they were measured with.
 
     Returns:
-        One claim a row: ``claim``, ``dataset``, ``statement``, ``where``, ``unit``, ``stated`` (in the text; may be
-        empty), ``published`` (the same from the paper's tables, or the bound), ``measured``, ``ci_low``, ``ci_high``
-        (95 % bootstrap over users; empty for what has no users), ``users``, ``seeds``, ``verdict``, ``why``,
-        ``scale`` (where LlamaRec was run), ``commit`` (empty for what is counted from settings).
+        One claim and data set a row: ``claim``, ``dataset``, ``statement``, ``where``, ``wordings`` (statements of the
+        paper that it stands for), ``unit``, ``published`` (from the paper's tables, or a bound), ``measured``,
+        ``ci_low``, ``ci_high`` (95 % bootstrap over users; empty for what has no users), ``p_holm``, ``detectable``
+        (the smallest difference seen with 80 % power), ``users``, ``seeds``, ``verdict``, ``observed`` (the rule
+        applied to ours where that is not the paper's model; else empty), ``why``, ``scale`` (of what has one),
+        ``commit``. Of a claim over several methods, the pair that supports it least counts.
 
     Raises:
-        InputError: a claim has no quantity, or two ranks files of a claim hold other users or targets.
+        InputError: a published file or one of its columns is missing.
     """
-    times = None if timings is None else timings.set_index(["method", "mean_title_length_tokens"])["seconds"].to_dict()
-    drawing = {"samples": samples, "seed": seed}
-
-    def from_ranks(dataset: str, quantity: Quantity) -> dict[str, Any] | str:
-        found = cells_of_ranks(ranks, dataset, quantity.methods, candidates=candidates, **drawing)
-        if isinstance(found, str) and sample:
-            found = cells_of_sample(sample, dataset, quantity.methods, **drawing)
-        return found if isinstance(found, str) else _smallest(quantity, found)
-
-    measure = {
-        "ranks": from_ranks,
-        "timings": lambda _, quantity: _from_timings(times, quantity),
-        "architecture": lambda _, quantity: _exactly(quantity.of(trainable_share)),
-    }
-    commits = {"ranks": commit, "timings": timings_commit, "architecture": ""}
-    table = stated_table(folder)
-    rows: list[dict[str, Any]] = []
-    for row in table.itertuples():
-        quantity = QUANTITIES[row.claim]
-        found = measure[quantity.source](row.dataset, quantity)
-        if isinstance(found, str):
-            rows.append({"verdict": "not tested", "why": found, "scale": "", "commit": commits[quantity.source]})
-            continue
-        value, low, high = (found[column] for column in ("measured", "ci_low", "ci_high"))
-        if quantity.bound:  # the claimed side is below: what is left up to the bound is above zero there
-            value, low, high = row.published - value, row.published - high, row.published - low
-        decided = verdict(value, low, high, published=0.0 if quantity.bound else row.published, null=quantity.null)
-        found |= dict(zip(("verdict", "why"), decided, strict=True))
-        if found.get("commit"):
-            found["why"] += f" (a sample of {found['users']} users)"
-        if quantity.source != "ranks":
-            found |= {"ci_low": np.nan, "ci_high": np.nan, "why": quantity.why}
-        if quantity.absolute and not timed_on_gpu:
-            found |= {"verdict": "not tested", "why": "measured on a processor, where a time says nothing of a GPU's"}
-        rows.append(
-            {"commit": commits[quantity.source]} | found | {"scale": scale if _runs_the_ranker(quantity) else ""}
-        )
-    columns = ["measured", "ci_low", "ci_high", "users", "seeds", "verdict", "why", "scale", "commit"]
-    found = pd.DataFrame(rows, columns=columns).astype({"users": "Int64", "seeds": "Int64"})
-    return table.join(found)
-
-
-def stated_table(folder: Path) -> pd.DataFrame:
-    """Set what the paper's text states beside what follows from its tables.
-
-    Returns:
-        The columns of :func:`claims_table` up to ``published``.
-
-    Raises:
-        InputError: a published file is missing, or a claim has no quantity.
-    """
-    claims = published_claims(folder)
-    for name in sorted(set(claims["claim"]) - QUANTITIES.keys()):
-        raise InputError(f"{folder}/claims.csv has the claim {name!r}, which no quantity measures: add one.")
     tables = [published(folder), published_llm_baselines(folder).assign(dataset="beauty", subset="all")]
-    printed = pd.concat(tables).drop_duplicates(["dataset", "method", "metric", "subset"])
-    printed = printed.set_index(["method", "metric", "subset"])
-    cells = {dataset: rows["value"].to_dict() for dataset, rows in printed.groupby("dataset")}
-    quantities = [QUANTITIES[name] for name in claims["claim"]]
-    values = [
-        np.min(quantity.of(cells[row.dataset])) if quantity.source == "ranks" else row.stated
-        for quantity, row in zip(quantities, claims.itertuples(), strict=True)
-    ]
-    units = [quantity.unit for quantity in quantities]
-    return claims[["claim", "dataset", "statement", "where"]].assign(
-        unit=units, stated=claims["stated"], published=values
+    cells = pd.concat(tables).drop_duplicates(["dataset", "method", "metric", "subset"])
+    cells = cells.set_index(["dataset", "method", "metric", "subset"])["value"]
+    rows = []
+    for (name, dataset), statements in published_claims(folder).groupby(["counts_as", "dataset"], sort=False):
+        where = ", ".join(dict.fromkeys(statements["where"]))
+        row = {"claim": name, "dataset": dataset, "where": where, "wordings": len(statements)}
+        if name in CLAIMS:
+            row |= _from_comparisons(CLAIMS[name], dataset, cells, comparisons.get(CLAIMS[name].source), scale)
+        else:
+            statement = statements.iloc[0]
+            row |= {"statement": statement["statement"], "published": (stated := statement["stated"])}
+            timed = {"on_gpu": timed_on_gpu, "commit": times_commit}
+            of_times = name != "trainable_share"
+            row |= _of_times(name, stated, times, **timed) if of_times else _of_settings(trainable_share, stated)
+        rows.append(row)
+    columns = ["claim", "dataset", "statement", "where", "wordings", "unit", "published", "measured", "ci_low"]
+    columns += ["ci_high", "p_holm", "detectable", "users", "seeds", "verdict", "observed", "why", "scale", "commit"]
+    return pd.DataFrame(rows).reindex(columns=columns).astype({"users": "Int64", "seeds": "Int64"})
+
+
+def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Count the verdicts of :func:`claims_table`, each beside its rule: ``verdict``, ``claims``, ``when``."""
+    counts = table["verdict"].value_counts()
+    return pd.DataFrame(
+        [{"verdict": name, "claims": counts.get(name, 0), "when": rule} for name, rule in RULES.items()]
     )
 
 
-def _smallest(quantity: Quantity, found: MeasuredCells) -> dict[str, Any] | str:
-    """Return a quantity of ranks with its interval, or why it has none."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = interval_of_smallest(np.atleast_2d(quantity.of(found.sampled)))  # (values, samples)
-        value = float(np.min(quantity.of(found.cells)))
-    if not np.isfinite([value, low, high]).all():
-        return "too few hits among too few users to form the ratio"
-    row = {"measured": value, "ci_low": low, "ci_high": high, "users": found.users, "seeds": found.seeds}
-    return row | {"commit": found.commit} if found.commit else row
+def _from_comparisons(
+    claim: Claim, dataset: str, cells: pd.Series, table: pd.DataFrame | None, scale: str
+) -> dict[str, Any]:
+    """Return the row of a claim about methods."""
+    printed = {
+        other: cells[dataset, claim.method, claim.metric, claim.subset]
+        - cells.get((dataset, other, claim.metric, claim.subset), np.nan)
+        for other in claim.references
+    }
+    row = {"statement": claim.statement, "unit": "difference", "published": min(printed.values(), key=_nan_last)}
+    pairs = {other: _pair(table, claim, dataset, other) for other in claim.references}
+    missing = [other for other, pair in pairs.items() if pair is None]
+    if missing:
+        if table is None or not (table["method"] == claim.method.lower()).any():
+            missing = [claim.method, *missing]
+        return row | {"verdict": "not tested", "why": f"{', '.join(missing)}: not run on {dataset}"}
+    found = [_judged(pairs[other], printed[other]) for other in claim.references]
+    row |= min(found, key=lambda judged: (-list(RULES).index(judged["verdict"]), judged["measured"]))
+    if not claim.ranker:
+        return row
+    row["scale"] = scale
+    if scale != PAPER_BACKBONE:
+        row |= {"verdict": "not tested", "observed": row["verdict"]}
+        row["why"] = f"the paper's ranker is Llama-2-7B, ours is {scale}"
+    return row
 
 
-def _runs_the_ranker(quantity: Quantity) -> bool:
-    return "LlamaRec" in quantity.methods or quantity.source == "timings"
+def _pair(table: pd.DataFrame | None, claim: Claim, dataset: str, other: str) -> dict[str, Any] | None:
+    if table is None or table.empty:
+        return None
+    case = {"dataset": dataset, "metric": claim.metric, "subset": claim.subset}
+    found = table[(table[list(case)] == pd.Series(case)).all(axis=1)]
+    ours, theirs = claim.method.lower(), other.lower()
+    for method, reference, sign in ((ours, theirs, 1), (theirs, ours, -1)):
+        pair = found[(found["method"] == method) & (found["reference"] == reference)]
+        if len(pair):
+            row = pair.iloc[0].to_dict()
+            ends = sorted(sign * row[end] for end in ("ci_low", "ci_high"))
+            return row | {"difference": sign * row["difference"], "ci_low": ends[0], "ci_high": ends[1]}
+    return None
 
 
-def interval_of_smallest(sampled: np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return an interval for the smallest of several values; for one value, its percentile interval.
-
-    The smallest is above the least of the lower ends if only its own lower end holds, so these need no correction (an
-    intersection-union test; Berger, 1982). It is below the least of the upper ends if all of them hold, so these are
-    widened by Bonferroni's correction: of many equal values the smallest measured is low by chance.
-
-    Args:
-        sampled: floats ``(values, samples)``, each value in each bootstrap sample.
-        confidence: of the interval.
-    """
-    tail = (1.0 - confidence) / 2.0
-    low = np.quantile(sampled, tail, axis=1).min()
-    high = np.quantile(sampled, 1.0 - tail / len(sampled), axis=1).min()
-    return float(low), float(high)
+def _judged(pair: Mapping[str, Any], printed: float) -> dict[str, Any]:
+    """Return the columns that a comparison gives a claim; where the paper prints no value, the direction decides."""
+    interval = pair["difference"], pair["ci_low"], pair["ci_high"]
+    decided = verdict(*interval, published=0.0 if np.isnan(printed) else printed, p_holm=pair["p_holm"])
+    kept = {name: pair.get(name) for name in ("p_holm", "detectable", "users", "seeds", "commit")}
+    found = dict(zip(("measured", "ci_low", "ci_high"), interval, strict=True)) | kept | {"verdict": decided}
+    return found | {"why": RULES[decided]} | ({} if np.isnan(printed) else {"published": printed})
 
 
-def _from_timings(times: Mapping[tuple[str, float], float] | None, quantity: Quantity) -> Any:
-    if times is None:
-        return "no times by title length were measured"
-    try:
-        return _exactly(quantity.of(times))
-    except (KeyError, ValueError):  # no row of that method and length
-        return "the times measured lack a method or title length that it needs"
+def _of_settings(share: float, bound: float) -> dict[str, Any]:
+    """Return the row of the claim about trained parameters, which the paper's settings decide."""
+    decided = "reproduced" if share < bound else "contradicted"
+    counted = "counted from the paper's settings; no model of that size was run"
+    return {"unit": "share", "measured": share, "verdict": decided, "why": counted}
 
 
-def _exactly(value: float) -> dict[str, float]:
-    """Return a value that has no users to resample, as its own interval."""
-    return {"measured": value, "ci_low": value, "ci_high": value}
+def _of_times(name: str, stated: float, times: pd.DataFrame | None, *, on_gpu: bool, commit: str) -> dict[str, Any]:
+    """Return the row of a claim about time, which only the paper's model on a GPU can test."""
+    row = {"unit": "seconds" if name == "ranking_seconds" else "ratio", "verdict": "not tested"}
+    seconds = {} if times is None else times.set_index(["method", "mean_title_length_tokens"])["seconds"].to_dict()
+    if not {("LlamaRec", _AT_LENGTH), ("Llama CausalLM", _AT_LENGTH)} <= seconds.keys():
+        return row | {"why": f"no times were measured at {_AT_LENGTH} tokens a title"}
+    if name == "ranking_seconds":
+        measured = max(value for (method, _), value in seconds.items() if method == "LlamaRec")
+        decided = "reproduced" if measured < stated else "contradicted"
+    else:
+        measured = seconds["Llama CausalLM", _AT_LENGTH] / seconds["LlamaRec", _AT_LENGTH]
+        decided = verdict(measured, measured, measured, published=stated, p_holm=0.0, null=1.0)
+    scale = "+".join(dict.fromkeys(times["backbone"]))
+    row |= {"measured": measured, "scale": scale, "commit": commit}
+    if scale == PAPER_BACKBONE and on_gpu:
+        return row | {"verdict": decided, "why": "one value, without users to resample"}
+    why = f"the paper times Llama-2-7B on a GPU, we {scale} on a {'GPU' if on_gpu else 'processor'}"
+    return row | {"observed": decided, "why": why}
+
+
+def _nan_last(value: float) -> float:
+    return np.inf if np.isnan(value) else value

@@ -1,7 +1,7 @@
 """What the published numbers alone say: whether they fit together, and how sure they can be.
 
-Nothing is measured here. A table prints four decimals, so a printed value v stands for one in v ± 0.00005; two values
-contradict each other only where no true values in these ranges agree.
+Nothing is measured here. A table prints four decimals, rounded or cut off, and the paper does not say which. So every
+rule is tried both ways: two values contradict each other only where no true values behind them agree.
 """
 
 import bisect
@@ -11,14 +11,24 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from llamarec_core.evaluation.claims import stated_table
-from llamarec_core.evaluation.paper import published as load_published
-from llamarec_core.evaluation.paper import published_statistics
+from llamarec_core.evaluation.metrics import METRICS
+from llamarec_core.evaluation.paper import (
+    published,
+    published_claims,
+    published_llm_baselines,
+    published_statistics,
+)
 
 PRINTED = 0.0001
 """The last decimal of the paper's Tables 1 and 3."""
 
-_HALF = PRINTED / 2
+PRINTINGS = {"rounded": (-PRINTED / 2, PRINTED / 2), "cut": (0.0, PRINTED)}
+"""How a value is printed → how far the true value can be from it, down and up."""
+
+_EITHER = -PRINTED / 2, PRINTED
+_LLM_BASED = ("P5", "PALR", "GPT4Rec", "RecMind", "POD")
+_OWN = ("LRURec", "LlamaRec")
+"""The methods that find no user's target whom LRURec did not retrieve."""
 
 
 def consistency_tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -28,128 +38,183 @@ def consistency_tables(folder: Path) -> dict[str, pd.DataFrame]:
         folder: ``results/published``.
 
     Returns:
-        ``shares`` (:func:`constant_shares`), ``recalls`` (:func:`recall_counts`), ``gains`` (:func:`gains_in_users`),
-        and ``stated``: the numbers in the text and what the tables give
-        (:func:`~llamarec_core.evaluation.claims.stated_table`), with their ``difference``.
+        ``shares`` (:func:`constant_shares`), ``counts`` (:func:`retrieved_counts`), ``relative_gains``
+        (:func:`relative_gains`), ``recalls`` (:func:`recall_counts`), ``gains`` (:func:`gains_in_users`) and ``stated``
+        (:func:`stated_table`).
 
     Raises:
         InputError: a published file or one of its columns is missing.
     """
-    published = load_published(folder)
+    tables = published(folder)
     users = published_statistics(folder).set_index("dataset")["users"].astype(int)
-    stated = stated_table(folder).dropna(subset="stated")
-    stated = stated[stated["dataset"] != ""]  # the others are bounds and times, which no table repeats
+    counts = retrieved_counts(tables, users)
     return {
-        "shares": constant_shares(retrieved_shares(published), users),
-        "recalls": recall_counts(published, users),
-        "gains": gains_in_users(published, users),
-        "stated": stated.assign(difference=stated["published"] - stated["stated"]),
+        "shares": constant_shares(tables, counts),
+        "counts": counts,
+        "relative_gains": relative_gains(tables),
+        "recalls": recall_counts(tables, users),
+        "gains": gains_in_users(tables, users),
+        "stated": stated_table(folder),
     }
 
 
-def retrieved_shares(published: pd.DataFrame) -> pd.DataFrame:
+def retrieved_shares(tables: pd.DataFrame) -> pd.DataFrame:
     """Divide Table 1 by Table 3, cell by cell.
 
-    For K up to 20 a user whose target LRURec did not retrieve adds nothing to a metric @K of LRURec or of LlamaRec,
+    For K up to 20 a user whose target LRURec did not retrieve adds nothing to a metric @K of LRURec, nor of LlamaRec,
     which reorders what LRURec retrieved. So for these two each quotient is the share of users whose target was
     retrieved: one number a data set. Another method finds some of the other users' targets, and its quotients can only
     be larger.
 
     Args:
-        published: what :func:`~llamarec_core.evaluation.paper.published` loads.
+        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
 
     Returns:
         ``dataset``, ``method``, ``metric``, ``share``, and ``share_low`` and ``share_high``, its range given rounding.
     """
     keys = ["dataset", "method", "metric"]
-    all_users, retrieved = (
-        published[published["subset"] == subset].set_index(keys)["value"] for subset in ("all", "retrieved")
-    )
-    shares = pd.DataFrame(
-        {
-            "share": all_users / retrieved,
-            "share_low": (all_users - _HALF) / (retrieved + _HALF),
-            "share_high": (all_users + _HALF) / (retrieved - _HALF),
-        }
-    )
-    return shares.reindex(all_users.index).reset_index()
+    over, under = (tables[tables["subset"] == subset].set_index(keys)["value"] for subset in ("all", "retrieved"))
+    down, up = PRINTINGS["rounded"]
+    shares = {
+        "share": over / under,
+        "share_low": (over + down) / (under + up),
+        "share_high": (over + up) / (under + down),
+    }
+    return pd.DataFrame(shares).reindex(over.index).reset_index()
 
 
-def constant_shares(shares: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
-    """Say for each method and data set whether the quotients are as they must be, and how many users the share is.
+def constant_shares(tables: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
+    """Say for each method and data set whether the quotients of :func:`retrieved_shares` are as they must be.
 
     Args:
-        shares: what :func:`retrieved_shares` returns.
-        users: data set → number of users.
+        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
+        counts: from :func:`retrieved_counts`.
 
     Returns:
         ``dataset``, ``method``, ``smallest``, ``largest`` (over the metrics), ``constant`` (whether one share is in the
-        range of every metric), ``retrieved_from`` and ``retrieved_to`` (the numbers of users that such a share can be;
-        empty where there is none), and ``consistent``: for LRURec and LlamaRec whether there is such a number, for the
-        others whether no quotient is below LlamaRec's.
+        range of every metric, given rounding) and ``consistent``: for LRURec and LlamaRec whether some number of users
+        fits, for the others whether no quotient is below LlamaRec's.
     """
+    shares = retrieved_shares(tables)
+    fitting = counts.groupby(["dataset", "method"])["fits"].sum()
     rows = []
     for (dataset, method), group in shares.groupby(["dataset", "method"], sort=False):
         low, high = group["share_low"].max(), group["share_high"].min()
-        fewest, most = np.ceil(low * users[dataset]), np.floor(high * users[dataset])
         row = {"dataset": dataset, "method": method, "smallest": group["share"].min(), "largest": group["share"].max()}
-        row |= {"constant": low <= high}
-        if fewest <= most:
-            row |= {"retrieved_from": int(fewest), "retrieved_to": int(most)}
         ranker = shares[(shares["dataset"] == dataset) & (shares["method"] == "LlamaRec")]
-        own = method in ("LRURec", "LlamaRec")
-        rows.append(row | {"consistent": fewest <= most if own else high >= ranker["share_low"].max()})
-    columns = ["dataset", "method", "smallest", "largest", "constant", "retrieved_from", "retrieved_to", "consistent"]
-    return pd.DataFrame(rows, columns=columns).astype({"retrieved_from": "Int64", "retrieved_to": "Int64"})
+        consistent = fitting[dataset, method] > 0 if method in _OWN else high >= ranker["share_low"].max()
+        rows.append(row | {"constant": low <= high, "consistent": bool(consistent)})
+    return pd.DataFrame(rows)
 
 
-def recall_counts(published: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
+def retrieved_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
+    """Find every number of retrieved users that LRURec's and LlamaRec's columns of Tables 1 and 3 allow.
+
+    A Recall is a whole number of hits over a number of users, and the same hits stand in both tables: over all users in
+    Table 1, over the N retrieved ones in Table 3. N fits if such hits exist for both Recalls, and if N over all is the
+    quotient of the two tables in every metric.
+
+    Args:
+        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
+        users: data set → number of users.
+
+    Returns:
+        For each data set and method of the two, and each way of printing: ``dataset``, ``method``, ``printing``
+        (:data:`PRINTINGS`), ``fits`` (how many N fit), ``fewest``, ``most`` (the least and largest N that fit; empty
+        where none does).
+    """
+    wide = tables.pivot_table("value", ["dataset", "method", "metric"], "subset")
+    rows = []
+    for dataset in tables["dataset"].unique():
+        for method in [method for method in _OWN if method in set(tables["method"])]:
+            cells = wide.loc[(dataset, method)]
+            for printing, margins in PRINTINGS.items():
+                fitting = _fitting(cells, int(users[dataset]), *margins)
+                row = {"dataset": dataset, "method": method, "printing": printing, "fits": len(fitting)}
+                rows.append(row | ({"fewest": fitting.min(), "most": fitting.max()} if len(fitting) else {}))
+    columns = ["dataset", "method", "printing", "fits", "fewest", "most"]
+    return pd.DataFrame(rows, columns=columns).astype({"fewest": "Int64", "most": "Int64"})
+
+
+def _fitting(cells: pd.DataFrame, users: int, down: float, up: float) -> np.ndarray:
+    """Return the numbers of retrieved users that fit; ``cells`` has ``all`` and ``retrieved`` by metric."""
+    tiny = 1e-9  # printed values are decimal, their doubles are not
+    counts = np.arange(1, users + 1)
+    low = ((cells["all"] + down) / (cells["retrieved"] + up)).max()
+    high = ((cells["all"] + up) / (cells["retrieved"] + down)).min()
+    fits = (counts / users >= low - tiny) & (counts / users <= high + tiny)
+    for cell in cells[cells.index.str.startswith("Recall")].itertuples():
+        fewest = np.maximum(np.ceil((cell.all + down - tiny) * users), np.ceil((cell.retrieved + down - tiny) * counts))
+        most = np.minimum(np.floor((cell.all + up + tiny) * users), np.floor((cell.retrieved + up + tiny) * counts))
+        fits &= fewest <= most
+    return counts[fits]
+
+
+def relative_gains(tables: pd.DataFrame) -> pd.DataFrame:
+    """Compute LlamaRec's relative gain over LRURec from Table 1 and from Table 3: the two must agree.
+
+    Both methods have the same share of retrieved users, which cancels in the quotient.
+
+    Args:
+        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
+
+    Returns:
+        ``dataset``, ``metric`` (the six, and ``mean``), ``table1``, ``table3`` (gains; 0.1 is 10 %), ``agree`` (whether
+        some true values behind the printed ones give the same gain).
+    """
+    wide = tables.pivot_table("value", ["dataset", "subset", "metric"], "method")
+    down, up = _EITHER
+    gains = pd.DataFrame(
+        {
+            "gain": wide["LlamaRec"] / wide["LRURec"] - 1,
+            "low": (wide["LlamaRec"] + down) / (wide["LRURec"] + up) - 1,
+            "high": (wide["LlamaRec"] + up) / (wide["LRURec"] + down) - 1,
+        }
+    )
+    rows = []
+    for dataset in tables["dataset"].unique():
+        of_tables = [gains.loc[(dataset, subset)].loc[list(METRICS)] for subset in ("all", "retrieved")]
+        first, third = (pd.concat([of, of.mean().to_frame("mean").T]) for of in of_tables)
+        agree = (first["low"] <= third["high"]) & (third["low"] <= first["high"])
+        table = pd.DataFrame({"table1": first["gain"], "table3": third["gain"], "agree": agree})
+        rows.append(table.rename_axis("metric").reset_index().assign(dataset=dataset))
+    return pd.concat(rows, ignore_index=True)[["dataset", "metric", "table1", "table3", "agree"]]
+
+
+def recall_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
     """Turn each Recall of Table 1 into a number of users: it is a multiple of 1 / users.
 
     Args:
-        published: what :func:`~llamarec_core.evaluation.paper.published` loads.
+        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
         users: data set → number of users.
 
     Returns:
         ``dataset``, ``method``, ``metric``, ``value``, ``users``, ``hits`` (the nearest number of users),
-        ``nearest`` (the Recall of that many), ``multiple`` (whether it is printed as ``value``, rounded or cut off;
+        ``nearest`` (the Recall of that many), ``multiple`` (whether it is printed as ``value``, rounded or cut;
         empty where multiples are closer than the last decimal, so that every value fits), ``ci_low`` and ``ci_high``
         (95 % binomial interval by Wilson's method, 1927, over users).
     """
-    table = published[(published["subset"] == "all") & published["metric"].str.startswith("Recall")]
+    table = tables[(tables["subset"] == "all") & tables["metric"].str.startswith("Recall")].drop(columns="subset")
     rows = []
-    for row in table.itertuples():
-        n_users = int(users[row.dataset])
-        # a value that was cut off, not rounded, stands for up to one more in its last decimal
-        candidates = np.array([np.floor(row.value * n_users), np.ceil(row.value * n_users)])
-        hits = int(candidates[np.abs(candidates / n_users - row.value).argmin()])
-        error = hits / n_users - row.value
+    for row in table[["dataset", "method", "metric", "value"]].to_dict("records"):
+        n_users = int(users[row["dataset"]])
+        around = np.array([np.floor(row["value"] * n_users), np.ceil(row["value"] * n_users)])
+        hits = int(around[np.abs(around / n_users - row["value"]).argmin()])
+        fits = _EITHER[0] <= hits / n_users - row["value"] < _EITHER[1] if 1 / n_users > PRINTED else None
         low, high = binomtest(hits, n_users).proportion_ci(method="wilson")
-        rows.append(
-            {
-                "dataset": row.dataset,
-                "method": row.method,
-                "metric": row.metric,
-                "value": row.value,
-                "users": n_users,
-                "hits": hits,
-                "nearest": hits / n_users,
-                "multiple": -_HALF <= error < PRINTED if 1 / n_users > PRINTED else None,
-                "ci_low": low,
-                "ci_high": high,
-            }
-        )
+        row |= {"users": n_users, "hits": hits, "nearest": hits / n_users, "multiple": fits}
+        rows.append(row | {"ci_low": low, "ci_high": high})
     return pd.DataFrame(rows).astype({"multiple": "boolean"})
 
 
-def gains_in_users(published: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
+def gains_in_users(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
     """Say how many users a published gain in Recall is, and what it would take for it to be more than chance.
 
     A paired gain of g users is g + l users won and l lost; how many were lost is not published. McNemar's exact test of
     the g + 2 l users that changed grows weaker with l.
 
     Args:
-        published: what :func:`~llamarec_core.evaluation.paper.published` loads.
+        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
         users: data set → number of users.
 
     Returns:
@@ -157,17 +222,16 @@ def gains_in_users(published: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
         ``least_p`` (two-sided, if no user was lost), ``most_lost``: the most users that may have been lost for
         p < 0.05; empty where even none is too many.
     """
-    values = published[published["subset"] == "all"].set_index(["dataset", "metric", "method"])["value"]
+    values = tables[tables["subset"] == "all"].set_index(["dataset", "metric", "method"])["value"]
     rows = []
     for dataset in values.index.unique("dataset"):
         for metric in ("Recall@5", "Recall@10"):
             for method, reference in (("LlamaRec", "LRURec"), ("LRURec", "SASRec")):
                 gain = values[dataset, metric, method] - values[dataset, metric, reference]
                 won = round(gain * int(users[dataset]))
-                lost = most_lost(won)
                 row = {"dataset": dataset, "metric": metric, "method": method, "reference": reference, "gain": gain}
                 row |= {"gain_users": won, "least_p": binomtest(won, won).pvalue if won > 0 else 1.0}
-                rows.append(row | {"most_lost": lost})
+                rows.append(row | {"most_lost": most_lost(won)})
     return pd.DataFrame(rows).astype({"most_lost": "Int64"})
 
 
@@ -186,3 +250,55 @@ def most_lost(gain: int) -> int | None:
 
     fewest = bisect.bisect_left(range(gain**2 + 1), True, key=chance)  # with gain² users lost it is chance
     return fewest - 1 if fewest else None
+
+
+def stated_table(folder: Path) -> pd.DataFrame:
+    """Set the numbers that the paper's text states beside what follows from its tables.
+
+    Args:
+        folder: ``results/published``.
+
+    Returns:
+        ``claim``, ``dataset``, ``statement``, ``where``, ``unit`` (``gain`` is relative: 0.1 is 10 %), ``stated``,
+        ``published`` (from the tables), ``difference``.
+    """
+    tables = [published(folder), published_llm_baselines(folder).assign(dataset="beauty", subset="all")]
+    cells = pd.concat(tables).drop_duplicates(["dataset", "method", "metric", "subset"])
+    cells = cells.set_index(["dataset", "method", "metric", "subset"])["value"]
+    table = published_claims(folder).dropna(subset="stated")
+    table = table[table["claim"].isin(_FROM_TABLES)]  # the others are bounds and times, which no table repeats
+    found = [_FROM_TABLES[row.claim](cells[row.dataset].to_dict()) for row in table.itertuples()]
+    units = ["difference" if name in _DIFFERENCES else "gain" for name in table["claim"]]
+    table = table.assign(unit=units, published=found, difference=found - table["stated"])
+    return table[["claim", "dataset", "statement", "where", "unit", "stated", "published", "difference"]]
+
+
+def _gain(cells: dict, metric: str, other: str = "LRURec") -> float:
+    return cells["LlamaRec", metric, "all"] / cells[other, metric, "all"] - 1
+
+
+def _gain_over_llm_based(cells: dict) -> float:
+    """Return the mean gain over the best other LLM-based method in each metric, of those for which it is printed."""
+    metrics = [metric for metric in METRICS if not metric.startswith("MRR")]
+    best = {metric: np.nanmax([cells[name, metric, "all"] for name in _LLM_BASED]) for metric in metrics}
+    return float(np.mean([cells["LlamaRec", metric, "all"] / best[metric] - 1 for metric in metrics]))
+
+
+def _lead(cells: dict, ours: str, theirs: str, metric: str, subset: str = "all") -> float:
+    return cells[ours, metric, subset] - cells[theirs, metric, subset]
+
+
+_DIFFERENCES = {
+    "recall10_gain_of_all": lambda cells: _lead(cells, "LlamaRec", "LRURec", "Recall@10"),
+    "recall10_gain_of_retrieved": lambda cells: _lead(cells, "LlamaRec", "LRURec", "Recall@10", "retrieved"),
+    "gpt4rec_lead": lambda cells: _lead(cells, "GPT4Rec", "LlamaRec", "Recall@5"),
+}
+_FROM_TABLES = _DIFFERENCES | {
+    "gain_mrr5": lambda cells: _gain(cells, "MRR@5"),
+    "gain_ndcg5": lambda cells: _gain(cells, "NDCG@5"),
+    "gain_recall5": lambda cells: _gain(cells, "Recall@5"),
+    "mean_gain": lambda cells: np.mean([_gain(cells, metric) for metric in METRICS]),
+    "gain_over_palr": lambda cells: _gain(cells, "NDCG@10", "PALR"),
+    "gain_over_llm_based": _gain_over_llm_based,
+}
+"""Name of a statement in ``claims.csv`` → its number, from the cells of its data set by method, metric and subset."""

@@ -8,7 +8,7 @@ needs. With one relevant item the ideal DCG is 1, so that::
     NDCG@k   = 1 / log2(r + 1) if r ≤ k else 0
 
 Each is computed per user first and averaged second, every user with the same weight: the values per user
-are what the intervals and tests of :mod:`llamarec_core.evaluation.significance` resample.
+are what the intervals and tests of :mod:`llamarec_core.evaluation.estimates` resample.
 """
 
 import re
@@ -32,48 +32,27 @@ def per_user(ranks: ArrayLike, metric: str) -> np.ndarray:
     """Return one metric for every user.
 
     Args:
-        ranks: integers ``(users,)``, the target's rank among all items, counted from 1.
+        ranks: integers of any shape, e.g. ``(users,)`` or ``(seeds, users)``: the target's rank among all items,
+            counted from 1.
         metric: ``MRR@k``, ``NDCG@k`` or ``Recall@k`` with k ≥ 1, e.g. ``NDCG@10``.
 
     Returns:
-        float64 ``(users,)``, each between 0 and 1.
+        float64 of the same shape, each between 0 and 1.
 
     Raises:
-        InputError: the metric is unknown, or a rank is below 1 or not an integer.
+        InputError: a rank is below 1 or not an integer.
     """
-    gain, cutoff = _parse(metric)
-    ranks = _checked(ranks)
-    return np.where(ranks <= cutoff, gain(ranks.astype(np.float64)), 0.0)
+    match = re.fullmatch(r"(MRR|NDCG|Recall)@([1-9][0-9]*)", metric)
+    if match is None:
+        raise ValueError(f"Unknown metric {metric!r}: write one of {', '.join(_GAINS)} with a cutoff, e.g. NDCG@10.")
+    ranks = np.asarray(ranks)
+    if ranks.size and not np.issubdtype(ranks.dtype, np.integer):
+        raise InputError(f"Ranks must be integers counted from 1, but are of type {ranks.dtype}.")
+    if ranks.size and ranks.min() < 1:
+        raise InputError(f"Ranks count from 1, but one is {int(ranks.min())}.")
+    return np.where(ranks <= int(match[2]), _GAINS[match[1]](ranks.astype(np.float64)), 0.0)
 
 
 def mean(ranks: ArrayLike, metric: str) -> float:
-    """Return one metric averaged over the users: the number that a table prints.
-
-    Raises:
-        InputError: as :func:`per_user`, or there is no user.
-    """
-    values = per_user(ranks, metric)
-    if len(values) == 0:
-        raise InputError(f"{metric} of no users is undefined: give at least one rank.")
-    return float(values.mean())
-
-
-def _parse(metric: str):
-    """Split ``NDCG@10`` into its gain as a function of ranks and its cutoff."""
-    match = re.fullmatch(r"(\w+)@([1-9][0-9]*)", metric)
-    if match is None or match[1] not in _GAINS:
-        raise InputError(f"Unknown metric {metric!r}: write one of {', '.join(_GAINS)} with a cutoff, e.g. NDCG@10.")
-    return _GAINS[match[1]], int(match[2])
-
-
-def _checked(ranks: ArrayLike) -> np.ndarray:
-    ranks = np.asarray(ranks)
-    if ranks.ndim != 1:
-        raise InputError(f"Ranks must be one integer a user, in one dimension, but have the shape {ranks.shape}.")
-    if ranks.size == 0:
-        return ranks.astype(np.int64)
-    if not np.issubdtype(ranks.dtype, np.integer):
-        raise InputError(f"Ranks must be integers counted from 1, but are of type {ranks.dtype}.")
-    if ranks.min() < 1:
-        raise InputError(f"Ranks count from 1, but user {int(ranks.argmin())} (counted from 0) has {int(ranks.min())}.")
-    return ranks
+    """Return one metric averaged over the users: the number that a table prints."""
+    return float(per_user(ranks, metric).mean())

@@ -65,7 +65,7 @@ def published_inference_times(folder: Path) -> pd.DataFrame:
 
 
 def measured_inference_times(folder: Path) -> pd.DataFrame | None:
-    """Load our own times by title length in the form of the paper's, ``None`` where they were not measured.
+    """Load our own times by title length as the paper's, with ``backbone``; ``None`` where they were not measured.
 
     Args:
         folder: ``results/bench``; its ``inference_time.csv`` has ``mean_title_length_tokens``, ``method`` (``LlamaRec``
@@ -78,20 +78,22 @@ def measured_inference_times(folder: Path) -> pd.DataFrame | None:
     name = "inference_time.csv"
     if not (Path(folder) / name).is_file():
         return None
-    columns = ["mean_title_length_tokens", "method", "seconds"]
+    columns = ["mean_title_length_tokens", "method", "seconds", "backbone"]
     table = _load(folder, name, [*columns, "batch", "part"])
     return table.loc[(table["batch"] == 1) & (table["part"] == "whole"), columns].reset_index(drop=True)
 
 
 def published_claims(folder: Path) -> pd.DataFrame:
-    """Load the paper's claims: ``claim``, ``dataset`` (empty where none), ``where``, ``statement``, ``stated``.
+    """Load the paper's claims: ``claim``, ``dataset`` (empty where none), ``where``, ``statement``, ``stated``,
+    ``counts_as``.
 
-    ``stated`` is the number that the text states, as a share and not in per cent, or empty.
+    ``stated`` is the number that the text states, as a share and not in per cent, or empty. ``counts_as`` names the
+    claim of :mod:`llamarec_core.evaluation.claims` that the statement is one wording of.
 
     Raises:
         InputError: the file or one of its columns is missing.
     """
-    claims = _load(folder, "claims.csv", ["claim", "dataset", "where", "statement", "stated"])
+    claims = _load(folder, "claims.csv", ["claim", "dataset", "where", "statement", "stated", "counts_as"])
     return claims.fillna({"dataset": ""})
 
 

@@ -1,12 +1,11 @@
 """What the book shows: tables and figures, each made by one function from ranks, curves and data sets.
 
-Tables are computed and stored tidy, one number a row (``tables``). ``forms`` says what each looks like, ``show`` draws
+Tables are computed and stored tidy, one number a row; ``tables`` holds the recipe of each. ``forms`` says what each looks like, ``show`` draws
 it for the page and for LaTeX, ``publication`` puts its files beside it. ``figures`` holds the theme and the plots of
 the results. ``methods`` names what is compared.
 """
 
 from llamarec_core.report.ablations import ablation_table, training_table, warmup_parts
-from llamarec_core.report.claims import verdict_counts, verdicts_sentence
 from llamarec_core.report.curves import (
     candidate_probabilities,
     grid_panels,
@@ -29,36 +28,20 @@ from llamarec_core.report.figures import (
     set_theme,
 )
 from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES
-from llamarec_core.report.pairs import comparison_table, floors_table, strategy_pairs
 from llamarec_core.report.publication import publish_table
-from llamarec_core.report.retrieval import (
-    noise_table,
-    pairs_table,
-    reached_table,
-    retrieval_sentences,
-    retrieval_table,
-    ties_table,
-    validation_table,
-)
+from llamarec_core.report.results import statistics_table
+from llamarec_core.report.retrieval import reached_table
 from llamarec_core.report.show import show_table, write_table
-from llamarec_core.report.status import opening, show_record, show_runs, show_versions
-from llamarec_core.report.strategies import (
-    differences_table,
-    strategies_table,
-    table4,
-    timing_conditions,
-)
-from llamarec_core.report.tables import results_table, statistics_table
+from llamarec_core.report.status import show_record, show_runs, show_versions
+from llamarec_core.report.tables import Tables
 
 __all__ = [
     "METHOD_NAMES",
     "STRATEGY_NAMES",
+    "Tables",
     "ablation_forest",
     "ablation_table",
     "candidate_probabilities",
-    "comparison_table",
-    "differences_table",
-    "floors_table",
     "forest",
     "gains_forest",
     "grid_panels",
@@ -66,16 +49,10 @@ __all__ = [
     "inference_times",
     "learning_curve",
     "noise_sizes",
-    "noise_table",
-    "opening",
-    "pairs_table",
     "publish_table",
     "quality_against_latency",
     "rank_histogram",
     "reached_table",
-    "results_table",
-    "retrieval_sentences",
-    "retrieval_table",
     "save_figure",
     "sequence_lengths_and_popularity",
     "serving_lines",
@@ -85,17 +62,9 @@ __all__ = [
     "show_table",
     "show_versions",
     "statistics_table",
-    "strategies_table",
-    "strategy_pairs",
-    "table4",
-    "ties_table",
-    "timing_conditions",
     "training_curve",
     "training_table",
     "validation_curves",
-    "validation_table",
-    "verdict_counts",
-    "verdicts_sentence",
     "warmup_parts",
     "write_table",
 ]

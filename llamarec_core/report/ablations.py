@@ -1,4 +1,4 @@
-"""What the ranker knows: variants of it on the same users, as a table.
+"""What the ranker knows: variants of it on the same users, and what each tuning read.
 
 Variants come in groups, each with one reference that the others of the group are compared with, user by user.
 """
@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llamarec_core.evaluation import bootstrap_interval, holm, paired_difference, per_user
-from llamarec_core.evaluation.cells import refuse_other_users
+from llamarec_core.evaluation.estimates import PRIMARY, corrected, difference, estimate
+from llamarec_core.evaluation.metrics import per_user
 from llamarec_core.files import read_json
 from llamarec_core.provenance import commit_name
+from llamarec_core.report.results import refuse_other_users
 
-METRIC = "NDCG@10"
-
-_WARMUP = "label binding"
+WARMUP = "label binding"
 """Begins the names of the warm-up's parts in the table of tunings."""
 
 
@@ -34,38 +33,31 @@ def ablation_table(ranks: pd.DataFrame, *, dataset: str, samples: int, seed: int
     Returns:
         ``dataset``, ``group``, ``method`` (the variant), ``reference``, ``metric``, ``subset`` (``retrieved``),
         ``published`` (empty), ``measured``, ``ci_low``, ``ci_high``, ``difference`` (variant − reference), its interval
-        ``difference_low`` and ``difference_high``, ``p_holm`` (sign-flip test, Holm's correction over the group),
-        ``first_label`` (share of prompts answered with the first label; empty where no prompt was read), ``users``,
-        ``seeds``, ``commit``. The reference's own differences are empty.
+        ``difference_low`` and ``difference_high``, ``p_holm`` (sign-flip test, Holm's correction over the table),
+        ``detectable``, ``first_label`` (share of prompts answered with the first label; empty where no prompt was
+        read), ``users``, ``seeds``, ``commit``. The reference's own differences are empty.
 
     Raises:
         InputError: two variants hold different users or targets.
     """
+    sampling = {"samples": samples, "seed": seed}
+    first = ranks.groupby(["group", "variant"], sort=False).get_group(tuple(ranks.iloc[0][["group", "variant"]]))
     rows = []
-    refuse_other_users(
-        {f"{variant!r} ({group})": frame for (group, variant), frame in ranks.groupby(["group", "variant"])}
-    )
     for group, variants in ranks.groupby("group", sort=False):
         reference = variants["variant"].iloc[0]
         own = variants[variants["variant"] == reference]
         for variant, frame in variants.groupby("variant", sort=False):
-            values = per_user(frame["rank"], METRIC)
-            low, high = bootstrap_interval(values, samples=samples, seed=seed)
-            row = {"dataset": dataset, "group": group, "method": variant, "reference": reference, "metric": METRIC}
-            row |= {"subset": "retrieved", "published": np.nan, "measured": values.mean(), "ci_low": low}
-            row |= {"ci_high": high, "difference": np.nan, "difference_low": np.nan, "difference_high": np.nan}
-            row["p_value"] = np.nan
+            refuse_other_users(frame, first, f"ranks of {variant!r} ({group})")
+            values = per_user(frame["rank"], PRIMARY)
+            row = {"dataset": dataset, "group": group, "method": variant, "reference": reference, "metric": PRIMARY}
+            row |= {"subset": "retrieved", "published": np.nan} | estimate(values, **sampling)._asdict()
+            row |= dict.fromkeys(["difference", "difference_low", "difference_high", "p_value", "detectable"], np.nan)
             if variant != reference:
-                found = paired_difference(values, per_user(own["rank"], METRIC), samples=samples, seed=seed)
-                row |= {"difference": found.mean, "difference_low": found.low, "difference_high": found.high}
-                row["p_value"] = found.p_value
+                found = difference(values, per_user(own["rank"], PRIMARY), **sampling)._asdict()
+                row |= {"difference_low": found.pop("ci_low"), "difference_high": found.pop("ci_high")} | found
             row["first_label"] = (frame["answer"] == 1).mean() if frame["answer"].any() else np.nan
             rows.append(row | {"users": len(frame), "seeds": 1, "commit": commit})
-    table = pd.DataFrame(rows)
-    tested = table["p_value"].notna()
-    adjusted = table[tested].groupby("group")["p_value"].transform(holm).reindex(table.index)
-    table.insert(table.columns.get_loc("p_value"), "p_holm", adjusted)
-    return table.drop(columns="p_value")
+    return corrected(pd.DataFrame(rows)).drop(columns="p_value")
 
 
 def training_table(folders: Mapping[str, Path], binding: Path) -> pd.DataFrame:
@@ -82,7 +74,7 @@ def training_table(folders: Mapping[str, Path], binding: Path) -> pd.DataFrame:
         ``peak_memory_mib`` of the process, ``commit``.
     """
     rows = [
-        _training_row(f"{_WARMUP}, {part}", curve, {"ndcg@10": curve["accuracy"].iloc[-1]}, binding)
+        _training_row(f"{WARMUP}, {part}", curve, {"ndcg@10": curve["accuracy"].iloc[-1]}, binding)
         for part, curve in warmup_parts(binding).items()
     ]
     for name, folder in folders.items():

@@ -1,204 +1,179 @@
-"""The study's tables, computed from ranks files: the paper's Tables 1, 2 and 3 beside our own numbers.
+"""The one recipe of each table: the notebooks show and write what :class:`Tables` makes, `llamarec verify` compares.
 
-Tables are tidy: one number a row, with its interval and where it comes from. Their wide forms are made by
-:mod:`llamarec_core.report.show`.
-
-A method with several seeds counts as the mean over its seeds: a user's values are averaged first, then the
-users are resampled. In the subset `retrieved` the seeds may hold different users; see :func:`over_seeds`.
+tables = Tables(run.profile, run.root)
+report.publish_table(tables.make("table1"), "table1", run=run, about="…")
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from llamarec_core.evaluation import METRICS, bootstrap_interval, per_user
-from llamarec_core.evaluation.cells import refuse_other_users
+from llamarec_core import evaluation
 from llamarec_core.files import InputError
-from llamarec_core.report.methods import METHOD_NAMES, in_order
+from llamarec_core.grid import grid_table
+from llamarec_core.llm_baselines.comparison import load_answers
+from llamarec_core.provenance import commit_of, made_on_gpu
+from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share
+from llamarec_core.report import results, retrieval, strategies
+from llamarec_core.report.ablations import ablation_table
+from llamarec_core.settings import Profile, load_profile
+from llamarec_core.study import find_profile, load_ablations, load_ranks
 
-Ranks = Mapping[tuple[str, str, int], pd.DataFrame]
-"""(data set, method, seed) → one row a user: ``user``, ``target``, ``rank``, as a ranks file holds them."""
 
-QUANTITIES = ("users", "items", "interactions", "mean_length", "density")
-"""The columns of the paper's Table 2."""
-
-
-def results_table(
-    ranks: Ranks,
-    *,
-    published: pd.DataFrame,
-    samples: int,
-    seed: int,
-    commit: str,
-    candidates: int = 20,
-    retriever: str = "lrurec",
-) -> pd.DataFrame:
-    """Compute every metric of every method, over all users and over the retrieved ones (Tables 1 and 3).
+class Tables:
+    """The tables of one profile that follow from committed ranks, answers and records.
 
     Args:
-        ranks: the ranks files of the study; each (data set, seed) needs the retriever's.
-        published: what :func:`llamarec_core.evaluation.published` loads.
-        samples: bootstrap samples behind each interval.
-        seed: of the bootstrap.
-        commit: the commit that the ranks were made with.
-        candidates: a user is `retrieved` if the retriever ranks the target among this many.
-        retriever: the method that retrieves the candidates.
-
-    Returns:
-        Columns ``dataset``, ``method``, ``metric``, ``subset`` (``all`` or ``retrieved``), ``published`` (NaN
-        where the paper prints nothing), ``measured``, ``ci_low``, ``ci_high`` (95 % bootstrap over users),
-        ``users``, ``seeds`` (how many), ``commit``. A subset without users has no rows.
-
-    Raises:
-        InputError: there are no ranks, the retriever's are missing, two files hold different users or
-            targets, or a user is listed twice.
+        profile: its settings.
+        root: the study's folder.
     """
-    printed = published.set_index(["dataset", "method", "metric", "subset"])["value"]
-    rows = []
-    of = {"retriever": retriever, "candidates": candidates}
-    for dataset, method in cases(ranks):
-        runs = runs_of(ranks, dataset, method, seeds=seeds_of(ranks, dataset, method), **of)
-        for subset, members in runs.subsets():
-            for metric in METRICS:
-                values = over_seeds(runs.values(metric), members)
-                low, high = bootstrap_interval(values, samples=samples, seed=seed)
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "method": method,
-                        "metric": metric,
-                        "subset": subset,
-                        "published": printed.get((dataset, METHOD_NAMES.get(method), metric, subset), np.nan),
-                        "measured": values.mean(),
-                        "ci_low": low,
-                        "ci_high": high,
-                        "users": len(values),
-                        "seeds": len(members),
-                        "commit": commit,
-                    }
-                )
-    return pd.DataFrame(rows)
 
+    BY_HASH = ("table2", "ranker_training_", "strategies_training_", "ties", "validation_as_published")
+    """How the names begin of tables that no committed ranks give: they follow from data sets, from the times of a run,
+    or from orders of ties that are at hand no more. Their hashes alone hold them."""
 
-def statistics_table(
-    statistics: Mapping[str, Mapping[str, float]], *, published: pd.DataFrame, commit: str
-) -> pd.DataFrame:
-    """Set the data sets after preprocessing beside the paper's Table 2.
+    def __init__(self, profile: Profile, root: Path) -> None:
+        self.profile, self.root = profile, root
+        self._results = root / "results" / profile.name
+        self._datasets = list(profile.datasets)
+        self._sampling = {"samples": profile.evaluation.bootstrap_samples, "seed": profile.seed}
 
-    Args:
-        statistics: data set → ``users``, ``items``, ``interactions``, ``mean_length`` (interactions a
-            user) and ``density`` (interactions / (users · items)).
-        published: what :func:`llamarec_core.evaluation.published_statistics` loads.
-        commit: the commit that the data sets were made with.
+    def names(self) -> list[str]:
+        """Return the names of all tables; the runs that some follow from may be missing."""
+        return list(self._recipes)
 
-    Returns:
-        Columns ``dataset``, ``quantity``, ``published`` (text as printed, NaN where the paper prints
-        nothing), ``measured``, ``commit``.
+    def make(self, name: str) -> pd.DataFrame:
+        """Compute a table.
 
-    Raises:
-        InputError: a quantity is missing.
-    """
-    printed = published.set_index("dataset")
-    rows = []
-    for dataset, quantities in statistics.items():
-        for quantity in QUANTITIES:
-            if quantity not in quantities:
-                raise InputError(f"The statistics of {dataset} lack {quantity!r}: give {', '.join(QUANTITIES)}.")
-            rows.append(
-                {
-                    "dataset": dataset,
-                    "quantity": quantity,
-                    "published": printed.loc[dataset, quantity] if dataset in printed.index else np.nan,
-                    "measured": float(quantities[quantity]),
-                    "commit": commit,
-                }
-            )
-    return pd.DataFrame(rows)
+        Args:
+            name: of :meth:`names`, the name of its file.
 
+        Raises:
+            InputError: what it follows from is missing or does not fit together.
+        """
+        return self._recipes[name]()
 
-class Runs(NamedTuple):
-    """One method on one data set: the ranks of its seeds, users in one order, and who was retrieved."""
+    def committed(self, name: str) -> pd.DataFrame:
+        """Load a table as it stands in the results.
 
-    ranks: np.ndarray  # (seeds, users)
-    retrieved: np.ndarray  # (seeds, users), bool
+        Raises:
+            InputError: it does not.
+        """
+        path = self._results / "tables" / f"{name}.csv"
+        if not path.is_file():
+            raise InputError(f"{path} is missing: run the notebook that writes it.")
+        return pd.read_csv(path)
 
-    def values(self, metric: str) -> np.ndarray:
-        """Return a metric of every seed and user."""
-        return np.stack([per_user(ranks, metric) for ranks in self.ranks])  # (seeds, users)
-
-    def subsets(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the subsets that have users in every seed, each as bool (seeds, users)."""
-        yield "all", np.ones_like(self.retrieved)
-        if self.retrieved.any(axis=1).all():
-            yield "retrieved", self.retrieved
-
-
-def over_seeds(values: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Return one value a user whose mean is the mean over seeds of each seed's mean over its members.
-
-    With one seed, or when all users are members, that is a user's value averaged over the seeds. When the
-    seeds hold different users, a user's share in a seed's mean is v − (the seed's mean) where the user is a
-    member, else 0, scaled by the seed's size: the usual linear approximation of a ratio, under which the
-    users of all seeds together can be resampled.
-
-    Args:
-        values: ``(seeds, users)``.
-        members: bool ``(seeds, users)``, at least one a seed.
-
-    Returns:
-        float64, one value for every user that is a member in any seed.
-    """
-    sizes = members.sum(axis=1, keepdims=True)  # (seeds, 1)
-    means = (values * members).sum(axis=1, keepdims=True) / sizes  # (seeds, 1)
-    union = members.any(axis=0)  # (users,)
-    shares = np.where(members, values - means, 0.0) * (union.sum() / sizes)  # (seeds, users)
-    return means.mean() + shares[:, union].mean(axis=0)
-
-
-def cases(ranks: Ranks) -> Iterator[tuple[str, str]]:
-    """Yield (data set, method), data sets as they come, methods in the order of every table."""
-    if not ranks:
-        raise InputError("There are no ranks to make a table from: run the retriever and the ranker first.")
-    for dataset in dict.fromkeys(dataset for dataset, _, _ in ranks):
-        for method in in_order(method for name, method, _ in ranks if name == dataset):
-            yield dataset, method
-
-
-def seeds_of(ranks: Ranks, dataset: str, method: str) -> list[int]:
-    """Return the seeds with which a method was run."""
-    return sorted(seed for name, other, seed in ranks if (name, other) == (dataset, method))
-
-
-def runs_of(ranks: Ranks, dataset: str, method: str, *, seeds: Sequence[int], retriever: str, candidates: int) -> Runs:
-    """Return a method's ranks with given seeds, beside whom the retriever found with the same."""
-    for name, seed in product((retriever, method), seeds):
-        if (dataset, name, seed) not in ranks:
-            raise InputError(
-                f"The ranks of {name} on {dataset} with seed {seed} are missing, which others are held against: run "
-                "that method with that seed first."
-            )
-    asked = {name: [_sorted_by_user(ranks, (dataset, name, seed)) for seed in seeds] for name in (method, retriever)}
-    refuse_other_users(
-        {
-            f"{name} on {dataset} with seed {seed}": frame
-            for name, frames in asked.items()
-            for seed, frame in zip(seeds, frames, strict=True)
+    @cached_property
+    def _recipes(self) -> dict[str, Callable[[], pd.DataFrame]]:
+        ablations = {f"ranker_{name}": lambda name=name: self._variants(name) for name in self._ablations}
+        consistency = {f"consistency_{name}": table for name, table in self._consistency.items()}
+        grid_options = {**self._sampling, "commit": self._grid[1]}
+        return {
+            "table1": lambda: self._study[self._study["subset"] == "all"],
+            "table3": lambda: self._study[self._study["subset"] == "retrieved"],
+            "comparison": lambda: self._ranking[self._ranking["reference"] == self.profile.retriever.method],
+            "floors": lambda: self._ranking[self._ranking["reference"] != self.profile.retriever.method],
+            **({"ranker": lambda: pd.concat([make() for make in ablations.values()])} if ablations else {}),
+            **ablations,
+            "grid": lambda: grid_table(self.profile, root=self.root),
+            "table1_retrieval": lambda: retrieval.retrieval_table(
+                self._tested, published=self._published, **grid_options
+            ),
+            "retrieval_pairs": lambda: self._pairs,
+            "noise": self._noise,
+            "strategies": lambda: self._strategies,
+            "strategy_pairs": lambda: strategies.strategy_pairs(self._answers, **self._sampling),
+            "table4": lambda: strategies.table4(
+                self._strategies, published=evaluation.published_llm_baselines(self._paper)
+            ),
+            "key_differences": lambda: strategies.differences_table(self._strategies),
+            "claims": self._claims,
+            **{name: lambda table=table: table for name, table in consistency.items()},
         }
-    )
-    own, found = (np.stack([frame["rank"].to_numpy() for frame in asked[name]]) for name in (method, retriever))
-    return Runs(own, found <= candidates)
 
+    @property
+    def _paper(self) -> Path:
+        return self.root / "results" / "published"
 
-def _sorted_by_user(ranks: Ranks, key: tuple[str, str, int]) -> pd.DataFrame:
-    frame = ranks[key]
-    dataset, method, seed = key
-    missing = {"user", "target", "rank"} - set(frame.columns)
-    if missing or frame.empty or frame["user"].duplicated().any():
-        raise InputError(
-            f"The ranks of {method} on {dataset} with seed {seed} do not hold one row (user, target, rank) for each "
-            "user: delete the file and run the step that writes it."
+    @cached_property
+    def _published(self) -> pd.DataFrame:
+        return evaluation.published(self._paper)
+
+    @cached_property
+    def _consistency(self) -> dict[str, pd.DataFrame]:
+        return evaluation.consistency_tables(self._paper)
+
+    @cached_property
+    def _ranks(self) -> tuple[results.Ranks, str]:
+        return load_ranks(self._results, datasets=self._datasets)
+
+    @cached_property
+    def _grid(self) -> tuple[results.Ranks, str]:
+        return load_ranks(self._results / "grid", datasets=self._datasets)
+
+    @cached_property
+    def _tested(self) -> results.Ranks:
+        """The ranks of the retrievers as chosen, without what was validated in another way."""
+        return {key: frame for key, frame in self._grid[0].items() if "-validated-" not in key[1]}
+
+    @cached_property
+    def _ablations(self) -> dict[str, tuple[pd.DataFrame, str]]:
+        return load_ablations(self._results, datasets=self._datasets, seed=self.profile.seed)
+
+    @cached_property
+    def _answers(self) -> strategies.Answers:
+        return load_answers(self._results, datasets=self._datasets)
+
+    @cached_property
+    def _study(self) -> pd.DataFrame:
+        ranks, commit = self._ranks
+        return results.results_table(ranks, published=self._published, commit=commit, **self._of_ranker)
+
+    @cached_property
+    def _ranking(self) -> pd.DataFrame:
+        ranks, commit = self._ranks
+        return results.ranking_tests(ranks, commit=commit, **self._of_ranker)
+
+    @property
+    def _of_ranker(self) -> dict[str, int | str]:
+        candidates = {"candidates": self.profile.ranker.candidates, "retriever": self.profile.retriever.method}
+        return self._sampling | candidates
+
+    @cached_property
+    def _pairs(self) -> pd.DataFrame:
+        return retrieval.pairs_table(self._tested, commit=self._grid[1], **self._sampling)
+
+    @cached_property
+    def _strategies(self) -> pd.DataFrame:
+        return strategies.strategies_table(self._answers, **self._sampling)
+
+    def _variants(self, dataset: str) -> pd.DataFrame:
+        ranks, commit = self._ablations[dataset]
+        return ablation_table(ranks, dataset=dataset, commit=commit, **self._sampling)
+
+    def _noise(self) -> pd.DataFrame:
+        ties = self._results / "tables" / "ties.csv"
+        orders = pd.read_csv(ties) if ties.is_file() else pd.DataFrame()
+        return retrieval.noise_table(self._tested, orders, published=self._published, **self._sampling)
+
+    def _claims(self) -> pd.DataFrame:
+        bench = self.root / "results" / "bench"
+        times = bench / "inference_time.csv"
+        paper = load_profile(find_profile("paper", root=self.root))
+        comparisons = {
+            "retrieval": self._pairs if self._tested else None,
+            "ranking": self._ranking if self._ranks[0] else None,
+            "sampled": strategies.claimed_pairs(self._answers, **self._sampling),
+        }
+        return evaluation.claims_table(
+            self._paper,
+            comparisons,
+            scale=self.profile.ranker.backbone,
+            trainable_share=trainable_share(LLAMA_2_7B, paper.ranker),
+            times=evaluation.measured_inference_times(bench),
+            timed_on_gpu=made_on_gpu(times),
+            times_commit=commit_of(times) if times.is_file() else "",
         )
-    return frame.sort_values("user", ignore_index=True)

@@ -1,0 +1,133 @@
+"""What the book concludes, held against the tables: a sentence cannot outlive the numbers that it was written from.
+
+``book/conclusions.yaml`` holds each concluding sentence beside a condition over one table::
+
+    - name: ranker_beauty
+      sentence: On Beauty, our ranker alone orders the candidates worse than LRURec.
+      table: small/tables/comparison.csv
+      condition:
+        - rows: {dataset: beauty, method: llamarec, metric: NDCG@10, subset: retrieved}
+          every: {difference: < 0, p_holm: < 0.05}
+
+``rows`` selects rows: a column has the value, or one of a list of values, or fulfils a comparison. ``every`` must hold
+in each selected row, of which there must be one at least; ``count`` is a comparison of their number. A comparison is
+``<``, ``<=``, ``>``, ``>=``, ``=`` or ``!=``, then a number or another column. ``= 0.12`` holds for what rounds to it.
+"""
+
+import operator
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llamarec_core.files import InputError
+
+FILE = Path("book/conclusions.yaml")
+
+_OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "!=": operator.ne}
+_COMPARISON = re.compile(r"(<=|>=|!=|<|>|=) *(\S.*)")
+
+Value = bool | int | float | str
+
+
+class Condition(BaseModel):
+    """What must hold of some rows of a table."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rows: dict[str, Value | list[Value]] = {}
+    every: dict[str, Value] = {}
+    count: str | None = None
+
+
+class Conclusion(BaseModel):
+    """A sentence of the book, and what it rests on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    sentence: str
+    table: str
+    """Path under ``results``."""
+    condition: list[Condition]
+
+
+def load_conclusions(root: Path) -> list[Conclusion]:
+    """Load the sentences that the book's pages quote by name.
+
+    Raises:
+        InputError: the file is missing or not of this form.
+    """
+    path = root / FILE
+    try:
+        return [Conclusion.model_validate(entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: restore it from the repository.") from None
+    except (yaml.YAMLError, ValidationError, TypeError) as error:
+        raise InputError(f"{path} does not hold a list of sentences with their conditions: {error}") from None
+
+
+def check_conclusions(root: Path) -> Iterator[str]:
+    """Yield, in words, each sentence that does not hold of its table.
+
+    Args:
+        root: the study's folder.
+
+    Raises:
+        InputError: as :func:`load_conclusions`; a table or column is missing, or a comparison cannot be read.
+    """
+    for conclusion in load_conclusions(root):
+        path = root / "results" / conclusion.table
+        if not path.is_file():
+            raise InputError(f"{FILE}, {conclusion.name}: there is no table results/{conclusion.table}.")
+        table = pd.read_csv(path)
+        for condition in conclusion.condition:
+            try:
+                problem = _problem(table, condition)
+            except KeyError as error:
+                raise InputError(f"{FILE}, {conclusion.name}: {conclusion.table} has no column {error}.") from None
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{FILE}, {conclusion.name}: a comparison cannot be made ({error}).") from None
+            if problem:
+                sentence = f"{FILE}, {conclusion.name}: “{conclusion.sentence}” does not hold"
+                yield f"{sentence}: of {conclusion.table}, {problem}. Write what is true now."
+
+
+def _problem(table: pd.DataFrame, condition: Condition) -> str | None:
+    """Say what is wrong with a condition, if anything is."""
+    for column, value in condition.rows.items():
+        table = table[_fulfils(table, column, value)]
+    if condition.count is not None and not _compare(pd.Series([len(table)]), condition.count).all():
+        return f"{len(table)} rows are selected, not {condition.count}"
+    if condition.every and table.empty:
+        return "no row is selected"
+    for column, value in condition.every.items():
+        wrong = table[~_fulfils(table, column, value)]
+        if len(wrong):
+            return f"{column} is {wrong[column].iloc[0]} in row {wrong.index[0] + 2}, not {value}"
+    return None
+
+
+def _fulfils(table: pd.DataFrame, column: str, value: Value | list[Value]) -> pd.Series:
+    values = table[column]
+    if isinstance(value, list):
+        return values.isin(value)
+    if isinstance(value, str) and _COMPARISON.fullmatch(value):
+        return _compare(values, value, table)
+    return values == value
+
+
+def _compare(values: pd.Series, comparison: str, table: pd.DataFrame | None = None) -> pd.Series:
+    match = _COMPARISON.fullmatch(comparison)
+    if match is None:
+        raise ValueError(f"{comparison!r} is no comparison")
+    sign, operand = match.groups()
+    if table is not None and operand in table:
+        return (values == table[operand]) if sign == "=" else _OPERATORS[sign](values, table[operand])
+    number = float(operand)
+    if sign == "=":
+        return (values - number).abs() <= 0.5000001 * 10.0 ** -len(operand.partition(".")[2])
+    return _OPERATORS[sign](values, number)
