@@ -59,7 +59,7 @@ retrieval: $(SETUP)  ## Make the retrieval pages from the grid's records and ran
 	@$(call snakemake,retrieval,$(OR_SMALL))
 
 claims: $(SETUP)  ## Hold the paper's claims against the ranks that there are (PROFILE=small: a minute)
-	@$(call snakemake,claims --forcerun claims_page,$(OR_SMALL))
+	@$(call snakemake,claims --forcerun claims,$(OR_SMALL))
 
 strategies: $(SETUP)  ## Run what LlamaRec is compared with, on a sample of users (PROFILE=small: hours; resumable)
 	@$(call snakemake,strategies,$(OR_SMALL))

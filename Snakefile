@@ -179,21 +179,14 @@ rule retrieval_page:
 # named as inputs, they would be made again where a rule thinks them old.
 
 rule claims:
+    message: "4_claims: the paper's claims and numbers"
     input:
-        expand(f"{NOTEBOOKS}/{{page}}.ipynb", page=["5_claims", "5_consistency"]),
-
-
-rule claims_page:
-    message: "{wildcards.page}: the paper's claims and numbers"
-    input:
-        notebook="notebooks/{page}.ipynb",
+        notebook="notebooks/4_claims.ipynb",
         profile=PROFILE_FILE,
         library=library("evaluation", "report"),
         published=[str(file) for file in Path("results/published").glob("*.csv")],
     output:
-        notebook=f"{NOTEBOOKS}/{{page}}.ipynb",
-    wildcard_constraints:
-        page="5_claims|5_consistency",
+        notebook=f"{NOTEBOOKS}/4_claims.ipynb",
     shell:
         PAPERMILL
 

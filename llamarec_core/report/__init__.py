@@ -1,8 +1,8 @@
 """What the book shows: tables and figures, each made by one function from ranks, curves and data sets.
 
-Tables are computed and stored tidy, one number a row; ``tables`` holds the recipe of each. ``forms`` says what each looks like, ``show`` draws
-it for the page and for LaTeX, ``publication`` puts its files beside it. ``figures`` holds the theme and the plots of
-the results. ``methods`` names what is compared.
+Tables are computed and stored tidy, one number a row; ``tables`` holds the recipe of each. ``forms``
+says what each looks like, ``show`` draws it for the page and for LaTeX, ``publication`` puts its files beside it.
+``figures`` holds the theme and the plots of the results. ``methods`` names what is compared.
 """
 
 from llamarec_core.report.ablations import ablation_table, training_table, warmup_parts
