@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from llamarec_core import report
-from llamarec_core.evaluation import consistency_tables, published, published_llm_baselines, published_statistics
+from llamarec_core.evaluation import published_statistics
 from llamarec_core.files import InputError, sha256, write_json
 from llamarec_core.llm_baselines import CausalLM, Verbalizer
-from llamarec_core.llm_baselines.comparison import COLUMNS, answers_file, load_answers
+from llamarec_core.llm_baselines.comparison import COLUMNS, answers_file
 from llamarec_core.retrieval import write_ranks
-from llamarec_core.study import Run, load_ranks
+from llamarec_core.study import Run
 from llamarec_core.verify import verify
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +45,10 @@ def write_study(root):
     shutil.copytree(ROOT / "results" / "published", root / "results" / "published")
     (root / "notebooks" / "profiles" / "tiny.yaml").write_text(PROFILE)
     (root / ".gitignore").write_text("/runs/\n")
+    (root / "book").mkdir()
+    condition = [{"rows": {"method": "llamarec"}, "every": {"users": f"<= {USERS}"}}]
+    sentence = {"name": "a", "sentence": "It is so.", "table": "tiny/tables/table1.csv", "condition": condition}
+    (root / "book" / "conclusions.yaml").write_text(json.dumps([sentence]))  # JSON is YAML
     git(root, "init")
     git(root, "add", ".")
     git(root, "commit", "-m", "a study")
@@ -77,35 +81,23 @@ def write_strategies(root):
         run.wrote(path)
     finish(run)
     run = Run("5_comparison", profile="tiny", dataset=None, seed=None, root=root)
-    table = report.strategies_table(load_answers(run.results, datasets=["toys"]), samples=50, seed=0)
-    quoted = published_llm_baselines(root / "results" / "published")
-    frames = {
-        "strategies": table,
-        "key_differences": report.differences_table(table),
-        "table4": report.table4(table, published=quoted),
-    }
-    for name, frame in frames.items():
+    write(run, report.Tables(run.profile, root), "strategies", "key_differences", "table4")
+
+
+def write(run, tables, *names, **frames):
+    """Write tables as the notebook of the run does."""
+    for name, frame in {**frames, **{name: tables.make(name) for name in names}}.items():
         run.wrote(*report.write_table(frame, run.table(name)))
     finish(run)
 
 
 def write_tables(root):
     run = Run("4_results", profile="tiny", dataset=None, seed=None, root=root)
-    ranks, commit = load_ranks(run.results, datasets=["toys"])
-    folder = root / "results" / "published"
-    sampling = {"samples": 50, "seed": 0, "commit": commit}
-    table = report.results_table(ranks, published=published(folder), **sampling)
     counts = {"users": USERS, "items": ITEMS, "interactions": 400, "mean_length": 10, "density": 400 / 2400}
-    frames = {
-        "table1": table[table["subset"] == "all"],
-        "table2": report.statistics_table({"toys": counts}, published=published_statistics(folder), commit=commit),
-        "table3": table[table["subset"] == "retrieved"],
-        "comparison": report.comparison_table(ranks, **sampling),
-        "consistency_recalls": consistency_tables(folder)["recalls"],
-    }
-    for name, frame in frames.items():
-        run.wrote(*report.write_table(frame, run.table(name)))
-    finish(run)
+    printed = published_statistics(root / "results" / "published")
+    table2 = report.statistics_table({"toys": counts}, published=printed, commit=run.commit)
+    names = ["table1", "table3", "comparison", "consistency_recalls"]
+    write(run, report.Tables(run.profile, root), *names, table2=table2)
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +307,13 @@ def test_a_table_that_nobody_computes_is_found(study):
     records = json.loads((table.parent / "provenance.json").read_text())["4_results-seed0"]["artefacts"]
     artefacts = records | {"table9.csv": records["table1.csv"]}
     edit_record(table.parent, "4_results-seed0", artefacts=artefacts)
-    assert "results/tiny/tables/table9.csv is a table that nobody computes" in found(study)
+    assert "results/tiny/tables/table9.csv is a table that nobody makes" in found(study)
+
+
+def test_a_sentence_that_no_longer_holds_is_found(study):
+    file = study / "book" / "conclusions.yaml"
+    file.write_text(file.read_text().replace("<=", ">"))
+    assert "“It is so.” does not hold: of tiny/tables/table1.csv, users is 40" in found(study)
 
 
 def test_a_profile_without_results_is_not_whole(study):

@@ -1,7 +1,7 @@
-"""The one recipe of each table: the notebooks show and write what :class:`Tables` makes, `llamarec verify` compares.
+"""The one recipe of each table: the notebooks show and write what :class:`Tables` makes, `llamarec verify` compares::
 
-tables = Tables(run.profile, run.root)
-report.publish_table(tables.make("table1"), "table1", run=run, about="…")
+    tables = Tables(run.profile, run.root, seed=run.seed)
+    report.publish_table(tables.make("table1"), "table1", run=run, about="…")
 """
 
 from collections.abc import Callable
@@ -28,17 +28,19 @@ class Tables:
     Args:
         profile: its settings.
         root: the study's folder.
+        seed: of the bootstrap, and of the ranker whose variants were compared; ``None`` takes the profile's.
     """
 
     BY_HASH = ("table2", "ranker_training_", "strategies_training_", "ties", "validation_as_published")
     """How the names begin of tables that no committed ranks give: they follow from data sets, from the times of a run,
     or from orders of ties that are at hand no more. Their hashes alone hold them."""
 
-    def __init__(self, profile: Profile, root: Path) -> None:
+    def __init__(self, profile: Profile, root: Path, *, seed: int | None = None) -> None:
         self.profile, self.root = profile, root
+        self.seed = profile.seed if seed is None else seed
         self._results = root / "results" / profile.name
         self._datasets = list(profile.datasets)
-        self._sampling = {"samples": profile.evaluation.bootstrap_samples, "seed": profile.seed}
+        self._sampling = {"samples": profile.evaluation.bootstrap_samples, "seed": self.seed}
 
     def names(self) -> list[str]:
         """Return the names of all tables; the runs that some follow from may be missing."""
@@ -121,7 +123,7 @@ class Tables:
 
     @cached_property
     def _ablations(self) -> dict[str, tuple[pd.DataFrame, str]]:
-        return load_ablations(self._results, datasets=self._datasets, seed=self.profile.seed)
+        return load_ablations(self._results, datasets=self._datasets, seed=self.seed)
 
     @cached_property
     def _answers(self) -> strategies.Answers:

@@ -69,17 +69,16 @@ def test_every_metric_equals_that_of_ir_measures(ranks):
 
 @pytest.mark.parametrize("metric", ["NDCG", "ndcg@10", "MAP@10", "Recall@0", "Recall@-1", "Recall@1.5", "Recall@10 "])
 def test_an_unknown_metric_is_named(metric):
-    with pytest.raises(InputError, match=f"Unknown metric '{metric}'"):
+    with pytest.raises(ValueError, match=f"Unknown metric '{metric}'"):
         per_user([1], metric)
 
 
 @pytest.mark.parametrize(
     ("ranks", "message"),
     [
-        ([3, 0, 2], r"user 1 .* has 0"),
+        ([3, 0, 2], "but one is 0"),
         ([1.0, 2.0], "of type float64"),
         ([True], "of type bool"),
-        ([[1, 2]], r"shape \(1, 2\)"),
     ],
 )
 def test_ranks_that_are_no_ranks_are_refused(ranks, message):
@@ -87,7 +86,6 @@ def test_ranks_that_are_no_ranks_are_refused(ranks, message):
         per_user(ranks, "MRR@5")
 
 
-def test_no_users_have_no_values_and_no_mean():
+def test_values_have_the_shape_of_the_ranks():
     assert per_user([], "MRR@5").shape == (0,)
-    with pytest.raises(InputError, match="MRR@5 of no users"):
-        mean([], "MRR@5")
+    assert per_user([[1, 2], [3, 9]], "MRR@5").tolist() == [[1, 1 / 2], [1 / 3, 0]]

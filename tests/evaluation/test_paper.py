@@ -73,12 +73,12 @@ def test_a_missing_file_column_or_content_is_named(tmp_path):
 
 def test_of_our_own_times_those_of_whole_requests_answered_alone_count(tmp_path):
     assert measured_inference_times(tmp_path) is None
-    lines = ["20,LlamaRec,1,reading,0.3", "20,LlamaRec,1,whole,0.5", "20,LlamaRec,16,whole,0.1"]
+    lines = ["20,LlamaRec,1,reading,0.3,toy", "20,LlamaRec,1,whole,0.5,toy", "20,LlamaRec,16,whole,0.1,toy"]
     file = tmp_path / "inference_time.csv"
-    file.write_text("\n".join(["mean_title_length_tokens,method,batch,part,seconds", *lines, ""]))
+    file.write_text("\n".join(["mean_title_length_tokens,method,batch,part,seconds,backbone", *lines, ""]))
     assert measured_inference_times(tmp_path).to_dict("records") == [
-        {"mean_title_length_tokens": 20, "method": "LlamaRec", "seconds": 0.5}
+        {"mean_title_length_tokens": 20, "method": "LlamaRec", "seconds": 0.5, "backbone": "toy"}
     ]
     file.write_text("mean_title_length_tokens,method,seconds\n20,LlamaRec,0.5\n")
-    with pytest.raises(InputError, match="lacks the column 'batch'"):
+    with pytest.raises(InputError, match="lacks the column 'backbone'"):
         measured_inference_times(tmp_path)

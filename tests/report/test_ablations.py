@@ -44,6 +44,7 @@ def test_each_variant_is_compared_with_the_first_of_its_group(ranks):
     assert table.loc["shuffled", ["difference", "difference_low", "difference_high"]].tolist() == [0, 0, 0]
     assert table.loc["reversed", "p_holm"] == pytest.approx(2 / 501)  # the smaller of two p-values counts twice
     assert table.loc["shuffled", "p_holm"] == 1
+    assert table.loc["reversed", "detectable"] == 0  # all users differ by the same
     assert table.loc[["descending", "popularity"], ["difference", "p_holm"]].isna().all(axis=None)
     assert table["first_label"].tolist()[:3] == [0.5, 0.0, 0.5]
     assert np.isnan(table.loc["popularity", "first_label"])

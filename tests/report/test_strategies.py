@@ -9,17 +9,16 @@ import pytest
 from llamarec_core.evaluation import published_llm_baselines
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines.comparison import COLUMNS
-from llamarec_core.report import (
+from llamarec_core.report import show_table, write_table
+from llamarec_core.report.forms import FORMS
+from llamarec_core.report.show import laid_out
+from llamarec_core.report.strategies import (
+    claimed_pairs,
     differences_table,
-    show_table,
     strategies_table,
     strategy_pairs,
     table4,
-    timing_conditions,
-    write_table,
 )
-from llamarec_core.report.forms import FORMS
-from llamarec_core.report.show import laid_out
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 SAMPLING = {"samples": 300, "seed": 0}
@@ -106,6 +105,7 @@ def test_times_are_quantiles_of_requests_asked_alone_and_throughput_of_those_ask
     assert of_palr["seconds_p95"] == pytest.approx(4 + 0.85 * 6)
     assert of_palr["requests_per_second"] == 8
     assert of_palr["peak_mib"] == 70
+    assert (of_palr["threads"], of_palr["processors"]) == (1, pytest.approx(0.97))
 
 
 def test_seeds_count_alike(found):
@@ -156,11 +156,6 @@ def test_differences_are_measured_facts(table):
     assert found["times_verbalizer"].tolist() == pytest.approx([1, 40, 10])
 
 
-def test_the_page_says_under_what_conditions_requests_were_timed(found):
-    found["beauty", "causal_lm", False, 0] = answers(threads=2, processors=1.5)
-    assert timing_conditions(found) == "Timed with 1, 2 thread(s), which kept 0.97 to 1.50 processors busy."
-
-
 def test_orders_of_the_same_candidates_are_compared_user_by_user(found):
     pairs = strategy_pairs(found, **SAMPLING).set_index(["method", "state", "reference"])
     assert pairs["users"].unique().tolist() == [2]  # those with a retrieved target
@@ -179,10 +174,21 @@ def test_each_seeds_own_users_count_once(found):
     alone = strategy_pairs(found, **SAMPLING).set_index(["method", "state", "reference"])
     of_both = (alone.loc[("verbalizer", "tuned", "retriever"), "difference"] + 1 / np.log2(10) - 1 / np.log2(3)) / 2
     assert pairs.loc[("verbalizer", "tuned", "retriever"), "difference"] == pytest.approx(of_both)
-    with pytest.raises(InputError, match="retriever, trained on beauty with seed 0 hold other users or targets"):
+    with pytest.raises(InputError, match="on beauty was asked other users than what it is compared with"):
         strategy_pairs(found | dict([again.popitem()]), **SAMPLING)
 
 
 def test_without_a_tuned_verbalizer_the_retriever_is_the_only_reference(found):
     del found["beauty", "verbalizer", True, 0]
     assert strategy_pairs(found, **SAMPLING)["reference"].unique().tolist() == ["retriever"]
+
+
+def test_the_papers_claims_compare_tuned_strategies_over_all_users(found):
+    pairs = claimed_pairs(found, **SAMPLING)
+    assert pairs[["method", "reference", "metric"]].to_numpy().tolist() == [["llamarec", "p5", "NDCG@10"]]
+    row = pairs.iloc[0]
+    # p5 ranks one of the two first that stand for 30 users, LlamaRec those at 1 and 3 that stand for 10
+    assert row["difference"] == pytest.approx(10 / 40 * (1 + 1 / 2) / 2 - 30 / 40 / 2)
+    assert row[["users", "seeds", "commit"]].tolist() == [4, 1, "abc"]
+    assert row["p_holm"] == row["p_value"]
+    assert claimed_pairs({}, **SAMPLING).empty

@@ -1,0 +1,198 @@
+"""Intervals and tests against closed forms, exhaustive enumeration and scipy."""
+
+import itertools
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from llamarec_core.evaluation.estimates import (
+    Strata,
+    corrected,
+    difference,
+    estimate,
+    holm,
+    over_seeds,
+    strata_of,
+)
+
+
+def interval(values, samples=2_000, seed=0, **options):
+    found = estimate(values, samples=samples, seed=seed, **options)
+    return found.ci_low, found.ci_high
+
+
+def test_interval_of_a_share_is_that_of_the_binomial():
+    hits = np.repeat([1.0, 0.0], [150, 850])
+    # a bootstrap sample's number of hits is Binomial(1000, 0.15)
+    expected = stats.binom.ppf([0.025, 0.975], 1000, 0.15) / 1000
+    assert interval(hits, samples=20_000) == pytest.approx(expected, abs=0.0011)
+
+
+def test_interval_of_distinct_values_is_that_of_the_normal_approximation():
+    values = np.random.default_rng(1).normal(2.0, 3.0, size=2_000)
+    error = values.std() / np.sqrt(len(values))
+    expected = values.mean() - 1.96 * error, values.mean() + 1.96 * error
+    assert interval(values, samples=5_000) == pytest.approx(expected, abs=0.1 * error)
+
+
+def test_resampling_counts_and_resampling_users_agree():
+    values = np.repeat(np.linspace(0, 1, 20), 50)
+    nearly_equal = values + np.linspace(0, 1e-9, len(values))  # all distinct, so that users are drawn by index
+    assert interval(nearly_equal, samples=20_000) == pytest.approx(interval(values, samples=20_000), abs=5e-4)
+
+
+def test_scipy_finds_the_same_interval():
+    values = np.random.default_rng(2).choice([0.0, 0.0, 0.3, 0.5, 1.0], size=400)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=9_999, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert interval(values, samples=10_000) == pytest.approx(tuple(theirs), abs=3e-3)
+
+
+def test_interval_depends_on_the_seed_but_not_on_the_order_of_users():
+    values = np.random.default_rng(3).choice([0.0, 0.5, 1.0], size=100)
+    first = interval(values, samples=500, seed=7)
+    assert interval(values[::-1], samples=500, seed=7) == first
+    assert interval(values, samples=500, seed=8) != first
+    assert estimate([0.25] * 8, samples=10, seed=0) == (0.25, 0.25, 0.25)
+
+
+def test_95_percent_of_intervals_cover_the_true_mean():
+    generator = np.random.default_rng(5)
+    covered = 0
+    for seed in range(300):
+        low, high = interval(generator.binomial(1, 0.3, size=200), samples=1_000, seed=seed)
+        covered += low <= 0.3 <= high
+    assert covered / 300 == pytest.approx(0.95, abs=0.03)
+
+
+def test_p_value_is_that_of_all_sign_flips():
+    differences = np.array([0.5, 0.5, -0.2, 0.3, 0.0, 1.0, -0.1, 0.4])
+    flipped = [np.dot(signs, differences) for signs in itertools.product([1, -1], repeat=len(differences))]
+    exact = np.mean(np.abs(flipped) >= abs(differences.sum()) - 1e-12)
+    found = difference(differences, np.zeros(8), samples=20_000, seed=0)
+    assert found.difference == pytest.approx(differences.mean())
+    assert found.p_value == pytest.approx(exact, abs=0.01)
+
+
+def test_a_method_does_not_differ_from_itself_and_swapping_swaps_the_sign():
+    generator = np.random.default_rng(7)
+    a, b = generator.random(60), generator.random(60)
+    assert difference(a, a, samples=100, seed=0) == (0.0, 0.0, 0.0, 1.0, 0.0)
+    forwards, backwards = (difference(*pair, samples=4_000, seed=0) for pair in ((a, b), (b, a)))
+    assert forwards.difference == pytest.approx(-backwards.difference)
+    assert forwards.ci_low == pytest.approx(-backwards.ci_high, abs=0.01)
+    assert forwards.p_value == backwards.p_value
+    assert difference(np.ones(100), np.zeros(100), samples=999, seed=0)[:4] == (1.0, 1.0, 1.0, 1 / 1000)
+
+
+def test_p_values_are_uniform_when_the_methods_are_alike():
+    generator = np.random.default_rng(8)
+    p_values = [
+        difference(*generator.choice([0, 0.5, 1], size=(2, 300)), samples=400, seed=seed).p_value for seed in range(300)
+    ]
+    assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.035)
+    assert np.mean(np.array(p_values) <= 0.5) == pytest.approx(0.5, abs=0.1)
+
+
+def test_four_of_five_studies_find_a_difference_of_the_detectable_size():
+    generator = np.random.default_rng(9)
+    detectable = difference(generator.normal(size=150), np.zeros(150), samples=10, seed=0).detectable
+    assert detectable == pytest.approx(2.80 / np.sqrt(150), rel=0.1)
+    found = [
+        difference(generator.normal(2.80 / np.sqrt(150), size=150), np.zeros(150), samples=400, seed=seed).p_value
+        for seed in range(300)
+    ]
+    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.8, abs=0.07)
+
+
+def test_holm_is_the_example_worked_by_hand():
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04, then never falling
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(p_values=st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_keeps_the_order_and_lies_between_the_raw_and_bonferronis(p_values):
+    adjusted = holm(p_values)
+    assert (adjusted >= p_values).all()
+    assert (adjusted <= np.minimum(np.array(p_values) * len(p_values), 1.0)).all()
+    assert (np.diff(adjusted[np.argsort(p_values, kind="stable")]) >= 0).all()
+
+
+def test_the_primary_tests_of_a_data_set_are_one_family():
+    columns = ["dataset", "metric", "subset", "p_value"]
+    rows = [
+        ("a", "NDCG@10", "retrieved", 0.01), ("a", "NDCG@10", "retrieved", 0.02), ("a", "NDCG@10", "all", 0.001),
+        ("a", "Recall@10", "retrieved", 0.001), ("b", "NDCG@10", "retrieved", 0.04),
+    ]  # fmt: skip
+    found = corrected(pd.DataFrame(rows, columns=columns))["p_holm"]
+    assert found.tolist() == pytest.approx([0.02, 0.02, np.nan, np.nan, 0.04], nan_ok=True)
+    of_retrievers = corrected(pd.DataFrame([row for row in rows if row[2] == "all"], columns=columns))
+    assert of_retrievers["p_holm"].tolist() == [0.001]
+
+
+def test_ten_thousand_samples_of_beautys_users_take_seconds():
+    ranks = np.random.default_rng(9).zipf(1.3, size=22_332)
+    values = np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0)
+    started = time.perf_counter()
+    found = estimate(values, samples=10_000, seed=0)
+    estimate(np.random.default_rng(10).random(22_332), samples=10_000, seed=0)
+    assert time.perf_counter() - started < 10
+    assert found.ci_low < values.mean() < found.ci_high
+
+
+@pytest.mark.parametrize("values", [[], [[0.1, 0.2]], [0.1, float("nan")]])
+def test_values_that_are_not_one_finite_number_a_user_are_refused(values):
+    with pytest.raises(ValueError, match="one finite number a user"):
+        estimate(values, samples=10, seed=0)
+
+
+def test_seeds_with_different_members_count_by_their_own_means():
+    values = np.array([[1.0, 0.0, 5.0], [0.5, 5.0, 0.0]])
+    members = np.array([[True, True, False], [True, False, True]])
+    assert over_seeds(values, members).mean() == pytest.approx((0.5 + 0.25) / 2)
+    assert len(over_seeds(values, members)) == 3
+    assert over_seeds(values, np.ones_like(members)).tolist() == [0.75, 2.5, 2.5]
+
+
+def test_a_stratified_mean_weighs_each_stratum_by_its_share():
+    strata = Strata([np.array([0, 1]), np.array([2, 3, 4])], [0.2, 0.8])
+    found = estimate([1.0, 0.0, 0.0, 0.0, 0.0], strata, samples=2000, seed=0)
+    assert found == pytest.approx((0.1, 0.0, 0.2))  # both of the first stratum may be drawn twice
+    assert estimate([2.0, 2.0, 3.0, 3.0, 3.0], strata, samples=50, seed=0) == pytest.approx((2.8, 2.8, 2.8))
+
+
+def test_a_stratified_interval_is_narrower_than_that_of_the_pooled_users():
+    generator = np.random.default_rng(0)
+    values = np.concatenate([generator.normal(0, 1, 60), generator.normal(9, 1, 60)])
+    strata = Strata([np.arange(60), np.arange(60, 120)], [0.5, 0.5])
+    found, pooled = (estimate(values, of, samples=2000, seed=0) for of in (strata, None))
+    assert found.ci_high - found.ci_low < (pooled.ci_high - pooled.ci_low) / 2
+    # strata of one mean are drawn independently: pooling them changes nothing
+    error = np.sqrt(np.var(values[:60]) / 60 / 4 + np.var(values[60:]) / 60 / 4)
+    assert found.ci_high - found.ci_low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_a_stratified_difference_is_tested_with_its_weights():
+    ours, theirs = np.array([1.0, 1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0, 1.0])
+    strata = Strata([np.array([0, 1]), np.array([2, 3])], [0.9, 0.1])
+    found = difference(ours, theirs, strata, samples=20_000, seed=0)
+    assert found.difference == pytest.approx(0.8)
+    assert found.p_value == pytest.approx(1 / 2, abs=0.02)  # where the first two have one sign, it is as far out
+    assert found.detectable == 0.0  # no spread within strata
+
+
+def test_the_strata_of_several_seeds_count_alike():
+    frame = pd.DataFrame(
+        {"seed": [0, 0, 1, 1], "stratum": ["a", "b", "a", "b"], "stratum_users": [10, 30, 10, 30]}, index=[5, 6, 7, 8]
+    )
+    rows, shares = strata_of(frame)
+    assert [list(row) for row in rows] == [[0], [1], [2], [3]]
+    assert shares == pytest.approx([0.125, 0.375, 0.125, 0.375])
