@@ -1,8 +1,4 @@
-"""The one recipe of each table: the notebooks show and write what :class:`Tables` makes, `llamarec verify` compares::
-
-    tables = Tables(run.profile, run.root, seed=run.seed)
-    report.publish_table(tables.make("table1"), "table1", run=run, about="…")
-"""
+"""The one recipe of each table: the notebooks show and write what :class:`Tables` makes, `llamarec verify` compares."""
 
 from collections.abc import Callable
 from functools import cached_property
