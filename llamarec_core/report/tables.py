@@ -10,12 +10,13 @@ from llamarec_core import evaluation
 from llamarec_core.files import InputError
 from llamarec_core.grid import grid_table
 from llamarec_core.llm_baselines.comparison import load_answers
+from llamarec_core.paths import find_profile
 from llamarec_core.provenance import commit_of, made_on_gpu
 from llamarec_core.ranking.cost import LLAMA_2_7B, trainable_share
 from llamarec_core.report import results, retrieval, strategies
 from llamarec_core.report.ablations import ablation_table
 from llamarec_core.settings import Profile, load_profile
-from llamarec_core.study import find_profile, load_ablations, load_ranks
+from llamarec_core.study import load_ablations, load_ranks
 
 
 class Tables:
