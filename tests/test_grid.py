@@ -10,7 +10,7 @@ from llamarec_core.data import load_dataset
 from llamarec_core.files import InputError
 from llamarec_core.grid import Grid, grid_table, load_curves
 from llamarec_core.retrieval import fit_retriever, read_ranks
-from llamarec_core.settings import Profile
+from llamarec_core.settings import GridSettings, Profile
 
 GRID = {"lrurec": {"mine": {"weight_decay": [0.0, 0.01], "dropout": [0.1], "seeds": 2}}}
 
@@ -61,6 +61,17 @@ def test_the_choice_is_made_on_validation_recall_alone(tiny):
     table = grid_table(tiny.profile, root=tiny.root)
     assert table["chosen"].tolist() == [False, True]
     assert list(load_curves(tiny.profile, root=tiny.root)) == [("mine", "lrurec")]
+
+
+def test_item_knn_stands_in_the_grid_beside_what_is_trained(tiny):
+    grids_of = tiny.profile.grid | {"item_knn": {"mine": GridSettings(weight_decay=(0.0,), dropout=(0.0,))}}
+    grid = Grid(tiny.profile.model_copy(update={"grid": grids_of}), "mine", "item_knn", tiny.root)
+    record = grid.train(grid.retriever(weight_decay=0.0, dropout=0.0), seed=5)
+    assert (record["parameters"], record["epochs"]) == (3, 0)
+    path = grid.test(grid.chosen(), seed=5)
+    assert (read_ranks(path)["target"] == load_dataset("mine").targets("test")).all()
+    table = grid_table(grid.profile, root=tiny.root)
+    assert table.loc[table["chosen"], "method"].tolist() == ["item_knn"]
 
 
 def test_a_profile_without_a_grid_or_with_one_that_was_not_trained_is_refused(tiny):

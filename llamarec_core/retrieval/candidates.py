@@ -28,6 +28,7 @@ from torch import Tensor
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing
 from llamarec_core.retrieval.recommender import Retriever
+from llamarec_core.seeds import rng
 
 Split = Literal["validation", "test"]
 
@@ -156,8 +157,7 @@ def sampled_users(dataset: Dataset, count: int | None, split: Split) -> np.ndarr
     """
     if count is None or count >= dataset.n_users:
         return np.arange(dataset.n_users, dtype=np.int32)
-    generator = np.random.default_rng([0, ("validation", "test").index(split)])
-    return np.sort(generator.choice(dataset.n_users, count, replace=False)).astype(np.int32)
+    return np.sort(rng(0, "sampled users", split).choice(dataset.n_users, count, replace=False)).astype(np.int32)
 
 
 def scorer(model: Retriever, **_: int) -> Callable[[list[np.ndarray]], np.ndarray]:

@@ -8,12 +8,8 @@ with AdamW, as LRURec was published (Yue et al., 2023, section 4.1, and the auth
 :class:`~llamarec_core.retrieval.recommender.SequentialRecommender` is trained here; BERT4Rec predicts hidden items
 instead of next ones.
 
-Randomness never depends on the run's past: the order of the batches follows from (seed, epoch) and
-dropout from (seed, iteration). So a run that was killed and goes on from its last checkpoint ends
-with the same weights, bit for bit, as a run that was left alone on the same machine.
-
-The loop itself is :mod:`llamarec_core.training`'s; :func:`fit_retriever` leaves ``retriever.safetensors`` (the best
-weights) beside what the loop writes.
+The order of the batches follows from (seed, epoch), dropout from (seed, step). The loop is that of
+:mod:`llamarec_core.training`; the best weights are kept as ``retriever.safetensors`` beside what it writes.
 """
 
 from itertools import product
@@ -34,6 +30,7 @@ from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.retrieval.narm import NARM
 from llamarec_core.retrieval.recommender import SequentialRecommender
 from llamarec_core.retrieval.sasrec import SASRec
+from llamarec_core.seeds import rng, torch_seed
 from llamarec_core.settings import RetrieverSettings
 from llamarec_core.training import Plan, train
 
@@ -95,7 +92,7 @@ def fit_retriever(
         best, _ = load_checkpoint(finished, settings=identity, device=device)
         checkpoint.unlink(missing_ok=True)  # a kill at the very end of a run leaves it behind
     else:
-        kind = ItemKNNTask if settings.method == "item_knn" else GradientTask
+        kind = _ItemKNNTask if settings.method == "item_knn" else GradientTask
         task = kind(model, dataset, settings, seed=seed)
         best = train(
             task,
@@ -128,14 +125,7 @@ def load_retriever(
 
 
 class _RetrieverTask:
-    """What all retrievers share when :func:`llamarec_core.training.train` trains them.
-
-    Args:
-        model: trained in place.
-        dataset: its training split is learnt, its validation split ranked.
-        settings: of the training.
-        seed: of the order of the batches and of dropout.
-    """
+    """What all retrievers share as a :class:`~llamarec_core.training.Task`; validation ranks the whole catalogue."""
 
     counts = ()
     plan: Plan
@@ -146,17 +136,14 @@ class _RetrieverTask:
         self._validated = sampled_users(dataset, settings.validation_users, "validation")
 
     def validate(self, steps: int) -> dict[str, float]:
-        """Rank the whole catalogue for the validation targets."""
         ranks = target_ranks(self.model, self.dataset, "validation", users=self._validated)
         gains = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)
         return {"recall@10": float(np.mean(ranks <= 10)), "ndcg@10": float(np.mean(gains))}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the model's weights."""
         return self.model.state_dict()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back the model's weights."""
         self.model.load_state_dict(tensors)
 
 
@@ -189,19 +176,25 @@ class GradientTask(_RetrieverTask):
         if epoch != self._epoch:
             self._epoch = epoch
             self.batches = draw_batches(self.sequences, self.settings, seed=self.seed, epoch=epoch)
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]))
+        torch.manual_seed(torch_seed(self.seed, number))
         device = self.model.item_bias.device
-        batch = [self.sequences[chosen].to(device) for chosen in self.batches[place]]
-        self.model.train()
-        loss, positions = training_step(self.model, self.optimizer, batch, mean_positions=self.mean_positions)
-        return [{"loss": loss, "terms": positions}]
+        states, targets = self.model.train().training_states(
+            [self.sequences[chosen].to(device) for chosen in self.batches[place]]
+        )
+        loss = self.model.loss(states, targets)  # added up over positions
+        self.optimizer.zero_grad()
+        # batches differ in their number of positions: divided by its mean, each position of the data weighs the same
+        (loss / self.mean_positions).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        return [{"loss": loss.item(), "terms": len(targets)}]
 
     def validate(self, steps: int) -> dict[str, float]:
         """Rank the whole catalogue for the validation targets."""
         return {"epoch": steps / self.steps_per_epoch} | super().validate(steps)
 
 
-class ItemKNNTask(_RetrieverTask):
+class _ItemKNNTask(_RetrieverTask):
     """ItemKNN, whose step is a try of other parameters."""
 
     def __init__(self, model: ItemKNN, dataset: Dataset, settings: RetrieverSettings, *, seed: int):
@@ -211,14 +204,12 @@ class ItemKNNTask(_RetrieverTask):
         self.plan = Plan(steps=len(self.tried), validate_every=1, kept_by="recall@10")
 
     def step(self, number: int) -> list[dict[str, float]]:
-        """Set the next parameters."""
         for name, value in self.tried[number].items():
             self.model.get_parameter(name).fill_(value)
         return []
 
     def validate(self, steps: int) -> dict[str, float]:
-        """Rank the whole catalogue for the validation targets."""
-        return self.tried[steps - 1] | {"epoch": 0} | super().validate(steps)
+        return self.tried[steps - 1] | {"epoch": 0.0} | super().validate(steps)
 
 
 def training_sequences(dataset: Dataset, *, max_length: int) -> list[Tensor]:
@@ -251,39 +242,15 @@ def make_optimizer(model: SequentialRecommender, settings: RetrieverSettings) ->
     return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=ADAM_EPSILON, fused=True)
 
 
-def training_step(
-    model: SequentialRecommender, optimizer: torch.optim.Optimizer, sequences: list[Tensor], *, mean_positions: float
-) -> tuple[float, int]:
-    """Learn from one batch.
-
-    Args:
-        model: in training mode.
-        optimizer: from :func:`make_optimizer`.
-        sequences: item ids, oldest first, int64 (length,) each, on the model's device.
-        mean_positions: the loss is divided by this number. Batches of equal lengths differ in their number of
-            positions; dividing by its mean, not by a batch's own, gives every position of the data the same weight.
-
-    Returns:
-        The loss added up over the batch's positions, and their number.
-    """
-    states, targets = model.training_states(sequences)
-    loss = model.loss(states, targets)
-    optimizer.zero_grad()
-    (loss / mean_positions).backward()
-    nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-    optimizer.step()
-    return loss.item(), len(targets)
-
-
 def draw_batches(sequences: list[Tensor], settings: RetrieverSettings, *, seed: int, epoch: int) -> list[np.ndarray]:
     """Draw the batches of an epoch, as numbers of sequences: random pools, each sorted by length and cut, shuffled."""
-    rng = np.random.default_rng((seed, epoch))
+    generator = rng(seed, epoch)
     lengths = np.array([len(sequence) for sequence in sequences])
-    order = rng.permutation(len(sequences))
+    order = generator.permutation(len(sequences))
     batches = []
     for pool in _cut(order, POOL * settings.batch_size):
         batches += _cut(pool[np.argsort(lengths[pool], kind="stable")], settings.batch_size)
-    return [batches[number] for number in rng.permutation(len(batches))]
+    return [batches[number] for number in generator.permutation(len(batches))]
 
 
 def _cut(numbers: np.ndarray, size: int) -> list[np.ndarray]:

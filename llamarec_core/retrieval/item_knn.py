@@ -25,7 +25,11 @@ RECENT = 20
 SMOOTHING = 5.0
 """Added to an item's number of users, so that rare items do not win by chance."""
 
-TRIED = {"history_exponent": (0.5, 1.0), "popularity_exponent": (0.0, 0.3, 0.5), "decay": (0.8, 0.9, 1.0)}
+TRIED = {
+    "history_exponent": (0.5, 1.0),
+    "popularity_exponent": (0.0, 0.3, 0.5, 0.7),
+    "decay": (0.5, 0.65, 0.8, 0.9),
+}
 """Values of α, β and δ that are tried on validation."""
 
 NOTHING = 1e-12

@@ -133,15 +133,15 @@ def test_batches_hold_sequences_of_similar_length():
 
 @pytest.mark.parametrize("killed_at", [0, 4, 5, 7, 11])
 def test_a_run_that_breaks_off_and_goes_on_gives_the_same_weights(cycle, tmp_path, monkeypatch, undisturbed, killed_at):
-    folder, steps, training_step = tmp_path / "disturbed", iter(range(100)), fit.training_step
+    folder, steps, take_step = tmp_path / "disturbed", iter(range(100)), fit.GradientTask.step
 
     def step_until_killed(*arguments, **options):
         if next(steps) == killed_at:
             raise KeyboardInterrupt
-        return training_step(*arguments, **options)
+        return take_step(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "training_step", step_until_killed)
+        patch.setattr(fit.GradientTask, "step", step_until_killed)
         with pytest.raises(KeyboardInterrupt):
             fit_retriever(cycle, SETTINGS, seed=3, folder=folder, progress=False)
     torch.rand(17)  # whatever the process drew in between

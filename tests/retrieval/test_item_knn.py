@@ -67,7 +67,7 @@ def test_it_is_tuned_on_validation_and_comes_back_from_its_file(cycle, tmp_path)
     settings = RetrieverSettings(method="item_knn", validation_users=20)
     model = fit_retriever(cycle, settings, seed=0, folder=tmp_path, progress=False)
     curve = pd.read_csv(tmp_path / "training.csv")
-    assert len(curve) == 18
+    assert len(curve) == 32
     best = curve.loc[curve["recall@10"].idxmax()]
     assert {name: value.item() for name, value in model.named_parameters()} == best[list(TRIED)].to_dict()
     ranks = target_ranks(model, cycle, "validation", users=sampled_users(cycle, 20, "validation"))
