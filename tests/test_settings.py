@@ -22,7 +22,7 @@ def test_every_shipped_profile_is_valid_and_comments_its_settings(path):
 
 
 def test_five_profiles_are_shipped():
-    assert [path.stem for path in PROFILES] == ["gpu", "paper", "quick", "small", "smoke"]
+    assert [path.stem for path in PROFILES] == ["paper", "quick", "small", "smoke"]
 
 
 def test_the_paper_profile_has_the_papers_settings():
