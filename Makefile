@@ -68,13 +68,13 @@ bench-retriever: $(SETUP)  ## Time the retriever against its references, on a ma
 	@$(call snakemake,speed --forcerun speed,$(OR_SMALL))
 
 bench-ranker: $(SETUP)  ## Time the ranker against the plain way and generation, on a machine that does nothing else
-	@$(call snakemake,results/$(OR_SMALL)/notebooks/3_speed.ipynb --forcerun ranking_times,$(OR_SMALL))
+	@$(call snakemake,results/$(OR_SMALL)/notebooks/bench_ranker.ipynb --forcerun ranking_times,$(OR_SMALL))
 
 bench-latency: $(SETUP)  ## Time ranking against the length of titles (Figure 3), on a machine that does nothing else
-	@$(call snakemake,results/$(OR_SMALL)/notebooks/5_latency.ipynb --forcerun ranking_times,$(OR_SMALL))
+	@$(call snakemake,results/$(OR_SMALL)/notebooks/bench_latency.ipynb --forcerun ranking_times,$(OR_SMALL))
 
 bench-latency-7b: $(SETUP)  ## The same with a backbone of Llama-2-7B's shape, on a GPU of 24 GB or more
-	@$(call snakemake,results/$(OR_SMALL)/notebooks/5_latency_7b.ipynb --forcerun ranking_times,$(OR_SMALL))
+	@$(call snakemake,results/paper/notebooks/bench_latency.ipynb --forcerun ranking_times,paper)
 
 book: $(SETUP)  ## Build the book from the committed results
 	@$(BIN)/jupyter-book build . -W -n --keep-going --quiet

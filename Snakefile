@@ -195,21 +195,21 @@ rule claims:
 # profile names. The answers are no outputs of a rule, because Snakemake removes those of a killed job: the notebook goes
 # on with the strategies that have none yet.
 
-STRATEGIES = f"{NOTEBOOKS}/{{dataset}}/5_strategies.ipynb"
+STRATEGIES = f"{NOTEBOOKS}/{{dataset}}/3_strategies.ipynb"
 COMPARED = list(SETTINGS.evaluation.strategy_datasets)
 
 
 rule strategies:
     input:
-        f"{NOTEBOOKS}/5_comparison.ipynb",
+        f"{NOTEBOOKS}/4_comparison.ipynb",
 
 
 rule strategies_answer:
-    message: "5_strategies on {wildcards.dataset}: every strategy, zero-shot and tuned, on the same users"
+    message: "3_strategies on {wildcards.dataset}: every strategy, zero-shot and tuned, on the same users"
     input:
-        notebook="notebooks/5_strategies.ipynb",
+        notebook="notebooks/3_strategies.ipynb",
         profile=PROFILE_FILE,
-        library=[*library("ranking/strategies"), "llamarec_core/comparison.py"],
+        library=library("llm_baselines"),
         ranks=expand(RANKS, method="llamarec", allow_missing=True),
     output:
         notebook=STRATEGIES,
@@ -221,14 +221,14 @@ rule strategies_answer:
 
 
 rule strategies_page:
-    message: "5_comparison: quality against cost, Table 4, what sets the strategies apart"
+    message: "4_comparison: quality against cost, Table 4, what sets the strategies apart"
     input:
-        notebook="notebooks/5_comparison.ipynb",
+        notebook="notebooks/4_comparison.ipynb",
         profile=PROFILE_FILE,
         library=library("evaluation", "report"),
         strategies=expand(STRATEGIES, dataset=COMPARED),
     output:
-        notebook=f"{NOTEBOOKS}/5_comparison.ipynb",
+        notebook=f"{NOTEBOOKS}/4_comparison.ipynb",
     shell:
         PAPERMILL
 
@@ -251,20 +251,23 @@ rule speed:
         PAPERMILL
 
 
-# `make bench-ranker` and `make bench-latency` likewise; `make bench-latency-7b` wants a GPU of 24 GB or more.
+# `make bench-ranker` and `make bench-latency` likewise. The `paper` profile, of `make bench-latency-7b`, times a backbone of
+# Llama-2-7B's shape with random weights, which is free to make: it wants a GPU of 24 GB or more.
 
 rule ranking_times:
     message: "{wildcards.page}: how long ranking takes"
     input:
         notebook="notebooks/{page}.ipynb",
         profile=PROFILE_FILE,
-        library=library("ranking", "ranking/strategies"),
+        library=["llamarec_core/bench.py", *library("ranking", "llm_baselines")],
         dataset=f"runs/{PROFILE}/ml-100k/dataset/dataset.json",
     output:
         notebook=f"{NOTEBOOKS}/{{page}}.ipynb",
     wildcard_constraints:
-        page="3_speed|5_latency|5_latency_7b",
+        page="bench_ranker|bench_latency",
     threads: workflow.cores
+    params:
+        lambda wildcards: "-p backbone llama-2-7b" if (PROFILE, wildcards.page) == ("paper", "bench_latency") else "",
     shell:
         PAPERMILL
 

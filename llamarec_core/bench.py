@@ -11,17 +11,17 @@ import ctypes
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from llamarec_core.files import InputError
-from llamarec_core.ranking import PromptBuilder
-
-if TYPE_CHECKING:
-    from llamarec_core.llm_baselines import Strategy
+from llamarec_core.llm_baselines import CausalLM, Strategy, Verbalizer
+from llamarec_core.ranking import PromptBuilder, load_backbone
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+from llamarec_core.settings import RankerSettings
 
 MATRIX = 2048
 """Rows and columns of the matrices by which a machine's rate is measured: larger than its caches."""
@@ -96,6 +96,120 @@ def matrix_product(dtype: torch.dtype) -> Callable[[], torch.Tensor]:
     return lambda: left @ right
 
 
+@torch.inference_mode()
+def plain_probabilities(
+    model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], label_ids: Sequence[int]
+) -> np.ndarray:
+    """Rank prompts the plain way: all padded to the longest, logits of all positions and of the whole vocabulary.
+
+    Returns:
+        P(candidate), ``(n, labels)``.
+    """
+    tokens, lengths = pad(prompts, device=model.device)
+    mask = torch.arange(tokens.shape[1], device=model.device) < lengths[:, None]
+    logits = model(input_ids=tokens, attention_mask=mask).logits  # (n, length, vocabulary)
+    ends = torch.arange(len(tokens), device=model.device), lengths - 1
+    return logits[ends][:, label_ids].float().softmax(-1).cpu().numpy()
+
+
+@torch.inference_mode()
+def continued_probabilities(
+    model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], label_ids: Sequence[int], *, shared: int
+) -> np.ndarray:
+    """Rank prompts whose first ``shared`` tokens are the same, which are read once; returns P(candidate)."""
+    rest, lengths = pad([prompt[shared:] for prompt in prompts], device=model.device)
+    beginning, length = pad([prompts[0][:shared]], device=model.device)
+    labels = torch.tensor(label_ids, device=model.device)
+    logits = NextTokenLogits(model)(rest, lengths, labels, beginnings=beginning, beginning_lengths=length)
+    return logits.softmax(-1).cpu().numpy()
+
+
+@torch.inference_mode()
+def generate_greedily(model: LlamaForCausalLM, prompt: Sequence[int], count: int) -> torch.Tensor:
+    """Generate exactly ``count`` tokens after a prompt, by transformers."""
+    tokens = torch.tensor([prompt], device=model.device)
+    options = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "pad_token_id": 0}
+    return model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)
+
+
+class Engine:
+    """CTranslate2, a well-kept engine for processors, with a backbone's weights in float32.
+
+    Args:
+        model: whose folder of weights is converted.
+        tokenizer: of the backbone.
+        folder: gets the converted weights.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path):
+        import ctranslate2  # of this bench alone
+        from ctranslate2.converters import TransformersConverter
+
+        TransformersConverter(model.config.name_or_path).convert(str(folder), force=True)
+        threads = torch.get_num_threads()
+        self._generator = ctranslate2.Generator(str(folder), compute_type="float32", intra_threads=threads)
+        self._tokenizer = tokenizer
+
+    def probabilities(self, prompts: Sequence[Sequence[int]], label_ids: Sequence[int]) -> np.ndarray:
+        """Return P(candidate), ``(n, labels)``: the engine pads too, and returns the logits of all positions."""
+        words = [self._tokenizer.convert_ids_to_tokens(prompt) for prompt in prompts]
+        logits = torch.as_tensor(np.array(self._generator.forward_batch(words)))  # (n, length, vocabulary)
+        ends = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        return logits[torch.arange(len(ends)), ends][:, label_ids].softmax(-1).numpy()
+
+    def generate_greedily(self, prompt: Sequence[int], count: int) -> object:
+        """Generate exactly ``count`` tokens after a prompt."""
+        words = [self._tokenizer.convert_ids_to_tokens(prompt)]
+        return self._generator.generate_batch(words, max_length=count, min_length=count, include_prompt_in_result=False)
+
+
+def load_precisions(
+    settings: RankerSettings, *precisions: str
+) -> tuple[dict[str, LlamaForCausalLM], PreTrainedTokenizerBase]:
+    """Load a backbone in several precisions: ``float32``, ``bfloat16``, or ``nf4``, which computes in bfloat16."""
+    models = {}
+    for name in precisions:
+        changes = {"quantization": "none", "dtype": name}
+        if name == "nf4":
+            changes = {"quantization": "nf4", "dtype": "bfloat16"}
+        models[name], tokenizer = load_backbone(settings.model_copy(update=changes))
+    return models, tokenizer
+
+
+def title_length_times(
+    pairs: Sequence[Mapping[str, tuple[str, LlamaForCausalLM]]],
+    prompts: PromptBuilder,
+    *,
+    cases: Sequence[tuple[int, int, int]],
+    seed: int,
+) -> pd.DataFrame:
+    """Time the verbalizer and the generation of the list against the length of titles (Figure 3).
+
+    Args:
+        pairs: the precision and the model of ``LlamaRec`` and of ``Llama CausalLM``, which take turns.
+        prompts: of a catalogue, see :func:`made_up_requests`.
+        cases: requests that are answered together, tokens of a title, rounds of generation.
+        seed: of the requests.
+
+    Returns:
+        ``mean_title_length_tokens``, the columns of :func:`ranking_times`, ``precision``.
+    """
+    tables = []
+    for pair in pairs:
+        precisions, generator = {method: name for method, (name, _) in pair.items()}, np.random.default_rng(seed)
+        for number, (batch, length, rounds) in enumerate(cases):
+            made, *requests = made_up_requests(prompts, length=length, batch=batch, generator=generator)
+            strategies = {
+                "LlamaRec": Verbalizer(pair["LlamaRec"][1], made),
+                "Llama CausalLM": CausalLM(pair["Llama CausalLM"][1], made, runs_to_limit=True),
+            }
+            repetitions = {"LlamaRec": 5 if batch == 1 else 2, "Llama CausalLM": rounds}
+            table = ranking_times(strategies, *requests, repetitions=repetitions, warmup=int(number == 0))
+            table.insert(0, "mean_title_length_tokens", length)
+            tables.append(table.assign(precision=table["method"].map(precisions)))
+    return pd.concat(tables, ignore_index=True)
+
+
 def made_up_requests(
     prompts: PromptBuilder, *, length: int, batch: int, generator: np.random.Generator
 ) -> tuple[PromptBuilder, np.ndarray, np.ndarray]:
@@ -127,7 +241,7 @@ def made_up_requests(
 
 
 def ranking_times(
-    strategies: Mapping[str, "Strategy"],
+    strategies: Mapping[str, Strategy],
     histories: Sequence[Sequence[int]],
     candidates: Sequence[Sequence[int]],
     *,

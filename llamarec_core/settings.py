@@ -174,9 +174,9 @@ class EvaluationSettings(Settings):
     ablation_users: PositiveInt | None = None
     """Test users, of those whose target was retrieved, on whom `3_ablations` compares variants; empty takes all."""
     strategy_datasets: tuple[str, ...] = ()
-    """Data sets on which `5_strategies` compares the ways of ranking with a language model."""
+    """Data sets on which `3_strategies` compares the ways of ranking with a language model."""
     strategy_users: PositiveInt | None = None
-    """Test users on whom `5_strategies` compares them, half with a retrieved target, half without; empty takes all."""
+    """Test users on whom `3_strategies` compares them, half with a retrieved target, half without; empty takes all."""
     strategy_examples: PositiveInt | None = None
     """Examples on which each strategy is tuned; empty takes as many as the ranker's ``training_examples``."""
 

@@ -131,8 +131,9 @@ def test_figure_3_runs_for_a_backbone_of_any_shape(undisturbed, tmp_path, monkey
     shutil.copytree(undisturbed / WORK.parent / "dataset", folder / "runs" / "small" / "ml-100k" / "dataset")
     monkeypatch.setenv("PYTHONPATH", str(folder))
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    parameters = {"shape": shape | {"num_key_value_heads": 4}, "cases": [[1, 5, 1], [1, 20, 1], [2, 5, 1]]}
-    notebook = folder / "notebooks" / "5_latency_7b.ipynb"
+    shape["num_key_value_heads"] = 4
+    parameters = {"backbone": "llama-2-7b", "shape": shape, "cases": [[1, 5, 1], [1, 20, 1], [2, 5, 1]]}
+    notebook = folder / "notebooks" / "bench_latency.ipynb"
     papermill.execute_notebook(notebook, None, parameters=parameters, cwd=folder, progress_bar=False)
     table = pd.read_csv(folder / "results" / "bench" / "inference_time_7b.csv")
     assert set(table["backbone"]) == {

@@ -97,7 +97,7 @@ def test_the_recorded_command_says_all_that_the_notebook_was_given(project, tmp_
     cells = f"# Parameters\nprofile = {str(profile)!r}\ncases = [[1, 5]]\n"
     monkeypatch.setattr(study, "_ipython", lambda: SimpleNamespace(user_ns={"In": ["", cells]}))
     monkeypatch.setattr(study, "_show_input_errors_alone", lambda: None)
-    run = study.begin("5_latency_7b", profile=str(profile))
+    run = study.begin("bench_latency", profile=str(profile))
     assert run.finish()["command"].endswith(f"-p profile {profile} -p seed 0 -y 'cases: [[1, 5]]'")
 
 

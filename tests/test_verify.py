@@ -69,7 +69,7 @@ def write_study(root):
 
 def write_strategies(root):
     """Leave answers of two strategies to four requests, and the tables that follow from them."""
-    run = Run("5_strategies", profile="tiny", dataset="toys", seed=0, root=root)
+    run = Run("3_strategies", profile="tiny", dataset="toys", seed=0, root=root)
     run.read(SimpleNamespace(name="toys", content_hash="a" * 64))
     frame = pd.DataFrame({column: np.ones(4, dtype=np.int32) for column in COLUMNS})
     frame = frame.assign(user=range(4), rank=[1, 3, 25, 30], reranked=[1, 3, 25, 30], commit=run.commit)
@@ -80,7 +80,7 @@ def write_strategies(root):
         frame.assign(reads_candidates=True).to_parquet(path, index=False)
         run.wrote(path)
     finish(run)
-    run = Run("5_comparison", profile="tiny", dataset=None, seed=None, root=root)
+    run = Run("4_comparison", profile="tiny", dataset=None, seed=None, root=root)
     write(run, report.Tables(run.profile, root), "strategies", "key_differences", "table4")
 
 
@@ -180,7 +180,7 @@ def test_an_edited_answer_of_a_strategy_is_found_by_computing_the_table_again(st
     path = study / RESULTS / "strategies" / "toys" / "causal_lm-seed0.parquet"
     frame = pd.read_parquet(path)
     frame.assign(rank=1, reranked=1).to_parquet(path, index=False)
-    hide(path, "5_strategies-toys-seed0")
+    hide(path, "3_strategies-toys-seed0")
     assert "results/tiny/tables/strategies.csv, line " in found(study)
 
 
@@ -212,16 +212,16 @@ def test_an_executed_notebook_has_the_cells_of_the_commit_that_it_names(study):
 
 def test_what_changed_since_a_run_is_listed_and_no_fault_but_of_a_profile_made_in_minutes(study, monkeypatch):
     edit_notebook(study / "notebooks" / "4_results.ipynb")
-    (study / "notebooks" / "5_comparison.ipynb").unlink()
+    (study / "notebooks" / "4_comparison.ipynb").unlink()
     (study / "notebooks" / "profiles" / "tiny.yaml").write_text(PROFILE + "ranker: {training_examples: 5}\n")
     git(study, "commit", "-am", "later")
     _, *notes = verify(study).splitlines()
     commit = json.loads((study / RANKS / "provenance.json").read_text())["3_ranker-toys-seed0"]["git_commit"][:7]
     assert f"results/tiny/notebooks/4_results.ipynb: made at {commit}; the notebook has changed since" in notes
-    assert f"results/tiny/notebooks/5_comparison.ipynb: made at {commit}; the notebook has another name now" in notes
+    assert f"results/tiny/notebooks/4_comparison.ipynb: made at {commit}; the notebook has another name now" in notes
     assert f"results/tiny/notebooks/toys/1_data.ipynb: made at {commit}; the settings have changed since" in notes
     monkeypatch.setattr("llamarec_core.verify.FRESH", ("tiny",))
-    assert "the notebook has changed since: run it again, `make study PROFILE=tiny`." in found(study)
+    assert ": run it again, `make study PROFILE=tiny`." in found(study)
 
 
 def edit_everywhere(study, name, **changes):

@@ -298,10 +298,10 @@ def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str
             missing = [column for column in COLUMNS if column not in frame]
             if missing or frame["user"].duplicated().any():
                 what = f"lacks the column {missing[0]!r}" if missing else "holds a user twice"
-                raise InputError(f"{path} {what}: delete it and run `5_strategies` again.")
+                raise InputError(f"{path} {what}: delete it and run `3_strategies` again.")
             first = users.setdefault((dataset, int(seed)), frame["user"].tolist())
             if frame["user"].tolist() != first:
-                raise InputError(f"{path} holds other users than its neighbours: run `5_strategies` again.")
+                raise InputError(f"{path} holds other users than its neighbours: run `3_strategies` again.")
             found[dataset, name.removesuffix("-tuned"), name.endswith("-tuned"), int(seed)] = frame
     given = list(dict.fromkeys(dataset for dataset, *_ in found))
     ordered = sorted(found, key=lambda key: (given.index(key[0]), place[key[1]], *key[2:]))

@@ -1,4 +1,4 @@
-"""What ranks with a language model, side by side: quality and cost, from the answers that `5_strategies` kept.
+"""What ranks with a language model, side by side: quality and cost, from the answers that `3_strategies` kept.
 
 Strategies answer a sample of the users, half of them with a retrieved target. A mean over all users weighs each half
 with what it stands for. Several seeds count as strata of their own, each with an equal part.
@@ -70,7 +70,7 @@ def pooled_answers(answers: Answers) -> dict[tuple[str, str, str], pd.DataFrame]
         InputError: there are no answers.
     """
     if not answers:
-        raise InputError("There are no answers of strategies: run `5_strategies` first.")
+        raise InputError("There are no answers of strategies: run `3_strategies` first.")
     frames: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
     for (dataset, method, tuned, seed), frame in answers.items():
         case = dataset, method, "tuned" if tuned else "zero-shot"
@@ -234,6 +234,6 @@ def _estimate(frame: pd.DataFrame, values: Any, strata: Strata, sampling: Mappin
 def _refuse_other_seeds(frame: pd.DataFrame, other: pd.Series, *, dataset: str, method: str) -> None:
     if len(frame) != len(other):
         raise InputError(
-            f"{method} on {dataset} was asked other users than what it is compared with: run `5_strategies` with the "
+            f"{method} on {dataset} was asked other users than what it is compared with: run `3_strategies` with the "
             "same seeds for all."
         )

@@ -118,7 +118,7 @@ def test_seeds_count_alike(found):
 
 
 def test_no_answers_are_refused():
-    with pytest.raises(InputError, match="run `5_strategies` first"):
+    with pytest.raises(InputError, match="run `3_strategies` first"):
         strategies_table({}, **SAMPLING)
 
 
