@@ -10,10 +10,9 @@ from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import P5, PALR, TUNED
 from llamarec_core.llm_baselines.base import answer_rows
 from llamarec_core.llm_baselines.tuning import IGNORED, TextTask, fit_strategy, load_strategy
-from llamarec_core.ranking import PromptBuilder, draw_examples, load_backbone, retrieved_rows
+from llamarec_core.ranking import draw_examples, load_backbone, retrieved_rows
 from llamarec_core.ranking.adapter import add_adapter
 from llamarec_core.ranking.rerank import ndcg_at_10, rerank_by_scores
-from llamarec_core.ranking.verbalizer import NextTokenLogits
 
 
 @pytest.fixture(scope="module", params=TUNED.values(), ids=TUNED.keys())
