@@ -154,7 +154,7 @@ def _remove(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:  # also of a member of a zip archive
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -53,6 +53,7 @@ class Run(Paths):
         given = {"profile": profile, "dataset": dataset, "seed": self.seed}
         self.parameters = {name: value for name, value in given.items() if value is not None}
         self._data_hashes: dict[str, str] = {}
+        self._raw_hashes: dict[str, dict[str, str]] = {}
         self._written: list[Path] = []
         self._started = time.perf_counter()
         source = root / "notebooks" / f"{notebook}.ipynb"
@@ -94,6 +95,7 @@ class Run(Paths):
     def read(self, dataset: Dataset) -> Dataset:
         """Note the hash of a data set for the provenance, and return the data set."""
         self._data_hashes[dataset.name] = dataset.content_hash
+        self._raw_hashes[dataset.name] = dataset.source.get("sha256", {})
         return dataset
 
     def wrote(self, *paths: Path) -> None:
@@ -128,6 +130,7 @@ class Run(Paths):
             **self._made,
             "peak_memory_mib": peak_memory_mib(),
             "data_sha256": self._data_hashes,
+            "raw_sha256": self._raw_hashes,
             "parameters": self.parameters,
             "seed": self.seed,
             "settings": recorded_settings(self.profile),

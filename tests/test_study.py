@@ -11,6 +11,7 @@ import pytest
 
 from llamarec_core import paths, provenance, study
 from llamarec_core.data import load_dataset
+from llamarec_core.data.sources import RECBOLE_SHA256
 from llamarec_core.files import InputError, sha256
 from llamarec_core.retrieval import write_ranks
 
@@ -81,6 +82,7 @@ def test_provenance_stands_beside_every_artefact(project):
     assert record["artefacts"] == {"lrurec-seed0.parquet": sha256(ranks)}
     assert record["seed"] == 0
     assert record["data_sha256"] == {"ml-100k-1998": load_dataset("ml-100k-1998").content_hash}
+    assert record["raw_sha256"] == {"ml-100k-1998": RECBOLE_SHA256}
     assert record["profile_sha256"] == sha256(project / "notebooks" / "profiles" / "smoke.yaml")
     assert record["command"] == (
         "papermill notebooks/2_retriever.ipynb results/smoke/notebooks/ml-100k-1998/2_retriever.ipynb "

@@ -134,7 +134,7 @@ def k_core(users: np.ndarray, items: np.ndarray, *, k: int) -> np.ndarray:
 def _number(codes: np.ndarray, ids: pd.Index) -> tuple[np.ndarray, list[str]]:
     """Renumber codes in the sorted order of those ids that still occur."""
     present, codes = np.unique(codes, return_inverse=True)
-    names = [str(ids[code]) for code in present]
+    names = [str(name) for name in ids[present]]
     numeric = all(re.fullmatch(r"-?[0-9]+", name) for name in names)
     order = sorted(range(len(names)), key=lambda i: (int(names[i]), names[i]) if numeric else names[i])
     place = np.empty(len(names), dtype=np.int64)

@@ -31,9 +31,9 @@ import requests
 from llamarec_core.checked import checked_name
 from llamarec_core.data.dataset import Dataset
 from llamarec_core.data.preprocess import build_dataset
-from llamarec_core.data.tables import SourcePath, TableFormat, file_sha256, find_file, read_metadata_titles, read_table
+from llamarec_core.data.tables import SourcePath, TableFormat, find_file, read_metadata_titles, read_table
 from llamarec_core.data.titles import clean_movie_title, clean_product_title
-from llamarec_core.files import InputError, cache_folder
+from llamarec_core.files import InputError, cache_folder, sha256
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,8 @@ _ITEM = {"item_id": "item_id", "title": "title"}
 
 
 def _table_titles(
-    path: SourcePath, columns: Mapping[str, str] = _ITEM, clean: Callable[[str], str] = clean_product_title,
-    quoted: bool = True,
-) -> dict[str, str]:  # fmt: skip
+    path: SourcePath, columns: Mapping[str, str], clean: Callable[[str], str], *, quoted: bool = True
+) -> dict[str, str]:
     items = read_table(path, TableFormat(columns, quoted=quoted, unique="item_id"))
     titles = items["title"]
     if "year" in items:
@@ -164,9 +163,15 @@ def load_dataset(
     found = _find(name, folder, columns=columns)
     if found:
         return _read(name, *found, origin="folder")
-    if name not in KNOWN:
-        raise _unknown(name, folder)
-    return _from_downloads(name)
+    if name in KNOWN:
+        return _from_downloads(name)
+    close = difflib.get_close_matches(name, KNOWN, n=1)
+    guess = f" (did you mean {close[0]!r}?)" if close else ""
+    place = folder or os.environ.get("LLAMAREC_DATA") or "a folder named by LLAMAREC_DATA"
+    raise InputError(
+        f"Unknown data set {name!r}{guess}: choose from {', '.join(KNOWN)}; data of your own needs "
+        f"{name}/interactions.csv and {name}/items.csv in {place}."
+    )
 
 
 def raw_files(name: str, *, folder: Path | str | None = None) -> list[Path]:
@@ -187,7 +192,7 @@ def changed_files(dataset: Dataset, *, folder: Path | str | None = None) -> list
     """
     recorded = dataset.source.get("sha256", {})
     files = raw_files(dataset.name, folder=folder)
-    return [path.name for path in files if recorded.get(path.name) != file_sha256(path)]
+    return [path.name for path in files if recorded.get(path.name) != sha256(path)]
 
 
 def _own_layouts(name: str, columns: Mapping[str, str] | str | None) -> list[Layout]:
@@ -202,11 +207,11 @@ def _own_layouts(name: str, columns: Mapping[str, str] | str | None) -> list[Lay
             "files call it, e.g. `user_id=uid,title=name`."
         )
     event, item = ({ours: columns.get(ours, ours) for ours in form} for form in (_EVENT, _ITEM))
-    layouts = []
-    for files, quoted in ((("interactions.csv", "items.csv"), True), ((f"{name}.inter", f"{name}.item"), False)):
-        titles = partial(_table_titles, columns=item, quoted=quoted)
-        layouts.append(Layout(*files, TableFormat(event, quoted=quoted), titles))
-    return layouts
+    titles = partial(_table_titles, columns=item, clean=clean_product_title)
+    return [
+        Layout("interactions.csv", "items.csv", TableFormat(event), titles),
+        Layout(f"{name}.inter", f"{name}.item", TableFormat(event, quoted=False), partial(titles, quoted=False)),
+    ]
 
 
 def _find(
@@ -247,7 +252,7 @@ def _pair(layout: Layout, place: SourcePath) -> list[SourcePath]:
 def _read(name: str, layout: Layout, place: SourcePath, *, origin: str) -> Dataset:
     """Read and preprocess the two files of a layout."""
     interactions, titles = _pair(layout, place)
-    source = {"origin": origin, "sha256": {path.name: file_sha256(path) for path in (interactions, titles)}}
+    source = {"origin": origin, "sha256": {path.name: sha256(path) for path in (interactions, titles)}}
     return build_dataset(name, read_table(interactions, layout.events), layout.read_titles(titles), source=source)
 
 
@@ -262,7 +267,7 @@ def _from_recbole() -> Dataset:
         ) from None
     folder = Path(distribution.locate_file("recbole/dataset_example/ml-100k"))
     for file, checksum in RECBOLE_SHA256.items():
-        if not (folder / file).is_file() or file_sha256(folder / file) != checksum:
+        if not (folder / file).is_file() or sha256(folder / file) != checksum:
             raise InputError(f"{folder / file} is not the file that recbole 1.2.1 ships: run {install}.")
     return _read("ml-100k-1998", KNOWN["ml-100k-1998"], folder, origin=f"recbole {distribution.version}")
 
@@ -314,13 +319,3 @@ def fetch(address: str, checksum: str | None) -> Path:
         raise InputError(f"{name} could not be written to {folder} ({error.strerror}): {remedy}.") from error
     except ValueError as error:  # pooch's answer to a wrong checksum
         raise InputError(f"{name} from {url} is not the published file and was not kept: {_AGAIN}.") from error
-
-
-def _unknown(name: str, folder: Path | str | None) -> InputError:
-    close = difflib.get_close_matches(name, KNOWN, n=1)
-    guess = f" (did you mean {close[0]!r}?)" if close else ""
-    place = folder or "a folder named by LLAMAREC_DATA"
-    return InputError(
-        f"Unknown data set {name!r}{guess}: choose from {', '.join(KNOWN)}; data of your own needs "
-        f"{name}/interactions.csv and {name}/items.csv in {place}."
-    )

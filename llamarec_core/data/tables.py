@@ -5,7 +5,6 @@ pyarrow parses a table in one pass. The line of a row is looked up only for the 
 
 import csv
 import gzip
-import hashlib
 import io
 import re
 import reprlib
@@ -64,12 +63,6 @@ class TableFormat:
 def find_file(folder: SourcePath, name: str) -> SourcePath | None:
     """Return the file of that name, or of that name with ``.gz``; none if there is neither."""
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-
-
-def file_sha256(path: SourcePath) -> str:
-    """Return the SHA-256 of a file's bytes as they lie there, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_table(path: SourcePath, form: TableFormat) -> pd.DataFrame:
