@@ -8,19 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from llamarec_core.files import InputError
-from llamarec_core.report.figures import (
-    GREY,
-    INK,
-    colour,
-    described,
-    legend_below,
-    new_figure,
-    spread,
-    tell,
-)
+from llamarec_core.report.figures import GREY, INK, colour, described, legend_below, new_figure, spread, tell
 from llamarec_core.report.methods import RETRIEVER, display_name, in_order
 
 _STRATEGIES = {
@@ -135,25 +126,21 @@ def candidate_probabilities(
         after: the same of the tuned model.
         target: position of the target among the candidates, from 0; ``None`` if it was not retrieved.
     """
-    places = np.arange(len(titles))
     figure, (axis,) = new_figure(height=0.27 * len(titles) + 1.2)
-    handles = [
-        axis.barh(places - 0.2, before, height=0.38, color=GREY, label="before tuning", linewidth=0),
-        axis.barh(places + 0.2, after, height=0.38, color=colour("llamarec"), label="after tuning", linewidth=0),
-        axis.axvline(1 / len(titles), color=INK, linestyle=":", label=f"uniform, 1/{len(titles)}"),
-    ]
-    axis.set(xlabel="P(candidate)", ylabel="candidates, in the retriever's order", ylim=(len(titles) - 0.4, -0.6))
     # a dollar sign is escaped, because two of them would start a formula
-    axis.set_yticks(places, [textwrap.shorten(title, 40, placeholder="…").replace("$", r"\$") for title in titles])
-    axis.xaxis.set_major_locator(MaxNLocator(5))
+    names = [textwrap.shorten(title, 40, placeholder="…").replace("$", r"\$") for title in titles]
+    bars = pd.DataFrame({"before tuning": before, "after tuning": after}, names)
+    bars.plot.barh(ax=axis, color=[GREY, colour("llamarec")], width=0.8, linewidth=0, legend=False)
+    axis.axvline(1 / len(titles), color=INK, linestyle=":", label=f"uniform, 1/{len(titles)}")
+    axis.set(xlabel="P(candidate)", ylabel="candidates, in the retriever's order", ylim=(len(titles) - 0.4, -0.6))
     axis.grid(visible=False, axis="y")
     numbers = []
     if target is not None:
         mark = {"color": "#009e73", "alpha": 0.25, "linewidth": 0, "zorder": 0, "label": "target"}
-        handles.append(axis.axhspan(target - 0.5, target + 0.5, **mark))
+        axis.axhspan(target - 0.5, target + 0.5, **mark)
         axis.get_yticklabels()[target].set_fontweight("bold")
         numbers = [f"The target, {titles[target]}, goes from {before[target]:.3f} to {after[target]:.3f}"]
-    legend_below(figure, handles, 4)
+    legend_below(figure, axis.get_legend_handles_labels()[0], 4)
     return described(figure, "P(candidate) for one user's candidates, before and after tuning.", numbers)
 
 
@@ -198,11 +185,8 @@ def line_panels(
             told = (stars if best else points)[[x, y]].to_numpy()
             numbers += [f"{title} {display_name(name)} at {at:,g}: {value:.4g}".strip() for at, value in told]
         axis.set(title=title, **{f"{letter}scale": "log" for letter in log})
-        for letter in "xy":
-            if letter in log:
-                getattr(axis, f"{letter}axis").set_major_formatter(
-                    lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"
-                )
+        for letter in log:
+            getattr(axis, f"{letter}axis").set_major_formatter(_plain)
         if not panel:
             axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center")
     for axis in axes[-columns:]:
@@ -233,10 +217,8 @@ def grid_panels(grid: pd.DataFrame) -> Figure:
         for method in methods
     }
     caption = "Validation Recall@10 against dropout; a star marks the setting chosen."
-    labels = ("dropout", "validation\nRecall@10")
-    return line_panels(
-        panels, "dropout", "recall@10", caption=caption, labels=labels, columns=len(methods), best="chosen"
-    )
+    options = {"labels": ("dropout", "validation\nRecall@10"), "columns": len(methods), "best": "chosen"}
+    return line_panels(panels, "dropout", "recall@10", caption=caption, **options)
 
 
 def validation_curves(curves: Mapping[tuple[str, str], pd.DataFrame]) -> Figure:
@@ -252,18 +234,6 @@ def validation_curves(curves: Mapping[tuple[str, str], pd.DataFrame]) -> Figure:
     caption = "Validation Recall@10 against epochs; a star marks the epoch whose weights are kept."
     labels = ("epoch", "validation\nRecall@10")
     return line_panels(panels, "epoch", "recall@10", caption=caption, labels=labels, best="best")
-
-
-def serving_lines(bench: pd.DataFrame) -> Figure:
-    """Plot the time that one new interaction takes against the length of the history before it.
-
-    Args:
-        bench: rows of a bench, with a column ``history`` (interactions).
-    """
-    lines = dict(tuple(bench.assign(milliseconds=1000 * bench["median_seconds"]).groupby("variant", sort=False)))
-    caption = "Time of one new interaction against the length of the history before it."
-    labels = ("interactions before (log)", "milliseconds (log)")
-    return line_panels({"": lines}, "history", "milliseconds", caption=caption, labels=labels, log="xy")
 
 
 def inference_times(table: pd.DataFrame, *, published: pd.DataFrame) -> Figure:
@@ -292,21 +262,17 @@ def noise_sizes(noise: pd.DataFrame, *, metric: str = "Recall@10") -> Figure:
         metric: the metric to show.
     """
     noise = noise[noise["metric"] == metric]
-    datasets = list(noise["dataset"].unique())
-    sources = sorted(dict.fromkeys(noise["source"]), key=lambda source: source.startswith("published"))
-    figure, axes = new_figure(columns=len(datasets), height=0.35 * len(sources) + 1.2, sharey=True)
-    for axis, dataset in zip(axes, datasets, strict=True):
-        sizes = noise[noise["dataset"] == dataset].set_index("source")["size"].reindex(sources)
-        colours = [colour("llamarec" if source.startswith("published") else "lrurec") for source in sources]
-        axis.barh(range(len(sources)), sizes, color=colours, linewidth=0)
-        axis.set_yticks(range(len(sources)), sources)
-        axis.set(title=dataset, xlabel=f"± {metric}", ylim=(len(sources) - 0.4, -0.6))
+    sizes = noise.pivot_table("size", "source", "dataset", sort=False)
+    sizes = sizes.sort_index(key=lambda sources: sources.str.startswith("published"), kind="stable")
+    colours = [colour("llamarec" if source.startswith("published") else "lrurec") for source in sizes.index]
+    figure, axes = new_figure(columns=sizes.shape[1], height=0.35 * len(sizes) + 1.2, sharey=True)
+    for axis, dataset in zip(axes, sizes, strict=True):
+        sizes[dataset].plot.barh(ax=axis, color=colours, width=0.8, linewidth=0)
+        axis.set(title=dataset, xlabel=f"± {metric}", ylabel=None, ylim=(len(sizes) - 0.4, -0.6))
         axis.grid(visible=False, axis="y")
         axis.locator_params(axis="x", nbins=2)  # numbers of neighbours would touch
     numbers = [f"{row.dataset}, {row.source}: {row.size:.4f}" for row in noise.itertuples()]
-    return described(
-        figure, f"How far LRURec's {metric} moves by noise alone, beside the gaps that were published.", numbers
-    )
+    return described(figure, f"How far LRURec's {metric} moves by noise alone, beside the published gaps.", numbers)
 
 
 def quality_against_latency(table: pd.DataFrame) -> Figure:
@@ -370,3 +336,7 @@ def index_curves(curve: pd.DataFrame, *, recall: float = 0.95) -> Figure:
     caption = f"Time of a query against the size of the catalogue, at the fastest setting with recall@20 ≥ {recall:g}."
     labels = ("items (log)", "milliseconds a query (log)")
     return line_panels({"": lines}, "items", "milliseconds", caption=caption, labels=labels, log="xy")
+
+
+def _plain(value: float, _: int) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"

@@ -61,7 +61,8 @@ def candidates(**changes):
 def every_figure():
     grid = committed("grid").astype({"chosen": bool})
     gains = pd.DataFrame({"dataset": ["ml-100k", "beauty"], "published": [0.04, 0.016], "measured": [0.01, -0.02]})
-    served = pd.DataFrame({"variant": ["a", "a"], "history": [50, 2000], "median_seconds": [0.001, 0.002]})
+    served = pd.DataFrame({"history": [50, 2000], "median_seconds": [0.001, 0.002]})
+    plain = {"caption": "Seconds against the length of the history.", "labels": ("history", "seconds"), "log": "xy"}
     curve = pd.DataFrame({"epoch": [1, 2, 3], "recall@10": [0.1, 0.3, 0.2]})
     times = published_inference_times(RESULTS / "published")
     inference = pd.read_csv(RESULTS / "bench" / "inference_time.csv")
@@ -80,7 +81,7 @@ def every_figure():
         "noise": report.noise_sizes(committed("noise")),
         "strategies": report.quality_against_latency(committed("strategies")),
         "times": report.inference_times(inference, published=times),
-        "serving": report.serving_lines(served),
+        "lines": report.line_panels({"": {"one step": served}}, "history", "median_seconds", **plain),
         "index": report.index_curves(pd.read_csv(RESULTS / "bench" / "retriever_recall.csv")),
     }
 
