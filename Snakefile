@@ -1,7 +1,7 @@
 # Which notebook needs which file. Each rule is one papermill call, once per data set of the profile:
 #
 #   data sets ──▶ 1_data ──▶ 2_retriever ──▶ 3_ranker ──▶ 3_ablations ──┐
-#                    │            └──────────────┴──────────────────────┴──▶ 4_results ──▶ status
+#                    │            └──────────────┴──────────────────────┴──▶ 4_results
 #                    └───────────────────────────────────────────────────────────┘
 #
 #   snakemake --cores 2 --config profile=quick
@@ -94,7 +94,7 @@ rule all:
     default_target: True
     input:
         expand(f"{NOTEBOOKS}/{{dataset}}/{{page}}.ipynb", dataset=DATASETS, page=["1_data", "2_retriever", "3_ranker"]),
-        expand(f"{NOTEBOOKS}/{{page}}.ipynb", page=["4_results", "status"]),
+        f"{NOTEBOOKS}/4_results.ipynb",
 
 
 # `make grid` runs next to the study: every point of the retrievers' grid, then what was chosen with more seeds. A run
@@ -361,17 +361,5 @@ rule results:
     output:
         notebook=f"{NOTEBOOKS}/4_results.ipynb",
         table=f"results/{PROFILE}/tables/table1.csv",
-    shell:
-        PAPERMILL
-
-
-rule status:
-    message: "status: versions, hardware and run times from the provenance"
-    input:
-        notebook="notebooks/status.ipynb",
-        profile=PROFILE_FILE,
-        results=f"{NOTEBOOKS}/4_results.ipynb",
-    output:
-        notebook=f"{NOTEBOOKS}/status.ipynb",
     shell:
         PAPERMILL
