@@ -27,11 +27,7 @@ from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSetti
 
 @dataclass(frozen=True)
 class Grid:
-    """The grid of one retriever on one data set.
-
-    Raises:
-        InputError: the profile has no grid for this retriever and data set.
-    """
+    """The grid of one retriever on one data set; an :class:`InputError` where the profile has none."""
 
     profile: Profile
     dataset: str
@@ -51,19 +47,11 @@ class Grid:
         return self.profile.grid[self.method][self.dataset]
 
     def retriever(self, **changes: Any) -> RetrieverSettings:
-        """Return the profile's retriever settings for this method and data set, with some changed.
-
-        Raises:
-            InputError: a value is out of range.
-        """
+        """Return the profile's retriever settings for this method and data set, with some changed."""
         return self.profile.for_dataset(self.dataset).retriever.changed({"method": self.method} | changes)
 
     def load_dataset(self) -> Dataset:
-        """Load the data set that ``1_data`` wrote.
-
-        Raises:
-            InputError: it is missing.
-        """
+        """Load the data set that ``1_data`` wrote, or raise an :class:`InputError`."""
         folder = self._paths().dataset_folder()
         if not folder.is_dir():
             raise InputError(f"{folder} is missing: run notebooks/1_data.ipynb for {self.dataset!r} first.")
@@ -78,22 +66,11 @@ class Grid:
         return self._paths(seed).grid_record(self.method, point_name(settings))
 
     def model(self, settings: RetrieverSettings, *, seed: int) -> Retriever:
-        """Return the trained model of a run; it is trained again where ``runs`` was cleared.
-
-        Raises:
-            InputError: as :meth:`train`.
-        """
+        """Return the trained model of a run; it is trained again where ``runs`` was cleared."""
         return fit_retriever(self.load_dataset(), settings, seed=seed, folder=self.folder(settings, seed=seed))
 
     def train(self, settings: RetrieverSettings, *, seed: int) -> dict[str, Any]:
-        """Train one run, or go on with it, and record it; a recorded run is left alone.
-
-        Returns:
-            The run's record.
-
-        Raises:
-            InputError: the data set is missing, or training diverged.
-        """
+        """Train one run, or go on with it, and return its record; a recorded run is left alone."""
         file = self.record_file(settings, seed=seed)
         if file.is_file():
             return read_json(file)
@@ -109,8 +86,8 @@ class Grid:
             "seed": seed,
             "recall@10": best["recall@10"],
             "ndcg@10": best["ndcg@10"],
-            "best_epoch": best["epoch"],
-            "epochs": curve["epoch"].iloc[-1],
+            "best_epoch": float(best["epoch"]),
+            "epochs": float(curve["epoch"].iloc[-1]),
             "threads": torch.get_num_threads(),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "settings": settings.model_dump(),
@@ -166,11 +143,7 @@ def point_name(settings: RetrieverSettings) -> str:
 
 
 def load_curves(profile: Profile, *, root: Path) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return the validation curve of each grid's best point so far: (data set, method) → as in ``training.csv``.
-
-    Raises:
-        InputError: as :func:`grid_table`, or nothing was trained yet.
-    """
+    """Return the validation curve of each grid's best point so far: (data set, method) → as in ``training.csv``."""
     table = grid_table(profile, root=root)
     if not table["chosen"].any():
         raise InputError(f"No point of the grid of {profile.name!r} was trained: run `make grid` first.")

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import torch
 
 from llamarec_core.data import Dataset
@@ -125,8 +124,3 @@ class SearchBench:
 
     def _search(self, index: ItemIndex, **options: int) -> Callable[[int], np.ndarray]:
         return lambda number: index.search(self.states[[number]], [self.histories[number]], k=K, **options)[1]
-
-
-def retrieval_times(*benches: SearchBench) -> pd.DataFrame:
-    """Return the rows of some catalogues as one table."""
-    return pd.DataFrame([row for bench in benches for row in bench.rows])

@@ -39,11 +39,8 @@ NOTHING = 1e-12
 class ItemKNN(nn.Module):
     """Item neighbours as a retriever.
 
-    Its three parameters (α ``history_exponent``, β ``popularity_exponent``, δ ``decay``) are chosen on validation. The
-    counts are made from the data set at once and are no part of the weights.
-
-    Args:
-        dataset: its training split is counted.
+    Its weights are α ``history_exponent``, β ``popularity_exponent`` and δ ``decay``, which validation chooses. The
+    counts are made from the data set's training split at once and are not kept.
     """
 
     def __init__(self, dataset: Dataset):
