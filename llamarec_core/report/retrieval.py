@@ -1,4 +1,4 @@
-"""The tables of retrieval: four retrievers beside the paper's, and how much of a difference is noise."""
+"""The tables of retrieval: five retrievers beside the paper's, and how much of a difference is noise."""
 
 from itertools import combinations, product
 
