@@ -5,7 +5,7 @@ says what each looks like, ``show`` draws it for the page and for LaTeX, ``publi
 ``figures`` holds the theme and the plots of the results. ``methods`` names what is compared.
 """
 
-from llamarec_core.report.ablations import ablation_table, training_table, warmup_parts
+from llamarec_core.report.ablations import ablation_table, training_table
 from llamarec_core.report.curves import (
     candidate_probabilities,
     grid_panels,
@@ -65,6 +65,5 @@ __all__ = [
     "training_curve",
     "training_table",
     "validation_curves",
-    "warmup_parts",
     "write_table",
 ]

@@ -16,9 +16,6 @@ from llamarec_core.files import read_json
 from llamarec_core.provenance import commit_name
 from llamarec_core.report.results import refuse_other_users
 
-WARMUP = "label binding"
-"""Begins the names of the warm-up's parts in the table of tunings."""
-
 
 def ablation_table(ranks: pd.DataFrame, *, dataset: str, samples: int, seed: int, commit: str) -> pd.DataFrame:
     """Compare the variants of each group with the group's first on the same users.
@@ -60,46 +57,31 @@ def ablation_table(ranks: pd.DataFrame, *, dataset: str, samples: int, seed: int
     return corrected(pd.DataFrame(rows)).drop(columns="p_value")
 
 
-def training_table(folders: Mapping[str, Path], binding: Path) -> pd.DataFrame:
+def training_table(folders: Mapping[str, Path]) -> pd.DataFrame:
     """Say what each tuning read and how long it took.
 
     Args:
         folders: name → where :func:`llamarec_core.ranking.fit_ranker` left a finished tuning.
-        binding: where the label-binding phase that they share was left; each part of it has a row of its own.
 
     Returns:
-        ``tuning``, ``prompts``, ``answers`` (labels learnt), ``tokens``, ``seconds`` (with validations),
-        ``tokens_per_second``, ``reached`` (the validation NDCG@10 of the adapter kept; of the warm-up, the share of
-        right labels in its last steps), ``reached_with_retriever`` (with the retriever's score added),
-        ``peak_memory_mib`` of the process, ``commit``.
+        ``tuning``, ``answers`` (of next items), ``tokens``, ``seconds`` (with validations), ``tokens_per_second``,
+        ``reached`` (validation NDCG@10 of the adapter kept), ``reached_with_retriever`` (with the retriever's score
+        added), ``peak_memory_mib`` of the process, ``commit``.
     """
-    rows = [
-        _training_row(f"{WARMUP}, {part}", curve, {"ndcg@10": curve["accuracy"].iloc[-1]}, binding)
-        for part, curve in warmup_parts(binding).items()
-    ]
-    for name, folder in folders.items():
-        curve, kept = pd.read_csv(folder / "training.csv"), read_json(folder / "ranker.json")["best"]
-        rows.append(_training_row(name, curve, kept, folder))
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_training_row(name, folder) for name, folder in folders.items()])
 
 
-def warmup_parts(binding: Path) -> dict[str, pd.DataFrame]:
-    """Return the curves of the label-binding phase's parts, ``titles`` and ``histories``, those that there are."""
-    files = {"titles": binding / "binding.csv", "histories": binding / "binding_histories.csv"}
-    return {part: pd.read_csv(file) for part, file in files.items() if file.is_file()}
-
-
-def _training_row(name: str, curve: pd.DataFrame, kept: Mapping[str, float], folder: Path) -> dict[str, Any]:
-    last, made = curve.iloc[-1], read_json(folder / "circumstances.json")
+def _training_row(name: str, folder: Path) -> dict[str, Any]:
+    last, kept = pd.read_csv(folder / "training.csv").iloc[-1], read_json(folder / "ranker.json")["best"]
+    made = read_json(folder / "circumstances.json")
     return {
         "tuning": name,
-        "prompts": int(last["examples"]),
         "answers": int(last["answers"]),
         "tokens": int(last["tokens"]),
         "seconds": last["seconds"],
         "tokens_per_second": last["tokens"] / last["seconds"],
         "reached": kept["ndcg@10"],
-        "reached_with_retriever": kept.get("ndcg@10_with_retriever", np.nan),
+        "reached_with_retriever": kept["ndcg@10_with_retriever"],
         "peak_memory_mib": made["peak_memory_mib"],
         "commit": commit_name(made["git_commit"], dirty=made["git_dirty"]),
     }

@@ -194,7 +194,6 @@ FORMS: dict[str, Form] = {
     "tunings": Form(
         rows={"tuning": "{tuning}"},
         cells={
-            "prompts": "{prompts:,.0f}",
             "answers": "{answers:,.0f}",
             "tokens a second": "{tokens_per_second:.0f}",
             "minutes": lambda row: f"{row['seconds'] / 60:.0f}",

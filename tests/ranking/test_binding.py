@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from llamarec_core.ranking.binding_questions import HistoryQuestions, TitleQuestions
 from safetensors.torch import load_file
 
 from llamarec_core.data import Dataset
 from llamarec_core.ranking import PromptBuilder, binding, fit_ranker, load_ranker
-from llamarec_core.ranking.binding_questions import HistoryQuestions, TitleQuestions
 from llamarec_core.ranking.prompt import LABELS
 from llamarec_core.ranking.titles import resembling, title_vectors
 from llamarec_core.ranking.verbalizer import NextTokenLogits

@@ -8,7 +8,6 @@ from llamarec_core.files import InputError
 from llamarec_core.report import (
     ablation_table,
     training_table,
-    warmup_parts,
 )
 
 SAMPLING = {"dataset": "toys", "samples": 500, "seed": 0, "commit": "abc"}
@@ -62,7 +61,7 @@ def curve(ndcg):
     losses = [None, *np.linspace(3, 2, len(ndcg) - 1)]
     return pd.DataFrame(
         {
-            "step": steps, "examples": 4 * steps, "answers": 40 * steps, "tokens": 1000 * steps,
+            "step": steps, "answers": 40 * steps, "tokens": 1000 * steps,
             "seconds": 10.0 * steps,
             "training_loss": losses, "ndcg@10": ndcg, "ndcg@10_with_retriever": np.array(ndcg) + 0.1,
         }
@@ -70,28 +69,13 @@ def curve(ndcg):
 
 
 def test_the_training_table_says_what_was_read_and_reached(tmp_path):
+    folder = tmp_path / "ranker"
+    folder.mkdir()
     made = {"git_commit": "abc", "git_dirty": False, "peak_memory_mib": 2048}
-    for name in ("binding", "ranker"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "circumstances.json").write_text(json.dumps(made))
-    curve([0.6, 0.3, 0.5, 0.4]).to_csv(tmp_path / "ranker" / "training.csv", index=False)
-    (tmp_path / "ranker" / "ranker.json").write_text(
-        json.dumps({"best": {"ndcg@10": 0.5, "ndcg@10_with_retriever": 0.6}})
-    )
-    bound = curve([0.0, 0.0]).drop(columns="ndcg@10").assign(accuracy=[0.1, 0.9])
-    bound.to_csv(tmp_path / "binding" / "binding.csv", index=False)
-    bound.assign(accuracy=[0.2, 0.7]).to_csv(tmp_path / "binding" / "binding_histories.csv", index=False)
-    table = training_table({"tuned": tmp_path / "ranker"}, tmp_path / "binding").set_index("tuning")
-    assert table.loc["tuned", ["prompts", "answers", "tokens", "seconds"]].tolist() == [12, 120, 3000, 30.0]
-    assert table.loc["tuned", "tokens_per_second"] == 100
-    assert table.index.tolist() == ["label binding, titles", "label binding, histories", "tuned"]
-    assert table["reached"].tolist() == [0.9, 0.7, 0.5]
-    assert table.loc["tuned", "reached_with_retriever"] == 0.6
-    assert set(table["commit"]) == {"abc"}
-    assert training_table({"tuned": tmp_path / "ranker"}, tmp_path)["tuning"].tolist() == ["tuned"]
-
-
-def test_the_warm_ups_curves_show_the_parts_that_there_are(tmp_path):
-    assert warmup_parts(tmp_path) == {}
-    pd.DataFrame({"answers": [80, 160], "accuracy": [0.1, 0.9]}).to_csv(tmp_path / "binding.csv", index=False)
-    assert list(warmup_parts(tmp_path)) == ["titles"]
+    (folder / "circumstances.json").write_text(json.dumps(made))
+    curve([0.6, 0.3, 0.5, 0.4]).to_csv(folder / "training.csv", index=False)
+    (folder / "ranker.json").write_text(json.dumps({"best": {"ndcg@10": 0.5, "ndcg@10_with_retriever": 0.6}}))
+    (row,) = training_table({"tuned": folder}).to_dict("records")
+    assert [row[name] for name in ("tuning", "answers", "tokens", "seconds")] == ["tuned", 120, 3000, 30.0]
+    assert row["tokens_per_second"] == 100
+    assert (row["reached"], row["reached_with_retriever"], row["commit"]) == (0.5, 0.6, "abc")
