@@ -36,7 +36,7 @@ EXPANSION = 200
 """A gzip file may unpack to this many times its size. Tables reach 20, a file made to fill the memory 1,000."""
 
 _RECBOLE_TYPE = re.compile(r":(token|float)(_seq)?$")
-_LINE_BREAK = re.compile(rb"\r\n?|\n")
+_LINE_BREAK, _SIGN = re.compile(rb"\r\n?|\n"), re.compile(rb"\S")
 _END = "<end of the table>"
 _DECIMAL = pa.decimal256(76, 38)
 _DATES = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "ms", "us", "ns")]
@@ -98,7 +98,7 @@ class _Table:
         self.path, self.content, self.form = path, content.removeprefix(b"\xef\xbb\xbf"), form
         self.start, self.delimiter, names = self._header()
         self.width = len(names)
-        if not self.content[self.start :].strip():
+        if not _SIGN.search(self.content, self.start):
             raise InputError(f"{path} holds no row below its header.")
         places = [names.index(theirs) for theirs in form.columns.values()]
         columns = self._parse(places, quoted=form.quoted and b'"' in self.content)
@@ -107,13 +107,13 @@ class _Table:
     def _header(self) -> tuple[int, str, list[str]]:
         """Return where the rows begin, the delimiter, and the names of all columns."""
         wanted = self.form.columns.values()
-        if not self.content.strip():
+        if not _SIGN.search(self.content):
             raise InputError(f"{self.path} is empty: give a file with the columns {', '.join(wanted)}.")
         if self.form.header:
             return 0, ",", list(self.form.header)
         line = re.match(rb"[\r\n]*([^\r\n]*)", self.content)
         try:
-            text = line[1][:LONGEST_VALUE].decode()
+            text = line[1].decode()[:100_000]  # csv reads fields of up to 131,072 signs
         except UnicodeDecodeError as error:
             raise self._not_utf8(error) from None
         names = {}
@@ -191,7 +191,7 @@ class _Table:
         lengths = pc.binary_length(column)
         if pc.max(lengths).as_py() > LONGEST_VALUE:
             row = pc.index(pc.greater(lengths, LONGEST_VALUE), True).as_py()
-            raise self._fault(row, f"has a {theirs} of {lengths[row]} bytes: give at most {LONGEST_VALUE}")
+            raise self._fault(row, f"holds {lengths[row]} bytes as {theirs}: give at most {LONGEST_VALUE}")
         empty = pc.index(pc.utf8_trim_whitespace(column), "").as_py() if ours in ("user_id", "item_id") else -1
         if empty >= 0:
             raise self._fault(empty, f"has an empty {theirs}: mend that line")

@@ -50,6 +50,7 @@ def table(request, tmp_path, write):
         (TITLES + 'a,"One\n\ntwo"\n', ITEMS, item(["a"], ["One\n\ntwo"])),
         ('item_id,title,text\na,One,"A soap,\nnew, and mild,\nand old"\n', ITEMS, item(["a"], ["One"])),
         (TITLES + "a,\n", ITEMS, item(["a"], [""])),
+        ("é" * 4_000 + ",item_id,title\n,a,One\n", ITEMS, item(["a"], ["One"])),
     ],
 )  # fmt: skip
 def test_tables_as_people_have_them(table, content, form, read):
@@ -104,7 +105,7 @@ def test_whole_numbers_stay_as_they_are(table):
         ],
         # the years that nanoseconds reach, 1677 to 2262
         (HEADER + "a,b,2024-05-31T12:00:00.123456789\na,b,9999-12-31\n", "line 3 has the timestamp '9999-12-31'"),
-        (HEADER + "9" * 4301 + ",b,1\n", "line 2 has a user_id of 4301 bytes: give at most 4000"),
+        (HEADER + "9" * 4301 + ",b,1\n", "line 2 holds 4301 bytes as user_id: give at most 4000"),
         (HEADER + "a,b," + "9" * 3_000_000 + "\n", "line 2 has the timestamp '999"),
         ("x" * 3_000_000, "lacks the column user_id: its header is 'xxx"),
         (HEADER + "a,b,1\na,b\n" + "x" * 20_000_000, "has a row of more than 16 MiB|line 3 has 2 fields"),
@@ -146,7 +147,7 @@ def test_a_quote_left_open_is_refused_wherever_it_stands(table, content, line):
 
 
 def test_a_title_of_three_megabytes_is_refused_and_not_repeated(table):
-    with pytest.raises(InputError, match=r"line 3 has a title of 3000000 bytes: give at most 4000\.$"):
+    with pytest.raises(InputError, match=r"line 3 holds 3000000 bytes as title: give at most 4000\.$"):
         read_table(table(f"{TITLES}a,One\nb,{'x' * 3_000_000}\n"), ITEMS)
 
 
