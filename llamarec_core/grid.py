@@ -118,7 +118,7 @@ class Grid:
         path = self._paths(seed).grid_ranks(self.method)
         started, made = time.perf_counter(), circumstances(self.root)
         model, dataset = self.model(settings, seed=seed), self.load_dataset()
-        users = sampled_users(dataset, settings.test_users, "test")
+        users = sampled_users(dataset.n_users, settings.test_users, "test")
         ranks = target_ranks(model, dataset, "test", users=users)
         write_ranks(pd.DataFrame({"user": users, "target": dataset.targets("test")[users], "rank": ranks}), path)
         record = {

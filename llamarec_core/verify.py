@@ -34,7 +34,7 @@ from llamarec_core.grid import Grid, grid_table
 from llamarec_core.paths import find_profile
 from llamarec_core.provenance import History, notebook_hash, recorded_settings
 from llamarec_core.report.tables import Tables
-from llamarec_core.retrieval import read_ranks
+from llamarec_core.retrieval import read_ranks, sampled_users
 from llamarec_core.settings import Profile, load_profile
 
 FRESH = ("quick",)
@@ -95,7 +95,7 @@ def differences(profile: Profile, history: History, *, root: Path) -> Iterator[s
     yield from _data_differ(results, root=root)
     yield from _history_differs(results, history)
     yield from _notebooks_differ(results, root=root)
-    yield from _ranks_differ(results, root=root)
+    yield from _ranks_differ(profile, root=root)
     yield from _grid_differs(profile, root=root)
     yield from _tables_differ(profile, root=root)
 
@@ -228,8 +228,9 @@ def notebook_of(record: str) -> str:
     return record.split("-")[0]
 
 
-def _ranks_differ(results: Path, *, root: Path) -> Iterator[str]:
-    """Yield the ranks files that do not hold each user of the data set once, with a rank inside the catalogue."""
+def _ranks_differ(profile: Profile, *, root: Path) -> Iterator[str]:
+    """Yield the ranks files that do not hold each tested user once, with a rank inside the catalogue."""
+    results = root / "results" / profile.name
     sizes: dict[str, dict[str, float]] = {}
     for file in sorted((results / "tables").glob("table2*.csv")):
         for dataset, rows in pd.read_csv(file).groupby("dataset"):
@@ -243,7 +244,8 @@ def _ranks_differ(results: Path, *, root: Path) -> Iterator[str]:
             users, items = int(sizes[dataset]["users"]), int(sizes[dataset]["items"])
             for user in frame.loc[frame["user"].duplicated(), "user"].head(1):
                 yield f"{place} holds user {user} twice."
-            for user in sorted(set(range(users)) - set(frame["user"]))[:1]:
+            tested = sampled_users(users, profile.for_dataset(dataset).retriever.test_users, "test")
+            for user in np.setdiff1d(tested, frame["user"])[:1]:
                 yield f"{place} lacks user {user}: {dataset} has {users:,}."
             for user in frame.loc[~frame["user"].between(0, users - 1), "user"].head(1):
                 yield f"{place} holds user {user}, but {dataset} has {users:,}, counted from 0."

@@ -145,19 +145,19 @@ def target_ranks(model: Retriever, dataset: Dataset, split: Split, *, users: np.
     return np.concatenate([ranks.numpy(force=True) for _, ranks in found])[order]
 
 
-def sampled_users(dataset: Dataset, count: int | None, split: Split) -> np.ndarray:
+def sampled_users(n_users: int, count: int | None, split: Split) -> np.ndarray:
     """Draw the users of a split that retrievers are measured on: int32 (count,), ascending.
 
     All retrievers, settings and seeds get the same ones, so that they are compared on the same users.
 
     Args:
-        dataset: the users.
+        n_users: of the data set.
         count: how many; ``None`` takes all.
         split: ``validation`` or ``test``.
     """
-    if count is None or count >= dataset.n_users:
-        return np.arange(dataset.n_users, dtype=np.int32)
-    return np.sort(rng(0, "sampled users", split).choice(dataset.n_users, count, replace=False)).astype(np.int32)
+    if count is None or count >= n_users:
+        return np.arange(n_users, dtype=np.int32)
+    return np.sort(rng(0, "sampled users", split).choice(n_users, count, replace=False)).astype(np.int32)
 
 
 def scorer(model: Retriever, **_: int) -> Callable[[list[np.ndarray]], np.ndarray]:

@@ -133,7 +133,7 @@ class _RetrieverTask:
 
     def __init__(self, model: nn.Module, dataset: Dataset, settings: RetrieverSettings, *, seed: int):
         self.model, self.dataset, self.settings, self.seed = model, dataset, settings, seed
-        self._validated = sampled_users(dataset, settings.validation_users, "validation")
+        self._validated = sampled_users(dataset.n_users, settings.validation_users, "validation")
 
     def validate(self, steps: int) -> dict[str, float]:
         ranks = target_ranks(self.model, self.dataset, "validation", users=self._validated)

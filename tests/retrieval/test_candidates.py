@@ -118,11 +118,11 @@ def test_batches_change_nothing_and_some_users_have_the_ranks_that_they_have_amo
     for name, column in vars(whole).items():
         assert np.array_equal(column, getattr(parts, name))
     assert target_ranks(model, dataset, "test").tolist() == whole.ranks.tolist()
-    some = sampled_users(dataset, 7, "test")
-    assert some.tolist() == sorted(set(some.tolist())) != sampled_users(dataset, 7, "validation").tolist()
+    some = sampled_users(20, 7, "test")
+    assert some.tolist() == sorted(set(some.tolist())) != sampled_users(20, 7, "validation").tolist()
     assert target_ranks(model, dataset, "test", users=some).tolist() == whole.ranks[some].tolist()
     assert np.array_equal(retrieve(model, dataset, "test", k=10, users=some).items, whole.items[some])
-    assert sampled_users(dataset, None, "test").tolist() == sampled_users(dataset, 99, "test").tolist() == [*range(20)]
+    assert sampled_users(20, None, "test").tolist() == sampled_users(20, 99, "test").tolist() == [*range(20)]
 
 
 def test_the_model_reads_the_most_recent_items_and_the_whole_history_is_excluded(make_dataset):

@@ -70,7 +70,7 @@ def test_it_is_tuned_on_validation_and_comes_back_from_its_file(cycle, tmp_path)
     assert len(curve) == 32
     best = curve.loc[curve["recall@10"].idxmax()]
     assert {name: value.item() for name, value in model.named_parameters()} == best[list(TRIED)].to_dict()
-    ranks = target_ranks(model, cycle, "validation", users=sampled_users(cycle, 20, "validation"))
+    ranks = target_ranks(model, cycle, "validation", users=sampled_users(48, 20, "validation"))
     assert best["recall@10"] == pytest.approx(np.mean(ranks <= 10))
     loaded = load_retriever(cycle, settings, tmp_path)
     assert target_ranks(loaded, cycle, "test").tolist() == target_ranks(model, cycle, "test").tolist()
