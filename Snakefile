@@ -306,7 +306,6 @@ rule retriever:
     output:
         notebook=f"{NOTEBOOKS}/{{dataset}}/2_retriever.ipynb",
         candidates=f"{WORK}/candidates.parquet",
-        negatives=f"{WORK}/negatives.parquet",
         ranks=expand(RANKS, method=METHOD, allow_missing=True),
     threads: workflow.cores
     params:

@@ -72,11 +72,6 @@ class Paths:
         return self.work / "candidates.parquet"
 
     @property
-    def negatives_file(self) -> Path:
-        """What the retriever recommends after every training sequence, written by ``2_retriever``."""
-        return self.work / "negatives.parquet"
-
-    @property
     def weights(self) -> Path:
         """The trained weights that come with the results: copies of the retriever and of the adapter."""
         return self.results / "weights" / with_seed(str(self.dataset_name), self.seed)

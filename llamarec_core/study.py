@@ -90,9 +90,9 @@ class Run(Paths):
                 f"{folder} is missing: run notebooks/1_data.ipynb with profile {self.profile.name!r} and "
                 f"dataset {dataset or self.dataset_name!r} first."
             )
-        return self.read(Dataset.load(folder))
+        return self.note_data(Dataset.load(folder))
 
-    def read(self, dataset: Dataset) -> Dataset:
+    def note_data(self, dataset: Dataset) -> Dataset:
         """Note the hash of a data set for the provenance, and return the data set."""
         self._data_hashes[dataset.name] = dataset.content_hash
         self._raw_hashes[dataset.name] = dataset.source.get("sha256", {})
@@ -102,7 +102,7 @@ class Run(Paths):
         """Note artefacts for the provenance."""
         self._written.extend(paths)
 
-    def keep(self, source: Path, target: Path) -> None:
+    def copy_to_results(self, source: Path, target: Path) -> None:
         """Copy a file or folder of ``runs`` to its place among the results, whole or not at all, and note it."""
         with replacing(target) as temporary:
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, temporary)

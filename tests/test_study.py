@@ -71,7 +71,7 @@ def test_a_stage_names_the_notebook_that_must_run_first(project):
 
 def test_provenance_stands_beside_every_artefact(project):
     run = study.begin("2_retriever", profile="smoke", dataset="ml-100k-1998")
-    run.read(load_dataset("ml-100k-1998"))
+    run.note_data(load_dataset("ml-100k-1998"))
     ranks, table = run.ranks_file("lrurec"), run.table("a").with_suffix(".csv")
     for path in (ranks, table):
         path.parent.mkdir(parents=True)

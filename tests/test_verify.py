@@ -57,7 +57,7 @@ def write_study(root):
     for notebook, methods in {"1_data": [], "2_retriever": ["lrurec"], "3_ranker": ["llamarec"]}.items():
         for seed in (0, 1):
             run = Run(notebook, profile="tiny", dataset="toys", seed=seed, root=root)
-            run.read(SimpleNamespace(name="toys", content_hash="a" * 64))
+            run.note_data(SimpleNamespace(name="toys", content_hash="a" * 64))
             for method in methods:
                 ranks = pd.DataFrame(users | {"rank": generator.integers(1, ITEMS, USERS)})
                 write_ranks(ranks, run.ranks_file(method))
@@ -70,7 +70,7 @@ def write_study(root):
 def write_strategies(root):
     """Leave answers of two strategies to four requests, and the tables that follow from them."""
     run = Run("3_strategies", profile="tiny", dataset="toys", seed=0, root=root)
-    run.read(SimpleNamespace(name="toys", content_hash="a" * 64))
+    run.note_data(SimpleNamespace(name="toys", content_hash="a" * 64))
     frame = pd.DataFrame({column: np.ones(4, dtype=np.int32) for column in COLUMNS})
     frame = frame.assign(user=range(4), rank=[1, 3, 25, 30], reranked=[1, 3, 25, 30], commit=run.commit)
     frame = frame.assign(stratum=["retrieved", "retrieved", "missed", "missed"], stratum_users=[10, 10, 30, 30])

@@ -12,7 +12,7 @@ candidates exactly when its rank is at most k, and then stands at index rank −
 The candidates file feeds the ranker, the ranks files every table (DESIGN: the contracts between stages).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -158,11 +158,6 @@ def sampled_users(n_users: int, count: int | None, split: Split) -> np.ndarray:
     if count is None or count >= n_users:
         return np.arange(n_users, dtype=np.int32)
     return np.sort(rng(0, "sampled users", split).choice(n_users, count, replace=False)).astype(np.int32)
-
-
-def scorer(model: Retriever, **_: int) -> Callable[[list[np.ndarray]], np.ndarray]:
-    """Return the retriever's scores as a function of histories alone."""
-    return lambda histories: model.score(histories).numpy(force=True)
 
 
 def popularity_scores(dataset: Dataset) -> np.ndarray:
