@@ -26,6 +26,9 @@ from llamarec_core.paths import Paths
 from llamarec_core.settings import load_profile
 from llamarec_core.working_copy import WorkingCopy
 
+for folder in ("LLAMAREC_DATA", "LLAMAREC_CACHE"):  # as they are meant here, not in the copy
+    if os.environ.get(folder):
+        os.environ[folder] = os.path.abspath(os.environ[folder])
 COPY = WorkingCopy(Path(workflow.basedir))
 try:
     SETTINGS = load_profile(COPY.root / "notebooks" / "profiles" / f"{config.get('profile', 'quick')}.yaml")

@@ -25,12 +25,16 @@ def blocks(section):
     return BLOCK.findall(found)
 
 
-def follow(section, folder):
-    """Do what a section of the page says, in a copy of the study, and return what the commands print."""
+def copy_study(folder):
     for name in ("notebooks", "results/published"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder)
     (folder / "llamarec_core").symlink_to(ROOT / "llamarec_core")
+
+
+def follow(section, folder):
+    """Do what a section of the page says, in a copy of the study, and return what the commands print."""
+    copy_study(folder)
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     printed = ""
     for language, caption, text in blocks(section):
@@ -74,10 +78,32 @@ def test_another_backbone(tmp_path):
 
 def test_your_own_data(tmp_path):
     printed = follow("Your own data", tmp_path).splitlines()
-    assert printed[1].split()[:3] == ["my-shop", "200", "160"]
+    assert next(line for line in printed if "my-shop" in line).split()[:3] == ["my-shop", "200", "160"]
     ranked = printed[-5:]
     assert [line.split()[0] for line in ranked] == ["1", "2", "3", "4", "5"]
     assert not any("red kettle" in line or "blue kettle" in line for line in ranked)
+
+
+def test_the_data_step_runs_again_when_a_raw_file_changes(tmp_path, monkeypatch):
+    copy_study(tmp_path)
+    (tmp_path / "notebooks/profiles/mine.yaml").write_text("datasets: {shop: {}}\n")
+    files = [tmp_path / "raw" / "shop" / name for name in ("interactions.csv", "items.csv")]
+    outputs = [tmp_path / "results/mine/notebooks/shop/1_data.ipynb", tmp_path / "runs/mine/shop/dataset/dataset.json"]
+    for path in (*files, *outputs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    monkeypatch.setenv("LLAMAREC_DATA", "raw")
+
+    def plan():
+        command = [BIN / "snakemake", "-n", outputs[0].relative_to(tmp_path), "--cores=1", "--config", "profile=mine"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.run(command, cwd=tmp_path, text=True, check=True, timeout=LIMIT, **pipes).stdout
+
+    assert "Nothing to be done" in plan()
+    files[1].write_text("[]")
+    os.utime(files[1], (later := outputs[1].stat().st_mtime + 5, later))
+    assert "Updated input files" in (planned := plan())
+    assert "items.csv" in planned
 
 
 @pytest.mark.parametrize("section", ["Another template", "Another backbone", "Your own data"])
