@@ -228,12 +228,11 @@ def made_up_requests(
         InputError: the catalogue has no word of one token, or the tokenizer joins words.
     """
     words = sorted({word for title in prompts.titles for word in title.split() if word.isalpha()})
-    tokens = prompts.tokenize([f" {word}" for word in words])
-    words = [word for word, of_word in zip(words, tokens, strict=True) if len(of_word) == 1]
+    words = [word for word, tokens in zip(words, _tokens_of(prompts, words), strict=True) if tokens == 1]
     if not words:
         raise InputError("No word of the catalogue's titles is a single token: take another data set or backbone.")
     titles = [" ".join(generator.choice(words, size=length)) for _ in range(CATALOGUE)]
-    if any(len(of_title) != length for of_title in prompts.tokenize([f" {title}" for title in titles])):
+    if set(_tokens_of(prompts, titles)) != {length}:
         raise InputError("The tokenizer joins words to one token: titles of a given length cannot be made up of them.")
     past, listed = prompts.settings.history_length, prompts.settings.candidates
     items = np.stack([generator.permutation(CATALOGUE)[: past + listed] + 1 for _ in range(batch)])
@@ -280,6 +279,12 @@ def ranking_times(
         for name, of_rounds in rounds.items()
         for part, values in pd.DataFrame(of_rounds).items()
     )
+
+
+def _tokens_of(prompts: PromptBuilder, texts: Sequence[str]) -> list[int]:
+    """Return how many tokens each text has after a space, in the middle of another."""
+    before, *whole = prompts.encode(["-", *(f"- {text}" for text in texts)])
+    return [len(tokens) - len(before) for tokens in whole]
 
 
 def _median(seconds: list[float]) -> dict[str, float]:

@@ -15,10 +15,9 @@ from transformers import LlamaForCausalLM
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines.generation import COUNTS, Constraint, Hypothesis, Meter, generate
-from llamarec_core.llm_baselines.prompt import TextPrompts
 from llamarec_core.ranking.prompt import PromptBuilder, Template
-from llamarec_core.ranking.rerank import candidate_items
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+from llamarec_core.retrieval.candidates import Candidates
 
 Answer = tuple[np.ndarray, np.ndarray]
 """A request's scores of its candidates, ``(K,)``, and the items recommended, best first."""
@@ -57,7 +56,9 @@ class Strategy(ABC):
 
     def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
         self.model, self.batch_size = model, batch_size
-        self.prompts = TextPrompts(prompts, self.template) if self.template else prompts
+        if self.template:
+            prompts = PromptBuilder(prompts.tokenizer, prompts.titles, prompts.settings, template=self.template)
+        self.prompts = prompts
 
     def rank(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: bool = False
@@ -97,30 +98,32 @@ class Strategy(ABC):
         """Return the prompt of a request, for people to read."""
         return self.prompts.text(history, candidates if self.reads_candidates else ())
 
+    def following(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts that stand after a prompt, as an answer does."""
+        end = self.prompts.template.closing
+        before, *whole = self.prompts.encode([end, *(end + text for text in texts)])
+        return [tokens[len(before) :] for tokens in whole]
+
     def predicted_costs(self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> pd.DataFrame:
         """Return ``forward_passes``, ``tokens_read`` and ``tokens_generated`` of requests, by the strategy's formula.
 
         The formula stands at the head of each strategy's module. It is an upper bound where a model may stop generating
         before its limit.
         """
-        costs = []
-        for history, listed in zip(histories, candidates, strict=True):
-            past = history[-self.prompts.settings.history_length :]
-            size = {"history_length": len(past), "n_candidates": len(listed) if self.reads_candidates else 0}
-            for name, items in {"history_title_tokens": past, "title_tokens": listed}.items():
-                size[name] = float(np.mean([len(self.prompts.title_tokens[item]) for item in items]))
-            costs.append(self._predicted_cost(self.prompts.length(**size), len(listed), size["title_tokens"]))
-        return pd.DataFrame(costs, columns=list(COUNTS[:3])).round().astype(int)
+        requests = list(zip(histories, candidates, strict=True))
+        prompts = self.prompts.encode([self.text(*request) for request in requests])
+        costs = [
+            self._predicted_cost(len(prompt), listed) for prompt, (_, listed) in zip(prompts, requests, strict=True)
+        ]
+        return pd.DataFrame(costs, columns=list(COUNTS[:3]))
+
+    def _title_tokens(self, items: Sequence[int]) -> list[int]:
+        """Return the number of tokens of each title, after a space."""
+        return [len(tokens) for tokens in self.following([f" {self.prompts.titles[item]}" for item in items])]
 
     @abstractmethod
-    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
-        """Return forward passes, tokens read and tokens generated of a request.
-
-        Args:
-            prompt_tokens: length of the whole prompt.
-            n_candidates: K.
-            title_tokens: mean length of the candidates' titles.
-        """
+    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
+        """Return forward passes, tokens read and tokens generated of a request, given how long its prompt is."""
 
     @abstractmethod
     def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
@@ -141,17 +144,17 @@ class Verbalizer(Strategy):
 
     For K candidates, H titles of history and T tokens a title::
 
-        forward passes 1,    tokens read c + (H + K) · (mark + T),    tokens generated 0.
+        forward passes 1,    tokens read P = c + (H + K) · (mark + T),    tokens generated 0.
     """
 
     name = "verbalizer"
 
-    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
+    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
         return 1, prompt_tokens, 0
 
     def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
         with meter.timed("tokenizing"):
-            prompts = [self.prompts.build(*request) for request in zip(histories, candidates, strict=True)]
+            prompts = self.prompts.encode([self.text(*request) for request in zip(histories, candidates, strict=True)])
         self._refuse_too_long(max(map(len, prompts)))
         tokens, lengths = pad(prompts, device=self.model.device)
         labels = torch.tensor(self.prompts.label_ids[: len(candidates[0])], device=self.model.device)
@@ -178,11 +181,8 @@ class GeneratingStrategy(Strategy):
     def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
         requests = list(zip(histories, candidates, strict=True))
         with meter.timed("tokenizing"):
-            prompts = [
-                self.prompts.build(history, listed if self.reads_candidates else ()) for history, listed in requests
-            ]
-            tokens = [sum(len(self.prompts.title_tokens[item]) for item in listed) for listed in candidates]
-            limits = [self._limit(len(listed), of_titles) for listed, of_titles in zip(candidates, tokens, strict=True)]
+            prompts = self.prompts.encode([self.text(*request) for request in requests])
+            limits = [self._limit(listed) for listed in candidates]
         self._refuse_too_long(max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)))
         rules = {"width": self.width, "ends": self.ends, "constraint": self.constraint}
         generated = generate(self.model, prompts, meter, limits=limits, **rules)
@@ -195,8 +195,8 @@ class GeneratingStrategy(Strategy):
         return answers
 
     @abstractmethod
-    def _limit(self, n_candidates: int, title_tokens: int) -> int:
-        """Return how many tokens a hypothesis may have, for K candidates of ``title_tokens`` together."""
+    def _limit(self, candidates: Sequence[int]) -> int:
+        """Return how many tokens a hypothesis may have."""
 
     @abstractmethod
     def _parse(
@@ -210,10 +210,9 @@ def in_order(candidates: Sequence[int], scores: np.ndarray) -> Answer:
     return scores, np.asarray(candidates)[np.argsort(-scores, kind="stable")]
 
 
-def answer_rows(
-    strategy: Strategy, dataset: Dataset, rows: pd.DataFrame, split: str, *, progress: bool = False
+def answer_candidates(
+    strategy: Strategy, dataset: Dataset, candidates: Candidates, split: str, *, progress: bool = False
 ) -> Answers:
-    """Answer the requests of candidate rows, all of them, in their order, with the histories of a split."""
-    histories = [dataset.history(int(user), split) for user in rows["user"]]
-    listed = candidate_items(rows)[:, : strategy.prompts.settings.candidates]
-    return strategy.rank(histories, listed, progress=progress)
+    """Answer the requests of candidates, all of them, in their order, with the histories of a split."""
+    histories = [dataset.history(int(user), split) for user in candidates.users]
+    return strategy.rank(histories, candidates.items[:, : strategy.prompts.settings.candidates], progress=progress)

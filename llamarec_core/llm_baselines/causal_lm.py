@@ -4,7 +4,7 @@
 candidates, best first, and stopped when its list is longer than their titles together. For K candidates, H titles of
 history and T tokens a title::
 
-    forward passes K · T,    tokens read c + (H + K) · (mark + T),    tokens generated K · T.
+    forward passes K · T,    tokens read P = c + (H + K) · (mark + T),    tokens generated K · T.
 
 (The first token comes from the prompt's own pass, so that there are as many passes as tokens.)
 
@@ -12,7 +12,7 @@ history and T tokens a title::
 with the title of what the user chose next, and ends. The original first has a language model describe the user in
 keywords; this step is left out, so that all strategies read the same. It reads as much, with::
 
-    forward passes min(R, K) · (mark + T),    tokens generated as passes.
+    forward passes min(R, K) · (mark + T),    tokens generated as many.
 
 Lines are matched with the candidates' titles. Candidates that no line names follow in the retriever's order; ``valid``
 counts those that were named.
@@ -72,18 +72,18 @@ class CausalLM(GeneratingStrategy):
         end = prompts.tokenizer.eos_token_id
         self.ends = () if runs_to_limit or end is None else (end,)
 
-    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
-        generated = self._limit(n_candidates, round(n_candidates * title_tokens))
+    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
+        generated = self._limit(candidates)
         return generated, prompt_tokens, generated
 
-    def _limit(self, n_candidates: int, title_tokens: int) -> int:
-        return max(1, title_tokens)
+    def _limit(self, candidates: Sequence[int]) -> int:
+        return sum(self._title_tokens(candidates))
 
     def _parse(
         self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
     ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         text = self.prompts.tokenizer.decode(hypotheses[0].tokens, skip_special_tokens=True)
-        named, invalid = parse_titles(text, [self.prompts.title(item) for item in candidates])
+        named, invalid = parse_titles(text, [self.prompts.titles[item] for item in candidates])
         scores = np.zeros(len(candidates))
         scores[named] = len(candidates) - np.arange(len(named))  # K, K − 1, …
         return *in_order(candidates, scores), (len(named), invalid)
@@ -106,13 +106,12 @@ class PALR(CausalLM):
     ) -> tuple[list[int], list[int]]:
         """Return history and candidates, and the title of what was chosen next."""
         end = self.prompts.tokenizer.eos_token_id
-        title = self.prompts.title_tokens[candidates[answer]]
+        (title,) = self.following([f" {self.prompts.titles[candidates[answer]]}"])
         return self.prompts.build(history, candidates), [*title, *([] if end is None else [end])]
 
-    def _limit(self, n_candidates: int, title_tokens: int) -> int:
-        entries = min(RECOMMENDED, n_candidates)
-        mark = len(self.prompts.tokenize([self.template.candidate_mark])[0])
-        return entries * mark + -(-entries * title_tokens // n_candidates)
+    def _limit(self, candidates: Sequence[int]) -> int:
+        entries, mark = min(RECOMMENDED, len(candidates)), len(self.following([self.template.candidate_mark])[0])
+        return entries * mark + -(-entries * sum(self._title_tokens(candidates)) // len(candidates))
 
 
 def parse_titles(text: str, titles: Sequence[str]) -> tuple[list[int], int]:

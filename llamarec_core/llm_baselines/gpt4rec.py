@@ -47,21 +47,22 @@ class GPT4Rec(GeneratingStrategy):
 
     def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
         super().__init__(model, prompts, batch_size=batch_size)
-        self._line_break = prompts.tokenize(["\n"])[0]
-        self.ends = {self._line_break[-1], prompts.tokenizer.eos_token_id} - {None}
-        self._search = TitleSearch([prompts.title(item) for item in range(len(prompts.title_tokens))])
+        (line_break,) = self.following([" a title\n"])
+        self.ends = {line_break[-1], prompts.tokenizer.eos_token_id} - {None}
+        self._search = TitleSearch(prompts.titles)
 
     def example(
         self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
     ) -> tuple[list[int], list[int]]:
         """Return the history, and the title of what was chosen next as the query to learn."""
-        return self.prompts.build(history, ()), self.prompts.title_tokens[candidates[answer]] + self._line_break
+        (query,) = self.following([f" {self.prompts.titles[candidates[answer]]}\n"])
+        return self.prompts.build(history, ()), query
 
-    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
-        limit = self._limit(n_candidates, 0)
+    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
+        limit = self._limit(candidates)
         return 1 + self.width * (limit - 1), prompt_tokens, self.width * limit
 
-    def _limit(self, n_candidates: int, title_tokens: int) -> int:
+    def _limit(self, candidates: Sequence[int]) -> int:
         return self.prompts.settings.title_tokens
 
     def _parse(

@@ -19,7 +19,6 @@ from transformers import LlamaForCausalLM
 
 from llamarec_core.llm_baselines.base import GeneratingStrategy
 from llamarec_core.llm_baselines.generation import Hypothesis
-from llamarec_core.llm_baselines.prompt import TextPrompts
 from llamarec_core.ranking.prompt import PromptBuilder, Template
 
 
@@ -49,10 +48,11 @@ class P5(GeneratingStrategy):
     ):
         super().__init__(model, prompts, batch_size=batch_size)
         self.width = width
-        n_items = len(prompts.title_tokens) - 1
-        digits = len(str(n_items))
-        self.prompts = TextPrompts(prompts, self.template, [f" {item:0{digits}}" for item in range(n_items + 1)])
-        self._ids = self.prompts.title_tokens  # 0 is padding
+        digits = len(str(len(prompts.titles) - 1))
+        ids = [f"{item:0{digits}}" for item in range(len(prompts.titles))]  # the first is padding
+        uncut = prompts.settings.model_copy(update={"title_tokens": 2 * digits})
+        self.prompts = PromptBuilder(prompts.tokenizer, ids, uncut, template=self.template)
+        self._ids = self.following([f" {number}" for number in ids])
         self._items = {tuple(tokens): item for item, tokens in enumerate(self._ids) if item}
         following: dict[tuple[int, ...], set[int]] = {}  # the trie: after each beginning of an id
         for tokens in self._items:
@@ -70,11 +70,11 @@ class P5(GeneratingStrategy):
         """Return the history, and the id of what was chosen next."""
         return self.prompts.build(history, ()), self._ids[candidates[answer]]
 
-    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
+    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
         beams = [min(self.width, beginnings) for beginnings in self.widths]
         return 1 + sum(beams[:-1]), prompt_tokens, sum(beams)
 
-    def _limit(self, n_candidates: int, title_tokens: int) -> int:
+    def _limit(self, candidates: Sequence[int]) -> int:
         return len(self.widths)
 
     def _parse(

@@ -13,7 +13,6 @@ and nothing is generated. Titles that all begin alike share more than s.
 """
 
 from collections.abc import Sequence
-from itertools import takewhile
 
 import numpy as np
 import torch
@@ -48,7 +47,7 @@ class TALLRec(Strategy):
 
     def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
         super().__init__(model, prompts, batch_size=batch_size)
-        yes, no = prompts.tokenize([" Yes", " No"])
+        yes, no = self.following([" Yes", " No"])
         if yes[0] == no[0]:
             raise InputError(
                 f"The tokenizer of {prompts.settings.backbone!r} begins Yes and No alike: choose another backbone."
@@ -67,11 +66,13 @@ class TALLRec(Strategy):
         """Return the prompt about the first candidate."""
         return self.prompts.text(history, candidates[:1])
 
-    def _predicted_cost(self, prompt_tokens: float, n_candidates: int, title_tokens: float) -> tuple[float, ...]:
-        mark, closing = map(len, self.prompts.tokenize([self.template.candidate_mark, self.template.closing]))
-        shared = prompt_tokens - n_candidates * (mark + title_tokens) - closing + mark
-        ends = n_candidates * (title_tokens + closing)
-        return (1 + n_candidates, shared + ends, 0) if self.cached else (n_candidates, n_candidates * shared + ends, 0)
+    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
+        short, whole = self.prompts.encode(["a", f"a{self.template.closing}"])
+        ends = [title + len(whole) - len(short) for title in self._title_tokens(candidates)]
+        shared, n_candidates = prompt_tokens - ends[0], len(candidates)
+        if self.cached:
+            return 1 + n_candidates, shared + sum(ends), 0
+        return n_candidates, n_candidates * shared + sum(ends), 0
 
     def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
         network = NextTokenLogits(self.model)
@@ -79,17 +80,16 @@ class TALLRec(Strategy):
         found = []
         for request, (history, listed) in enumerate(zip(histories, candidates, strict=True)):
             with meter.timed("tokenizing"):
-                prompts = [self.prompts.build(history, [item]) for item in listed]
-                shared = _shared_tokens(prompts) if self.cached else 0
-            self._refuse_too_long(max(map(len, prompts)))
-            tokens, lengths = pad([prompt[shared:] for prompt in prompts], device=self.model.device)
-            beginning, length = pad([prompts[0][:shared]], device=self.model.device) if shared else (None, None)
+                texts = [self.prompts.text(history, [item]) for item in listed]
+                shared, rest = self.prompts.encode_shared(texts) if self.cached else ([], self.prompts.encode(texts))
+            self._refuse_too_long(len(shared) + max(map(len, rest)))
+            tokens, lengths = pad(rest, device=self.model.device)
+            beginning, length = pad([shared], device=self.model.device) if shared else (None, None)
             with meter.timed("reading"):
                 logits = network(tokens, lengths, answers, beginnings=beginning, beginning_lengths=length)  # (K, 2)
                 scores = (logits[:, 0] - logits[:, 1]).cpu().numpy().astype(np.float64)
-            read = shared + sum(len(prompt) - shared for prompt in prompts)
-            passes = len(prompts) + bool(shared)
-            meter.add(request, forward_passes=passes, tokens_read=read, valid=len(listed))
+            read = len(shared) + sum(map(len, rest))
+            meter.add(request, forward_passes=len(rest) + bool(shared), tokens_read=read, valid=len(listed))
             found.append(in_order(listed, scores))
         return found
 
@@ -99,9 +99,3 @@ class TALLRecWithoutCache(TALLRec):
 
     name = "tallrec_apart"  # as committed answers are named
     cached = False
-
-
-def _shared_tokens(prompts: list[list[int]]) -> int:
-    """Return how many tokens all prompts begin with; at least one token is left of each."""
-    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
-    return min(sum(1 for _ in alike), *(len(prompt) - 1 for prompt in prompts))

@@ -13,16 +13,21 @@ LISTED = [3, 14, 7, 28]
 TITLES = [" Toy Story (1995)", " Toy Story 2 (1999)", " The Godfather (1972)", " M*A*S*H (1970)", " Alien (1979)"]
 
 
+@pytest.fixture(scope="module")
+def strategy(model, prompts):
+    return CausalLM(model, prompts)
+
+
 def parsed(strategy, text):
     """What a strategy makes of a generated text."""
     tokens = strategy.prompts.tokenizer(text, add_special_tokens=False).input_ids
     return strategy._parse([Hypothesis(tuple(tokens))], [1, 2], LISTED)
 
 
-def test_the_model_that_lists_titles_ranks_by_them(model, prompts):
-    titles = [prompts.title(item) for item in LISTED]
-    text = f"{titles[2]}\n-{titles[0]}\n- and so on\n-{titles[2]}"
-    scores, recommended, counts = parsed(CausalLM(model, prompts), text)
+def test_the_model_that_lists_titles_ranks_by_them(strategy, prompts):
+    titles = [prompts.titles[item] for item in LISTED]
+    text = f" {titles[2]}\n- {titles[0]}\n- and so on\n- {titles[2]}"
+    scores, recommended, counts = parsed(strategy, text)
     assert recommended.tolist() == [7, 3, 14, 28]  # what no line names follows in the retriever's order
     assert scores.tolist() == [3, 0, 4, 0]
     assert counts == (2, 2)
@@ -47,15 +52,18 @@ def test_the_list_stops_at_the_models_end(model, prompts, requests, kind, monkey
 
 @pytest.mark.parametrize(("n_candidates", "entries"), [(4, 4), (20, 10)])
 def test_palr_has_room_for_ten_titles_and_their_marks(model, prompts, n_candidates, entries):
-    assert PALR(model, prompts)._limit(n_candidates, 7 * n_candidates) == entries * (2 + 7)
+    listed = list(range(1, n_candidates + 1))
+    titles = CausalLM(model, prompts)._limit(listed)
+    assert PALR(model, prompts)._limit(listed) == entries * 2 + -(-entries * titles // n_candidates)
 
 
 def test_palr_learns_the_target_which_the_parser_finds(model, prompts):
     strategy = PALR(model, prompts)
     prompt, answer = strategy.example(0, [1, 2], LISTED, 1)
     assert prompt == strategy.prompts.build([1, 2], LISTED)
-    assert answer == [*prompts.title_tokens[14], prompts.tokenizer.eos_token_id]
-    assert prompts.tokenizer.decode(prompt + answer).endswith(f"\n-{prompts.title(14)}<|im_end|>")
+    assert (
+        prompts.tokenizer.decode(prompt + answer) == f"{strategy.text([1, 2], LISTED)} {prompts.titles[14]}<|im_end|>"
+    )
     assert strategy._parse([Hypothesis(tuple(answer))], [1, 2], LISTED)[1][0] == 14
 
 
@@ -81,13 +89,13 @@ def test_of_equal_titles_the_first_is_meant():
     assert parse_titles("Alien\nAlien", ["Alien", "Alien"]) == ([0], 1)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tokens=st.lists(st.integers(0, 49_151), max_size=60), data=st.data())
-def test_candidates_are_ordered_whatever_is_generated(model, prompts, tokens, data):
+def test_candidates_are_ordered_whatever_is_generated(strategy, prompts, tokens, data):
     # random tokens, broken bytes and special ones among them, mixed with real titles and repeats
     for _ in range(data.draw(st.integers(0, 4))):
         index = data.draw(st.integers(0, len(tokens)))
-        tokens[index:index] = prompts.title_tokens[data.draw(st.sampled_from([*LISTED, 1, 2]))]
-    scores, recommended, (valid, _) = CausalLM(model, prompts)._parse([Hypothesis(tuple(tokens))], [1, 2], LISTED)
+        tokens[index:index] = prompts.encode([f" {prompts.titles[data.draw(st.sampled_from([*LISTED, 1, 2]))]}"])[0]
+    scores, recommended, (valid, _) = strategy._parse([Hypothesis(tuple(tokens))], [1, 2], LISTED)
     assert sorted(recommended) == sorted(LISTED)
     assert valid == np.count_nonzero(scores) == len(set(scores) - {0})

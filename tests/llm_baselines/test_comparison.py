@@ -18,61 +18,59 @@ from llamarec_core.llm_baselines.comparison import (
     named_ranks,
     sample_users,
 )
-from llamarec_core.ranking import candidate_probabilities, fit_ranker, load_ranker, rerank_by_scores, split_rows
-from llamarec_core.settings import RankerSettings
+from llamarec_core.ranking import candidate_probabilities, fit_ranker, load_ranker, rerank_by_scores
 
 
 @pytest.fixture(scope="module")
-def rows(candidates):
-    return sample_users(split_rows(candidates, "test"), size=4, users=6, seed=0)
+def sample(candidates):
+    return sample_users(candidates["test"], size=4, users=6, seed=0)
 
 
 @pytest.fixture(scope="module")
 def folder(tiny, dataset, candidates, tmp_path_factory):
     """The weights of a run, in which `3_ranker` has tuned the verbalizer."""
     folder = tmp_path_factory.mktemp("seed0")
-    fit_ranker(dataset, candidates, tiny.settings, seed=0, folder=folder / "ranker", progress=False)
+    fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder / "ranker", progress=False)
     return folder
 
 
 @pytest.fixture
-def comparison(tiny, dataset, candidates, rows, folder):
-    validation = split_rows(candidates, "validation")
-    return Comparison(dataset, rows, validation, tiny.settings, examples=4, seed=0, folder=folder)
+def comparison(tiny, dataset, candidates, sample, folder):
+    return Comparison(dataset, sample, candidates["validation"], tiny.settings, examples=4, seed=0, work=folder)
 
 
-def test_half_of_the_sample_have_a_retrieved_target(candidates, rows):
-    of_test = split_rows(candidates, "test")
-    assert rows["stratum"].value_counts().to_dict() == {"retrieved": 3, "missed": 3}
-    assert (rows["stratum"] == "retrieved").tolist() == (rows["rank"] <= 4).tolist()
-    assert dict(zip(rows["stratum"], rows["stratum_users"], strict=True)) == {"retrieved": 8, "missed": 4}
-    assert rows["user"].is_monotonic_increasing
-    assert not rows["user"].equals(sample_users(of_test, size=4, users=6, seed=1)["user"])
+def test_half_of_the_sample_have_a_retrieved_target(candidates, sample):
+    strata, users = sample.strata, sample.candidates.users
+    assert strata["stratum"].value_counts().to_dict() == {"retrieved": 3, "missed": 3}
+    assert (strata["stratum"] == "retrieved").tolist() == (sample.candidates.ranks <= 4).tolist()
+    assert dict(zip(strata["stratum"], strata["stratum_users"], strict=True)) == {"retrieved": 8, "missed": 4}
+    assert (np.diff(users) > 0).all()
+    assert users.tolist() != sample_users(candidates["test"], size=4, users=6, seed=1).candidates.users.tolist()
 
 
 @pytest.mark.parametrize(
     ("users", "retrieved", "missed"), [(2, 1, 1), (3, 2, 1), (9, 5, 4), (11, 7, 4), (12, 8, 4), (None, 8, 4)]
 )
 def test_where_a_stratum_has_too_few_the_other_gives_more(candidates, users, retrieved, missed):
-    strata = sample_users(split_rows(candidates, "test"), size=4, users=users, seed=0)["stratum"]
+    strata = sample_users(candidates["test"], size=4, users=users, seed=0).strata["stratum"]
     assert ((strata == "retrieved").sum(), (strata == "missed").sum()) == (retrieved, missed)
 
 
 def test_one_user_cannot_stand_for_two_strata(candidates):
     with pytest.raises(InputError, match="strategy_users: 1 cannot stand for"):
-        sample_users(split_rows(candidates, "test"), size=4, users=1, seed=0)
+        sample_users(candidates["test"], size=4, users=1, seed=0)
 
 
 @pytest.mark.parametrize(("strategy", "tuned"), CASES, ids=[f"{kind.name}-{tuned}" for kind, tuned in CASES])
-def test_answers_are_kept_with_ranks_and_costs(comparison, dataset, rows, tmp_path, strategy, tuned):
+def test_answers_are_kept_with_ranks_and_costs(comparison, dataset, sample, tmp_path, strategy, tuned):
     path = answers_file(tmp_path, "toy", strategy, tuned=tuned, seed=0)
     comparison.answer(strategy, path, tuned=tuned, commit="abc")
     kept = pd.read_parquet(path)
     assert list(kept) == list(COLUMNS)
-    assert kept["user"].tolist() == rows["user"].tolist()
-    assert kept["retriever_rank"].tolist() == rows["rank"].tolist()
+    assert kept["user"].tolist() == sample.candidates.users.tolist()
+    assert kept["retriever_rank"].tolist() == sample.candidates.ranks.tolist()
     missed = kept["stratum"] == "missed"
-    assert kept["reranked"][missed].tolist() == rows["rank"][rows["stratum"] == "missed"].tolist()
+    assert kept["reranked"][missed].tolist() == sample.candidates.ranks[missed].tolist()
     assert kept["reranked"][~missed].between(1, 4).all()
     if strategy in (GPT4Rec, P5):
         assert not kept["reads_candidates"].any()
@@ -91,26 +89,20 @@ def test_answers_are_kept_with_ranks_and_costs(comparison, dataset, rows, tmp_pa
     assert set(kept["commit"]) == {"abc"}
 
 
-def test_the_tuned_verbalizer_is_the_ranker(comparison, tiny, dataset, rows, folder):
-    ranks = module.measured(comparison.load(Verbalizer, tuned=True), dataset, rows)["rank"]
+def test_the_tuned_verbalizer_is_the_ranker(comparison, tiny, dataset, sample, folder):
+    ranks = module.measured(comparison.load(Verbalizer, tuned=True), dataset, sample)["rank"]
     ranker = load_ranker(dataset, tiny.settings, folder / "ranker")
-    probabilities = candidate_probabilities(ranker, dataset, rows, "test")
-    assert ranks.tolist() == rerank_by_scores(rows, probabilities)["rank"].tolist()
-
-
-def test_text_strategies_are_tuned_as_the_ranker_but_for_what_labels_need(comparison):
-    assert comparison.text.training_examples == 4
-    assert comparison.text.validation_users == 10
-    RankerSettings(**comparison.text.model_dump())  # nothing contradicts anything else
+    probabilities = candidate_probabilities(ranker, dataset, sample.candidates, "test")
+    assert ranks.tolist() == rerank_by_scores(sample.candidates, probabilities)["rank"].tolist()
 
 
 def test_a_strategy_that_generates_runs_in_float32_on_a_processor(comparison):
-    comparison.text = comparison.text.model_copy(update={"dtype": "bfloat16"})
+    comparison.settings = comparison.settings.model_copy(update={"dtype": "bfloat16"})
     precisions = {kind: comparison.load(kind, tuned=False).model.dtype for kind in (CausalLM, TALLRec)}
     assert [str(dtype) for dtype in precisions.values()] == ["torch.float32", "torch.bfloat16"]
 
 
-def test_what_is_kept_is_not_asked_again_unless_it_is_of_another_run(comparison, rows, tmp_path, monkeypatch):
+def test_what_is_kept_is_not_asked_again_unless_it_is_of_another_run(comparison, candidates, tmp_path, monkeypatch):
     path = tmp_path / "causal_lm-seed0.parquet"
     first = comparison.answer(CausalLM, path, tuned=False, commit="abc")
     asked = []
@@ -118,7 +110,7 @@ def test_what_is_kept_is_not_asked_again_unless_it_is_of_another_run(comparison,
     monkeypatch.setattr(module, "measured", lambda *given: asked.append(1) or whole(*given))
     assert comparison.answer(CausalLM, path, tuned=False, commit="def").equals(first)
     assert not asked
-    comparison.rows = rows.head(3)
+    comparison.sample = sample_users(candidates["test"], size=4, users=3, seed=0)
     again = comparison.answer(CausalLM, path, tuned=False, commit="def")
     assert len(asked) == 1
     assert set(again["commit"]) == {"def"}
@@ -126,9 +118,8 @@ def test_what_is_kept_is_not_asked_again_unless_it_is_of_another_run(comparison,
 
 
 def test_a_target_that_was_not_recommended_is_last_of_the_catalogue():
-    rows = pd.DataFrame({"user": [4, 5, 6], "target": [7, 8, 9]})
     answers = Answers(np.zeros((3, 2)), [np.array([3, 7]), np.array([8]), np.array([], dtype=int)], pd.DataFrame())
-    assert catalogue_ranks(rows, answers, n_items=30).tolist() == [2, 1, 30]
+    assert catalogue_ranks(np.array([7, 8, 9]), answers, n_items=30).tolist() == [2, 1, 30]
 
 
 def test_a_target_that_an_answer_does_not_name_owes_nothing_to_the_retrievers_order():

@@ -33,6 +33,6 @@ def test_two_items_of_one_title_score_alike(model, prompts):
 
 def test_every_other_example_is_about_a_negative(model, prompts):
     strategy = TALLRec(model, prompts)
-    yes, no = prompts.tokenize([" Yes", " No"])
+    yes, no = strategy.following([" Yes", " No"])
     assert strategy.example(0, [1, 2], [3, 14, 7, 28], 3) == (strategy.prompts.build([1, 2], [28]), yes)
     assert strategy.example(1, [1, 2], [3, 14, 7, 28], 3) == (strategy.prompts.build([1, 2], [3]), no)

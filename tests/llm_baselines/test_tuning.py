@@ -8,11 +8,12 @@ from torch.nn import functional as F
 
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import P5, PALR, TUNED
-from llamarec_core.llm_baselines.base import answer_rows
-from llamarec_core.llm_baselines.tuning import IGNORED, TextTask, fit_strategy, load_strategy
-from llamarec_core.ranking import draw_examples, load_backbone, retrieved_rows
+from llamarec_core.llm_baselines.base import answer_candidates
+from llamarec_core.llm_baselines.tuning import TextTask, fit_strategy, load_strategy, text_settings
+from llamarec_core.ranking import load_backbone, retrieved_candidates
 from llamarec_core.ranking.adapter import add_adapter
-from llamarec_core.ranking.rerank import ndcg_at_10, rerank_by_scores
+from llamarec_core.ranking.rerank import ndcg_at_10
+from llamarec_core.settings import RankerSettings
 
 
 @pytest.fixture(scope="module", params=TUNED.values(), ids=TUNED.keys())
@@ -20,42 +21,46 @@ def tuned(request, tiny, dataset, candidates, tmp_path_factory):
     """A finished tuning of each strategy and its folder."""
     folder = tmp_path_factory.mktemp(request.param.name)
     options = {"seed": 0, "folder": folder, "progress": False}
-    return fit_strategy(request.param, dataset, candidates, tiny.settings, **options), folder
+    return fit_strategy(request.param, dataset, candidates["validation"], tiny.settings, **options), folder
 
 
 @pytest.mark.parametrize("kind", TUNED.values(), ids=TUNED.keys())
 def test_the_loss_is_that_of_the_answers_tokens_alone(kind, tiny, prompts, dataset, candidates):
     settings = tiny.settings.model_copy(update={"lora_dropout": 0.0})
     model = add_adapter(load_backbone(settings, device="cpu")[0], settings, seed=0)
-    strategy, rows = kind(model, prompts), retrieved_rows(candidates, "validation", size=4)
-    task = TextTask(strategy, dataset, rows, settings, seed=0)
-    tokens, ends, targets, _ = task.batch(1, 0)
-    with torch.no_grad():
-        loss = task.loss(tokens, ends, targets).item()
-    examples = draw_examples(dataset, settings, seed=0, epoch=0)
+    task = TextTask(kind(model, prompts), dataset, candidates["validation"], settings, seed=0)
+    examples = [task.example(number) for number in range(3)]
     losses = []
-    for row in (4, 5):  # the second step's, of two passes with two examples each
-        history = dataset.train(int(examples.users[row, 0]))[: examples.positions[row, 0]].tolist()
-        listed, answer = examples.candidates[row].tolist(), int(examples.answers[row, 0, 0])
-        prompt, answer = strategy.example(row, history, listed, answer)
+    for prompt, answer in examples:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         losses += F.cross_entropy(logits, torch.tensor(answer), reduction="none").tolist()
-    assert loss == pytest.approx(np.mean(losses), abs=1e-4)
-    assert (targets != IGNORED).sum() == len(losses)
+    with torch.no_grad():
+        assert task.loss(examples).item() == pytest.approx(np.mean(losses), abs=1e-4)
+
+
+def test_examples_are_prefixes_with_their_next_item(tiny, prompts, dataset, candidates, monkeypatch):
+    monkeypatch.setattr(PALR, "example", lambda self, *example: example)
+    task = TextTask(PALR(torch.nn.Linear(1, 1), prompts), dataset, candidates["validation"], tiny.settings, seed=0)
+    for number in range(20):
+        same, history, listed, answer = task.example(number)
+        assert same == number
+        followed = [dataset.train(user).tolist() for user in range(dataset.n_users)]
+        assert any(sequence[: len(history) + 1] == [*history, listed[answer]] for sequence in followed)
+        assert len(set(listed)) == 4
 
 
 def test_a_tuning_lowers_the_loss_and_leaves_its_curve_and_outcome(tuned, dataset, candidates):
     strategy, folder = tuned
     curve = pd.read_csv(folder / "training.csv")
     assert curve["step"].tolist() == [2, 4]  # 14 examples, 2 x 2 a step
-    assert curve["examples"].tolist() == [8, 16]
+    assert curve["answers"].tolist() == [8, 16]
     assert curve["training_loss"][1] < curve["training_loss"][0]
     outcome = json.loads((folder / "ranker.json").read_text())
-    assert (outcome["strategy"], outcome["best"]["step"], outcome["best"]["examples"]) == (strategy.name, 4, 16)
-    rows = retrieved_rows(candidates, "validation", size=4)
-    ranks = rerank_by_scores(rows, answer_rows(strategy, dataset, rows, "validation").scores)["rank"]
-    assert ndcg_at_10(ranks) == pytest.approx(outcome["best"]["ndcg@10"], abs=0.1)  # the adapter was rounded since
+    assert (outcome["strategy"], outcome["best"]["step"], outcome["best"]["answers"]) == (strategy.name, 4, 16)
+    rows = retrieved_candidates(candidates["validation"], size=4)
+    reached = ndcg_at_10(rows, answer_candidates(strategy, dataset, rows, "validation").scores)
+    assert reached == pytest.approx(outcome["best"]["ndcg@10"], abs=0.1)  # the adapter was rounded since
 
 
 def test_the_loaded_strategy_is_the_tuned_one(tuned, tiny, dataset, requests):
@@ -68,7 +73,7 @@ def test_the_loaded_strategy_is_the_tuned_one(tuned, tiny, dataset, requests):
 
 def test_a_killed_tuning_ends_with_the_same_adapter(tiny, dataset, candidates, tmp_path, monkeypatch):
     options = {"seed": 0, "progress": False}
-    fit_strategy(P5, dataset, candidates, tiny.settings, folder=tmp_path / "whole", **options)
+    fit_strategy(P5, dataset, candidates["validation"], tiny.settings, folder=tmp_path / "whole", **options)
     whole, left = TextTask.step, iter(range(3))
 
     def killed(task, number):
@@ -78,17 +83,28 @@ def test_a_killed_tuning_ends_with_the_same_adapter(tiny, dataset, candidates, t
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TextTask, "step", killed)
-        fit_strategy(P5, dataset, candidates, tiny.settings, folder=tmp_path / "killed", **options)
+        fit_strategy(P5, dataset, candidates["validation"], tiny.settings, folder=tmp_path / "killed", **options)
     assert (tmp_path / "killed" / "checkpoint.safetensors").is_file()
-    fit_strategy(P5, dataset, candidates, tiny.settings, folder=tmp_path / "killed", **options)
+    fit_strategy(P5, dataset, candidates["validation"], tiny.settings, folder=tmp_path / "killed", **options)
     first, second = (tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "killed"))
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_p5_learns_what_is_always_the_same(tiny, dataset, candidates, tmp_path, monkeypatch):
-    answer = [f" {17:02}"]
-    example = lambda self, *given: (self.prompts.build(given[1], ()), self.prompts.tokenize(answer)[0])  # noqa: E731
-    monkeypatch.setattr(P5, "example", example)
+    monkeypatch.setattr(P5, "example", lambda self, _, history, *__: (self.prompts.build(history, ()), self._ids[17]))
     settings = tiny.settings.model_copy(update={"epochs": 6})
-    strategy = fit_strategy(P5, dataset, candidates, settings, seed=0, folder=tmp_path, progress=False)
+    strategy = fit_strategy(P5, dataset, candidates["validation"], settings, seed=0, folder=tmp_path, progress=False)
     assert strategy.rank([[1, 2]], [[3, 17, 5, 6]]).recommended[0][0] == 17
+
+
+def test_text_strategies_are_tuned_as_the_ranker_but_for_what_labels_need():
+    ranker = RankerSettings(
+        template="label_after", users_per_prompt=6, names_per_prompt=3, items_per_prompt=6, loss="labels",
+        temperature=4.0, meter_answers=400, kept_by="nats", learning_rate=6e-4, epochs=4, validation_users=100,
+        batch_size=2, negatives="neighbours",
+    )  # fmt: skip
+    settings = text_settings(ranker, examples=80)
+    RankerSettings(**settings.model_dump())  # nothing contradicts anything else
+    assert (settings.training_examples, settings.epochs, settings.validation_users) == (80, 1, 10)
+    assert (settings.learning_rate, settings.batch_size, settings.negatives) == (6e-4, 2, "neighbours")
+    assert text_settings(ranker, examples=None).epochs == 4

@@ -1,7 +1,6 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -9,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llamarec_core.data import Dataset
 from llamarec_core.ranking import fit_ranker, load_backbone
 from llamarec_core.ranking.verbalizer import NextTokenLogits
+from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
 
 SMALL = RankerSettings(
@@ -25,7 +25,6 @@ SMALL = RankerSettings(
     gradient_accumulation=2,
     warmup_steps=1,
     validate_every=2,
-    evaluation_batch_size=3,
 )
 """Settings of a tuning of four steps, for the tiny backbone."""
 
@@ -101,14 +100,15 @@ def dataset():
 
 @pytest.fixture(scope="session")
 def candidates(dataset):
-    """Four candidates a user and split; the target is at rank user % 6 + 1, so among them for two users in three."""
-    rows = []
+    """Four candidates a user, by split; the target is at rank user % 6 + 1, so among them for two users in three."""
+    users = np.arange(dataset.n_users, dtype=np.int32)
+    ranks = users % 6 + 1
+    found = {}
     for split in ("validation", "test"):
-        for user, target in enumerate(dataset.targets(split)):
-            others = [item for item in range(1, 31) if item not in dataset.sequence(user)]
-            items = others[:4]
-            rank = user % 6 + 1
-            if rank <= 4:
-                items[rank - 1] = target
-            rows.append((user, split, target, rank, np.array(items, dtype=np.int32), np.arange(4, 0, -1.0)))
-    return pd.DataFrame(rows, columns=["user", "split", "target", "rank", "items", "scores"])
+        targets = np.array(dataset.targets(split), dtype=np.int32)
+        items = np.stack([np.setdiff1d(np.arange(1, 31), dataset.sequence(user))[:4] for user in users])
+        for user in np.flatnonzero(ranks <= 4):
+            items[user, ranks[user] - 1] = targets[user]
+        scores = np.tile(np.arange(4, 0, -1, dtype=np.float32), (len(users), 1))
+        found[split] = Candidates(users, targets, ranks, items.astype(np.int32), scores)
+    return found
