@@ -81,7 +81,7 @@ def _training_row(name: str, folder: Path) -> dict[str, Any]:
         "seconds": last["seconds"],
         "tokens_per_second": last["tokens"] / last["seconds"],
         "reached": kept["ndcg@10"],
-        "reached_with_retriever": kept["ndcg@10_with_retriever"],
+        "reached_with_retriever": kept.get("ndcg@10_with_retriever"),
         "peak_memory_mib": made["peak_memory_mib"],
         "commit": commit_name(made["git_commit"], dirty=made["git_dirty"]),
     }
