@@ -20,6 +20,7 @@ from llamarec_core.ranking.rerank import (
     random_scores,
     rerank_by_scores,
     retrieved_candidates,
+    shown_candidates,
     with_retriever,
 )
 from llamarec_core.ranking.titles import title_overlap
@@ -44,6 +45,7 @@ __all__ = [
     "random_scores",
     "rerank_by_scores",
     "retrieved_candidates",
+    "shown_candidates",
     "title_overlap",
     "with_retriever",
     "write_random_backbone",

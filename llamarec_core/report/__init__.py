@@ -6,6 +6,7 @@ says what each looks like, ``show`` draws it for the page and for LaTeX, ``publi
 """
 
 from llamarec_core.report.ablations import ablation_table, training_table
+from llamarec_core.report.ask import write_users
 from llamarec_core.report.curves import (
     candidate_probabilities,
     grid_panels,
@@ -66,4 +67,5 @@ __all__ = [
     "training_table",
     "validation_curves",
     "write_table",
+    "write_users",
 ]
