@@ -38,9 +38,6 @@ RETRIEVER = "retriever"
 
 _SUBSETS = {"all": "all users", "retrieved": "target retrieved"}
 
-AS_PUBLISHED = "-validated-as-published"
-"""Ends the name of a method that was validated as the authors do."""
-
 
 def in_order(methods: Iterable[str]) -> list[str]:
     """Return the distinct methods in the order of :data:`METHOD_NAMES`, others after them as they come."""
@@ -52,6 +49,4 @@ def in_order(methods: Iterable[str]) -> list[str]:
 
 def display_name(method: str) -> str:
     """Return the name of a method, a strategy or a set of users on the page."""
-    if method.endswith(AS_PUBLISHED):
-        return f"{display_name(method.removesuffix(AS_PUBLISHED))}, validated as published"
     return (METHOD_NAMES | STRATEGY_NAMES | _SUBSETS).get(method, method)

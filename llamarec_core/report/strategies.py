@@ -10,72 +10,93 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llamarec_core.evaluation.estimates import PRIMARY, Strata, corrected, difference, estimate, holm, strata_of
+from llamarec_core.evaluation.estimates import PRIMARY, corrected, difference, estimate, holm, strata_of
 from llamarec_core.evaluation.metrics import METRICS, per_user
 from llamarec_core.files import InputError
+from llamarec_core.llm_baselines.comparison import named_ranks
 from llamarec_core.report.methods import RETRIEVER
 
 Answers = Mapping[tuple[str, str, bool, int], pd.DataFrame]
 """(data set, strategy, whether it was tuned, seed) → :data:`llamarec_core.llm_baselines.comparison.COLUMNS`."""
 
+Cases = Mapping[tuple[str, str, str], pd.DataFrame]
+"""(data set, strategy, ``zero-shot`` or ``tuned``) → the answers of all seeds, with their ``seed``."""
+
 COUNTED = ("forward_passes", "tokens_read", "tokens_generated")
 """What the cost formula predicts of a request."""
+
+_CLAIMED = (("p5", PRIMARY), ("palr", PRIMARY), ("gpt4rec", PRIMARY), ("gpt4rec", "Recall@5"))
+"""What the paper's Table 4 compares LlamaRec with, and the metric in which it says that GPT4Rec leads."""
+
+
+def pooled(answers: Answers) -> Cases:
+    """Return the answers of all seeds of each strategy and state.
+
+    Raises:
+        InputError: not all strategies of a data set were run with the same seeds.
+    """
+    frames: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
+    for (dataset, method, tuned, seed), frame in answers.items():
+        frames.setdefault((dataset, method, "tuned" if tuned else "zero-shot"), []).append(frame.assign(seed=seed))
+    cases = {case: pd.concat(of_seeds, ignore_index=True) for case, of_seeds in frames.items()}
+    seeds: dict[str, set[int]] = {}
+    for (dataset, method, _), frame in cases.items():
+        if set(frame["seed"]) != seeds.setdefault(dataset, set(frame["seed"])):
+            raise InputError(
+                f"{method} on {dataset} was asked with other seeds than other strategies: run `3_strategies` with the "
+                "same seeds for all."
+            )
+    return cases
 
 
 def strategies_table(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
     """Estimate metrics and cost of every strategy in every state.
 
     Args:
-        answers: as :func:`llamarec_core.llm_baselines.comparison.load_answers` returns them.
+        answers: what :func:`llamarec_core.llm_baselines.comparison.load_answers` returns.
         samples: bootstrap samples behind each interval.
         seed: of the bootstrap.
 
     Returns:
-        One number a row: ``dataset``, ``method`` (the strategy, or first ``retriever``: its order, which a strategy
-        whose output names no item leaves as it is), ``state`` (``zero-shot`` or ``tuned``; of the retriever
-        ``trained``), ``ranked`` (``candidates``, or the whole ``catalogue``; a strategy that reads no candidates has
-        metrics of both), ``metric``, ``subset`` (``all``, or ``retrieved``), ``published`` (empty), ``measured``,
+        One number a row: ``dataset``, ``method`` (the strategy, or first ``retriever``: its order), ``state``
+        (``zero-shot`` or ``tuned``; of the retriever ``trained``), ``ranked`` (what is ranked: the ``candidates``, the
+        whole ``catalogue``, or the candidates that a generated answer has ``named``, where the others keep the
+        retriever's order), ``metric``, ``subset`` (``all``, or ``retrieved``), ``published`` (empty), ``measured``,
         ``ci_low``, ``ci_high`` (95 % bootstrap within strata), ``predicted`` and ``formula`` (the mean by the cost
         formula, and whether every request's count is ``equal``, ``bounded`` or ``exceeded``), ``users``, ``seeds``,
         ``examples`` (prompts that tuning read), ``commit``. Beside the metrics of Table 1 there are ``valid_outputs``
-        (share of a request's outputs that name an item), :data:`COUNTED`, the quantiles ``seconds_p50`` and
-        ``seconds_p95`` over the requests that were asked one by one with ``threads``, which kept ``processors`` busy on
-        average, and of requests asked together ``requests_per_second`` and ``peak_mib``.
+        (share of a request's outputs that name an item), ``answered`` (requests whose answer names a candidate),
+        :data:`COUNTED`, the quantiles ``seconds_p50`` and ``seconds_p95`` over requests that were asked one by one with
+        ``threads``, which kept ``processors`` busy, and ``requests_per_second`` and ``peak_mib`` of requests together.
 
     Raises:
         InputError: there are no answers.
     """
+    cases = pooled(answers)
+    if not cases:
+        raise InputError("There are no answers of strategies: run `3_strategies` first.")
     rows: list[dict[str, Any]] = []
-    sampling = {"samples": samples, "seed": seed}
-    for (dataset, method, state), frame in pooled_answers(answers).items():
+    for (dataset, method, state), frame in cases.items():
         made = {"seeds": frame["seed"].nunique(), "examples": int(frame["examples"].max())}
         made["commit"] = "+".join(dict.fromkeys(frame["commit"]))
+        own = "candidates" if frame["reads_candidates"].all() else "catalogue"
+        orders = {own: frame["rank"], "candidates": frame["reranked"]}
+        generates = own == "candidates" and (frame["tokens_generated"] > 0).any()
+        if generates:
+            orders["named"] = named_ranks(frame)
         if dataset not in {row["dataset"] for row in rows}:
             case = {"dataset": dataset, "method": RETRIEVER, "state": "trained", "ranked": "candidates"}
-            rows += [case | found | made | {"examples": 0} for found in _qualities(frame, "retriever_rank", sampling)]
-        own = "candidates" if frame["reads_candidates"].all() else "catalogue"
+            found = _qualities(frame, frame["retriever_rank"], samples=samples, seed=seed)
+            rows += [case | row | made | {"examples": 0} for row in found]
         case = {"dataset": dataset, "method": method, "state": state}
-        for ranked, column in {own: "rank", "candidates": "reranked"}.items():
-            rows += [case | {"ranked": ranked} | found | made for found in _qualities(frame, column, sampling)]
-        rows += [case | {"ranked": own} | found | made for found in _costs(frame, sampling)]
+        for ranked, ranks in orders.items():
+            found = _qualities(frame, ranks, samples=samples, seed=seed)
+            rows += [case | {"ranked": ranked} | row | made for row in found]
+        found = _costs(frame, generates=generates, samples=samples, seed=seed)
+        rows += [case | {"ranked": own, "subset": "all"} | row | made for row in found]
     columns = ["dataset", "method", "state", "ranked", "metric", "subset", "published", "measured", "ci_low", "ci_high"]
     columns += ["predicted", "formula", "users", "seeds", "examples", "commit"]
     return pd.DataFrame(rows).reindex(columns=columns)
-
-
-def pooled_answers(answers: Answers) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """Return (data set, strategy, state) → the answers of all seeds, which have a ``seed`` then.
-
-    Raises:
-        InputError: there are no answers.
-    """
-    if not answers:
-        raise InputError("There are no answers of strategies: run `3_strategies` first.")
-    frames: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
-    for (dataset, method, tuned, seed), frame in answers.items():
-        case = dataset, method, "tuned" if tuned else "zero-shot"
-        frames.setdefault(case, []).append(frame.assign(seed=seed))
-    return {case: pd.concat(of_seeds, ignore_index=True) for case, of_seeds in frames.items()}
 
 
 def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
@@ -89,27 +110,21 @@ def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame
     Returns:
         One row for each data set, strategy, state and reference, over the users whose target was retrieved:
         ``dataset``, ``method``, ``state``, ``reference`` (``retriever`` or ``verbalizer``), ``metric`` (NDCG@10),
-        ``subset``, ``difference`` (method − reference), ``ci_low``, ``ci_high`` (95 % bootstrap over users),
-        ``p_value`` (sign-flip test), ``p_holm`` (Holm's correction over all rows of a data set), ``detectable``,
-        ``users``, ``commit``.
-
-    Raises:
-        InputError: not all strategies of a data set were run with the same seeds.
+        ``subset``, ``difference`` (method − reference), ``ci_low``, ``ci_high``, ``p_value``, ``p_holm`` (over all rows
+        of a data set), ``detectable``, ``users``, ``commit``.
     """
-    cases = pooled_answers(answers)
-    rows = []
+    cases, rows = pooled(answers), []
     for (dataset, method, state), frame in cases.items():
         references = {RETRIEVER: frame["retriever_rank"]}
         if (dataset, "verbalizer", "tuned") in cases and (method, state) != ("verbalizer", "tuned"):
             references["verbalizer"] = cases[dataset, "verbalizer", "tuned"]["reranked"]
         found = frame["stratum"] == "retrieved"
         for reference, ranks in references.items():
-            _refuse_other_seeds(frame, ranks, dataset=dataset, method=method)
             ours, theirs = (per_user(of[found], PRIMARY) for of in (frame["reranked"], ranks))
             row = {"dataset": dataset, "method": method, "state": state, "reference": reference, "metric": PRIMARY}
             row |= {"subset": "retrieved"} | difference(ours, theirs, samples=samples, seed=seed)._asdict()
             rows.append(row | {"users": int(found.sum())})
-    commit = "+".join(dict.fromkeys(frame["commit"].iloc[0] for frame in answers.values()))
+    commit = "+".join(dict.fromkeys(frame["commit"].iloc[0] for frame in cases.values()))
     return corrected(pd.DataFrame(rows)).assign(commit=commit)
 
 
@@ -122,27 +137,20 @@ def claimed_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
         seed: of both.
 
     Returns:
-        LlamaRec minus P5, PALR and GPT4Rec in NDCG@10, and in Recall@5 where the paper says that GPT4Rec leads:
-        ``dataset``, ``method``, ``reference``, ``metric``, ``subset`` (``all``), ``difference``, ``ci_low``,
-        ``ci_high``, ``p_value``, ``p_holm`` (over these rows of a data set), ``detectable``, ``users``, ``seeds``,
-        ``commit``.
-
-    Raises:
-        InputError: not all strategies of a data set were run with the same seeds.
+        LlamaRec minus P5, PALR and GPT4Rec: the columns of :func:`strategy_pairs` but ``state``, and ``seeds``;
+        ``p_holm`` is over these rows of a data set.
     """
-    cases = pooled_answers(answers) if answers else {}
-    rows = []
+    cases, rows = pooled(answers), []
     for dataset in dict.fromkeys(name for name, _, _ in cases):
-        for reference, metric in (("p5", PRIMARY), ("palr", PRIMARY), ("gpt4rec", PRIMARY), ("gpt4rec", "Recall@5")):
+        for reference, metric in _CLAIMED:
             own, other = (cases.get((dataset, name, "tuned")) for name in ("verbalizer", reference))
             if own is None or other is None:
                 continue
-            _refuse_other_seeds(own, other["rank"], dataset=dataset, method=reference)
-            values = (per_user(frame["rank"], metric) for frame in (own, other))
-            found = difference(*values, strata_of(own), samples=samples, seed=seed)._asdict()
+            ours, theirs = (per_user(frame["rank"], metric) for frame in (own, other))
             row = {"dataset": dataset, "method": "llamarec", "reference": reference, "metric": metric, "subset": "all"}
-            row |= found | {"users": own["user"].nunique(), "seeds": own["seed"].nunique()}
-            rows.append(row | {"commit": own["commit"].iloc[0]})
+            row |= difference(ours, theirs, strata_of(own), samples=samples, seed=seed)._asdict()
+            row |= {"users": own["user"].nunique(), "seeds": own["seed"].nunique(), "commit": own["commit"].iloc[0]}
+            rows.append(row)
     table = pd.DataFrame(rows)
     return table.assign(p_holm=table.groupby("dataset")["p_value"].transform(holm)) if rows else table
 
@@ -163,8 +171,8 @@ def table4(table: pd.DataFrame, *, published: pd.DataFrame) -> pd.DataFrame:
     own = own.assign(method=own["method"].replace("verbalizer", "llamarec")).drop(columns="published")
     quoted = published.rename(columns={"value": "published"}).assign(dataset="beauty", subset="all")
     quoted["method"] = quoted["method"].str.lower()
-    columns = ["dataset", "method", "metric", "subset", "published", "measured", "ci_low", "ci_high"]
     found = quoted.merge(own, on=["dataset", "method", "metric", "subset"], how="left")
+    columns = ["dataset", "method", "metric", "subset", "published", "measured", "ci_low", "ci_high"]
     return found[[*columns, "users", "seeds", "commit"]].astype({"users": "Int64", "seeds": "Int64"})
 
 
@@ -191,28 +199,27 @@ def differences_table(table: pd.DataFrame) -> pd.DataFrame:
     return found[["dataset", "strategy", "state", *costs, "times_verbalizer", "two_stage", "commit"]]
 
 
-def _qualities(frame: pd.DataFrame, column: str, sampling: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """Yield the metrics of the ranks in a column, over all users and over those whose target was retrieved."""
-    for subset in ("all", "retrieved"):
-        members = frame if subset == "all" else frame[frame["stratum"] == subset]
+def _qualities(frame: pd.DataFrame, ranks: pd.Series, **sampling: int) -> Iterator[dict[str, Any]]:
+    """Yield the metrics of ranks, over all users and over those whose target was retrieved."""
+    for subset, members in (("all", frame), ("retrieved", frame[frame["stratum"] == "retrieved"])):
         if members["seed"].nunique() == frame["seed"].nunique():
             for metric in METRICS:
-                found = _estimate(members, per_user(members[column], metric), strata_of(members), sampling)
+                found = _mean(members, per_user(ranks[members.index], metric), **sampling)
                 yield {"metric": metric, "subset": subset} | found
 
 
-def _costs(frame: pd.DataFrame, sampling: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a case that do not depend on ranks."""
-    strata = strata_of(frame)
+def _costs(frame: pd.DataFrame, *, generates: bool, **sampling: int) -> Iterator[dict[str, Any]]:
+    """Yield what does not depend on ranks."""
     valid = frame["valid"] / (frame["valid"] + frame["invalid"]).clip(lower=1)  # 0 where nothing was put out
-    found = {"metric": "valid_outputs", "subset": "all"} | _estimate(frame, valid, strata, sampling)
-    yield found
+    yield {"metric": "valid_outputs"} | _mean(frame, valid, **sampling)
+    if generates:
+        yield {"metric": "answered"} | _mean(frame, frame["valid"] > 0, **sampling)
     for metric in COUNTED:
-        found = _estimate(frame, frame[metric], strata, sampling)
-        found["predicted"] = _estimate(frame, frame[f"predicted_{metric}"], strata, sampling)["measured"]
         surplus = frame[metric] - frame[f"predicted_{metric}"]
         formula = "equal" if (surplus == 0).all() else "bounded" if (surplus <= 0).all() else "exceeded"
-        yield {"metric": metric, "subset": "all", "formula": formula} | found
+        predicted = _mean(frame, frame[f"predicted_{metric}"], **sampling)["measured"]
+        counted = {"metric": metric, "formula": formula, "predicted": predicted}
+        yield counted | _mean(frame, frame[metric], **sampling)
     seconds = frame[[f"{part}_seconds" for part in ("tokenizing", "reading", "generating", "parsing")]].sum(axis=1)
     together = frame.groupby("seed")[["batch_requests", "batch_seconds", "batch_peak_mib"]].first()
     whole = {
@@ -223,17 +230,8 @@ def _costs(frame: pd.DataFrame, sampling: Mapping[str, int]) -> Iterator[dict[st
         "processors": frame["processors"].mean(),
     }
     users = frame["user"].nunique()
-    for metric, value in whole.items():
-        yield {"metric": metric, "subset": "all", "measured": float(value), "users": users}
+    yield from ({"metric": metric, "measured": float(value), "users": users} for metric, value in whole.items())
 
 
-def _estimate(frame: pd.DataFrame, values: Any, strata: Strata, sampling: Mapping[str, int]) -> dict[str, Any]:
-    return estimate(values, strata, **sampling)._asdict() | {"users": frame["user"].nunique()}
-
-
-def _refuse_other_seeds(frame: pd.DataFrame, other: pd.Series, *, dataset: str, method: str) -> None:
-    if len(frame) != len(other):
-        raise InputError(
-            f"{method} on {dataset} was asked other users than what it is compared with: run `3_strategies` with the "
-            "same seeds for all."
-        )
+def _mean(frame: pd.DataFrame, values: Any, **sampling: int) -> dict[str, Any]:
+    return estimate(values, strata_of(frame), **sampling)._asdict() | {"users": frame["user"].nunique()}

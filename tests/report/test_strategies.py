@@ -79,7 +79,7 @@ def test_a_strategy_without_candidates_has_metrics_of_the_catalogue_too(table):
     catalogue, candidates = (cell(table, "p5", "Recall@10", ranked=ranked) for ranked in ("catalogue", "candidates"))
     assert catalogue["measured"] == pytest.approx(30 / 40 / 2)  # one of the two that stand for 30
     assert candidates["measured"] == pytest.approx(10 / 40)
-    assert set(table.loc[table["method"] == "causal_lm", "ranked"]) == {"candidates"}
+    assert set(table.loc[table["method"] == "causal_lm", "ranked"]) == {"candidates", "named"}
     assert cell(table, "p5", "forward_passes", ranked="catalogue")["measured"] == 5
     assert cell(table, "p5", "forward_passes", ranked="candidates").empty
 
@@ -108,6 +108,20 @@ def test_times_are_quantiles_of_requests_asked_alone_and_throughput_of_those_ask
     assert (of_palr["threads"], of_palr["processors"]) == (1, pytest.approx(0.97))
 
 
+def test_what_a_generated_answer_names_stands_apart_from_what_the_retriever_orders(found):
+    # one answer names the target; the other names nothing, so that the retriever's order is left
+    named = answers((1, 1, 25, 30), reranked=(1, 1, 25, 30), valid=[2, 0, 1, 0], invalid=[0, 2, 0, 1])
+    table = strategies_table(found | {("beauty", "palr", False, 0): named}, **SAMPLING)
+    of_palr = {"state": "zero-shot", "subset": "retrieved"}
+    assert cell(table, "palr", "Recall@10", **of_palr)["measured"] == 1
+    assert cell(table, "palr", "Recall@10", ranked="named", **of_palr)["measured"] == 0.5
+    assert cell(table, "palr", "answered", state="zero-shot")["measured"] == pytest.approx(0.5)
+    assert set(table.loc[table["ranked"] == "named", "method"]) == {
+        "palr",
+        "causal_lm",
+    }
+
+
 def test_seeds_count_alike(found):
     case = ("beauty", "verbalizer", True)
     one = {(*case, 0): answers((1, 1, 25, 30))}
@@ -124,7 +138,7 @@ def test_no_answers_are_refused():
 
 def test_the_page_has_a_line_for_each_strategy_and_state(table):
     shown = laid_out(FORMS["strategies"].prepare(table), FORMS["strategies"])
-    names = ["Retriever's order", *["LlamaRec (verbalizer)"] * 2, "Llama CausalLM", "P5", "P5"]
+    names = ["Retriever's order", *["LlamaRec (verbalizer)"] * 2, *["Llama CausalLM"] * 2, "P5", "P5"]
     assert shown.index.get_level_values("strategy").tolist() == names
     assert shown.index.get_level_values("ranks").tolist() == ["candidates"] * 4 + ["catalogue", "candidates"]
     counts = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in shown["tokens generated"]]
@@ -174,7 +188,7 @@ def test_each_seeds_own_users_count_once(found):
     alone = strategy_pairs(found, **SAMPLING).set_index(["method", "state", "reference"])
     of_both = (alone.loc[("verbalizer", "tuned", "retriever"), "difference"] + 1 / np.log2(10) - 1 / np.log2(3)) / 2
     assert pairs.loc[("verbalizer", "tuned", "retriever"), "difference"] == pytest.approx(of_both)
-    with pytest.raises(InputError, match="on beauty was asked other users than what it is compared with"):
+    with pytest.raises(InputError, match="on beauty was asked with other seeds than other strategies"):
         strategy_pairs(found | dict([again.popitem()]), **SAMPLING)
 
 
