@@ -7,7 +7,7 @@ against our tables.
 """
 
 from llamarec_core.evaluation.claims import RULES, claims_table, verdict_counts
-from llamarec_core.evaluation.consistency import consistency_tables, retrieved_shares
+from llamarec_core.evaluation.consistency import consistency_tables
 from llamarec_core.evaluation.metrics import METRICS, mean, per_user
 from llamarec_core.evaluation.paper import (
     measured_inference_times,
@@ -29,6 +29,5 @@ __all__ = [
     "published_inference_times",
     "published_llm_baselines",
     "published_statistics",
-    "retrieved_shares",
     "verdict_counts",
 ]

@@ -1,10 +1,12 @@
 """What the published numbers alone say: whether they fit together, and how sure they can be.
 
-Nothing is measured here. A table prints four decimals, rounded or cut off, and the paper does not say which. So every
-rule is tried both ways: two values contradict each other only where no true values behind them agree.
+Nothing is measured here. A table prints four decimals, rounded or cut off, and the paper does not say which: two values
+contradict each other only where no true values behind them agree. All functions take what
+:func:`~llamarec_core.evaluation.paper.published` loads, and ``users``: data set → number of users.
 """
 
 import bisect
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from llamarec_core.evaluation.metrics import METRICS
-from llamarec_core.evaluation.paper import (
-    published,
-    published_claims,
-    published_llm_baselines,
-    published_statistics,
-)
+from llamarec_core.evaluation.paper import published, published_claims, published_llm_baselines, published_statistics
 
 PRINTED = 0.0001
 """The last decimal of the paper's Tables 1 and 3."""
@@ -32,18 +29,10 @@ _OWN = ("LRURec", "LlamaRec")
 
 
 def consistency_tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """Return every table below for the paper's numbers.
-
-    Args:
-        folder: ``results/published``.
-
-    Returns:
-        ``shares`` (:func:`constant_shares`), ``counts`` (:func:`retrieved_counts`), ``relative_gains``
-        (:func:`relative_gains`), ``recalls`` (:func:`recall_counts`), ``gains`` (:func:`gains_in_users`) and ``stated``
-        (:func:`stated_table`).
+    """Return each table below by its name without ``consistency_``, for the paper's numbers.
 
     Raises:
-        InputError: a published file or one of its columns is missing.
+        InputError: a file of ``results/published`` or one of its columns is missing.
     """
     tables = published(folder)
     users = published_statistics(folder).set_index("dataset")["users"].astype(int)
@@ -58,8 +47,8 @@ def consistency_tables(folder: Path) -> dict[str, pd.DataFrame]:
     }
 
 
-def retrieved_shares(tables: pd.DataFrame) -> pd.DataFrame:
-    """Divide Table 1 by Table 3, cell by cell.
+def constant_shares(tables: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
+    """Divide Table 1 by Table 3, cell by cell, and say whether the quotients are as they must be.
 
     For K up to 20 a user whose target LRURec did not retrieve adds nothing to a metric @K of LRURec, nor of LlamaRec,
     which reorders what LRURec retrieved. So for these two each quotient is the share of users whose target was
@@ -67,27 +56,7 @@ def retrieved_shares(tables: pd.DataFrame) -> pd.DataFrame:
     be larger.
 
     Args:
-        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
-
-    Returns:
-        ``dataset``, ``method``, ``metric``, ``share``, and ``share_low`` and ``share_high``, its range given rounding.
-    """
-    keys = ["dataset", "method", "metric"]
-    over, under = (tables[tables["subset"] == subset].set_index(keys)["value"] for subset in ("all", "retrieved"))
-    down, up = PRINTINGS["rounded"]
-    shares = {
-        "share": over / under,
-        "share_low": (over + down) / (under + up),
-        "share_high": (over + up) / (under + down),
-    }
-    return pd.DataFrame(shares).reindex(over.index).reset_index()
-
-
-def constant_shares(tables: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
-    """Say for each method and data set whether the quotients of :func:`retrieved_shares` are as they must be.
-
-    Args:
-        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
+        tables: as above.
         counts: from :func:`retrieved_counts`.
 
     Returns:
@@ -95,16 +64,21 @@ def constant_shares(tables: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
         range of every metric, given rounding) and ``consistent``: for LRURec and LlamaRec whether some number of users
         fits, for the others whether no quotient is below LlamaRec's.
     """
-    shares = retrieved_shares(tables)
-    fitting = counts.groupby(["dataset", "method"])["fits"].sum()
-    rows = []
-    for (dataset, method), group in shares.groupby(["dataset", "method"], sort=False):
-        low, high = group["share_low"].max(), group["share_high"].min()
-        row = {"dataset": dataset, "method": method, "smallest": group["share"].min(), "largest": group["share"].max()}
-        ranker = shares[(shares["dataset"] == dataset) & (shares["method"] == "LlamaRec")]
-        consistent = fitting[dataset, method] > 0 if method in _OWN else high >= ranker["share_low"].max()
-        rows.append(row | {"constant": low <= high, "consistent": bool(consistent)})
-    return pd.DataFrame(rows)
+    wide = tables.pivot_table("value", ["dataset", "method", "metric"], "subset", sort=False)
+    down, up = PRINTINGS["rounded"]
+    wide["share"] = wide["all"] / wide["retrieved"]
+    wide["low"] = (wide["all"] + down) / (wide["retrieved"] + up)
+    wide["high"] = (wide["all"] + up) / (wide["retrieved"] + down)
+    groups = wide.groupby(["dataset", "method"], sort=False)
+    found = groups["share"].agg(smallest="min", largest="max").reset_index()
+    low, high = groups["low"].max(), groups["high"].min()
+    fits = counts.groupby(["dataset", "method"])["fits"].sum()
+    found["constant"] = (low <= high).to_numpy()
+    found["consistent"] = [
+        bool(fits[case] > 0) if case in fits.index else bool(high[case] >= low[case[0], "LlamaRec"])
+        for case in low.index
+    ]
+    return found
 
 
 def retrieved_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
@@ -113,10 +87,6 @@ def retrieved_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
     A Recall is a whole number of hits over a number of users, and the same hits stand in both tables: over all users in
     Table 1, over the N retrieved ones in Table 3. N fits if such hits exist for both Recalls, and if N over all is the
     quotient of the two tables in every metric.
-
-    Args:
-        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
-        users: data set → number of users.
 
     Returns:
         For each data set and method of the two, and each way of printing: ``dataset``, ``method``, ``printing``
@@ -127,9 +97,8 @@ def retrieved_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
     rows = []
     for dataset in tables["dataset"].unique():
         for method in [method for method in _OWN if method in set(tables["method"])]:
-            cells = wide.loc[(dataset, method)]
             for printing, margins in PRINTINGS.items():
-                fitting = _fitting(cells, int(users[dataset]), *margins)
+                fitting = _fitting(wide.loc[(dataset, method)], int(users[dataset]), *margins)
                 row = {"dataset": dataset, "method": method, "printing": printing, "fits": len(fitting)}
                 rows.append(row | ({"fewest": fitting.min(), "most": fitting.max()} if len(fitting) else {}))
     columns = ["dataset", "method", "printing", "fits", "fewest", "most"]
@@ -138,15 +107,14 @@ def retrieved_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
 
 def _fitting(cells: pd.DataFrame, users: int, down: float, up: float) -> np.ndarray:
     """Return the numbers of retrieved users that fit; ``cells`` has ``all`` and ``retrieved`` by metric."""
-    tiny = 1e-9  # printed values are decimal, their doubles are not
+    down, up = down - 1e-9, up + 1e-9  # printed values are decimal, their doubles are not
     counts = np.arange(1, users + 1)
     low = ((cells["all"] + down) / (cells["retrieved"] + up)).max()
     high = ((cells["all"] + up) / (cells["retrieved"] + down)).min()
-    fits = (counts / users >= low - tiny) & (counts / users <= high + tiny)
+    fits = (counts / users >= low) & (counts / users <= high)
     for cell in cells[cells.index.str.startswith("Recall")].itertuples():
-        fewest = np.maximum(np.ceil((cell.all + down - tiny) * users), np.ceil((cell.retrieved + down - tiny) * counts))
-        most = np.minimum(np.floor((cell.all + up + tiny) * users), np.floor((cell.retrieved + up + tiny) * counts))
-        fits &= fewest <= most
+        fewest = np.maximum(np.ceil((cell.all + down) * users), np.ceil((cell.retrieved + down) * counts))
+        fits &= fewest <= np.minimum(np.floor((cell.all + up) * users), np.floor((cell.retrieved + up) * counts))
     return counts[fits]
 
 
@@ -155,25 +123,19 @@ def relative_gains(tables: pd.DataFrame) -> pd.DataFrame:
 
     Both methods have the same share of retrieved users, which cancels in the quotient.
 
-    Args:
-        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
-
     Returns:
         ``dataset``, ``metric`` (the six, and ``mean``), ``table1``, ``table3`` (gains; 0.1 is 10 %), ``agree`` (whether
         some true values behind the printed ones give the same gain).
     """
     wide = tables.pivot_table("value", ["dataset", "subset", "metric"], "method")
     down, up = _EITHER
+    ours, theirs = wide["LlamaRec"], wide["LRURec"]
     gains = pd.DataFrame(
-        {
-            "gain": wide["LlamaRec"] / wide["LRURec"] - 1,
-            "low": (wide["LlamaRec"] + down) / (wide["LRURec"] + up) - 1,
-            "high": (wide["LlamaRec"] + up) / (wide["LRURec"] + down) - 1,
-        }
+        {"gain": ours / theirs, "low": (ours + down) / (theirs + up), "high": (ours + up) / (theirs + down)}
     )
     rows = []
     for dataset in tables["dataset"].unique():
-        of_tables = [gains.loc[(dataset, subset)].loc[list(METRICS)] for subset in ("all", "retrieved")]
+        of_tables = (gains.loc[(dataset, subset)].loc[list(METRICS)] - 1 for subset in ("all", "retrieved"))
         first, third = (pd.concat([of, of.mean().to_frame("mean").T]) for of in of_tables)
         agree = (first["low"] <= third["high"]) & (third["low"] <= first["high"])
         table = pd.DataFrame({"table1": first["gain"], "table3": third["gain"], "agree": agree})
@@ -184,22 +146,17 @@ def relative_gains(tables: pd.DataFrame) -> pd.DataFrame:
 def recall_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
     """Turn each Recall of Table 1 into a number of users: it is a multiple of 1 / users.
 
-    Args:
-        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
-        users: data set → number of users.
-
     Returns:
         ``dataset``, ``method``, ``metric``, ``value``, ``users``, ``hits`` (the nearest number of users),
         ``nearest`` (the Recall of that many), ``multiple`` (whether it is printed as ``value``, rounded or cut;
         empty where multiples are closer than the last decimal, so that every value fits), ``ci_low`` and ``ci_high``
         (95 % binomial interval by Wilson's method, 1927, over users).
     """
-    table = tables[(tables["subset"] == "all") & tables["metric"].str.startswith("Recall")].drop(columns="subset")
+    table = tables[(tables["subset"] == "all") & tables["metric"].str.startswith("Recall")]
     rows = []
     for row in table[["dataset", "method", "metric", "value"]].to_dict("records"):
         n_users = int(users[row["dataset"]])
-        around = np.array([np.floor(row["value"] * n_users), np.ceil(row["value"] * n_users)])
-        hits = int(around[np.abs(around / n_users - row["value"]).argmin()])
+        hits = round(row["value"] * n_users)
         fits = _EITHER[0] <= hits / n_users - row["value"] < _EITHER[1] if 1 / n_users > PRINTED else None
         low, high = binomtest(hits, n_users).proportion_ci(method="wilson")
         row |= {"users": n_users, "hits": hits, "nearest": hits / n_users, "multiple": fits}
@@ -212,10 +169,6 @@ def gains_in_users(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
 
     A paired gain of g users is g + l users won and l lost; how many were lost is not published. McNemar's exact test of
     the g + 2 l users that changed grows weaker with l.
-
-    Args:
-        tables: what :func:`~llamarec_core.evaluation.paper.published` loads.
-        users: data set → number of users.
 
     Returns:
         ``dataset``, ``metric``, ``method``, ``reference``, ``gain`` (difference of the printed values), ``gain_users``,
@@ -236,14 +189,7 @@ def gains_in_users(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
 
 
 def most_lost(gain: int) -> int | None:
-    """Return the most users lost with which a net gain is significant (p < 0.05) by McNemar's exact test.
-
-    Args:
-        gain: users won − users lost.
-
-    Returns:
-        ``None`` where the gain is not significant even if no user was lost.
-    """
+    """Return the most users lost with which a net gain of users is significant (p < 0.05); ``None`` if none may be."""
 
     def chance(lost: int) -> bool:
         return gain <= 0 or binomtest(lost, gain + 2 * lost).pvalue >= 0.05
@@ -255,9 +201,6 @@ def most_lost(gain: int) -> int | None:
 def stated_table(folder: Path) -> pd.DataFrame:
     """Set the numbers that the paper's text states beside what follows from its tables.
 
-    Args:
-        folder: ``results/published``.
-
     Returns:
         ``claim``, ``dataset``, ``statement``, ``where``, ``unit`` (``gain`` is relative: 0.1 is 10 %), ``stated``,
         ``published`` (from the tables), ``difference``.
@@ -267,38 +210,35 @@ def stated_table(folder: Path) -> pd.DataFrame:
     cells = cells.set_index(["dataset", "method", "metric", "subset"])["value"]
     table = published_claims(folder).dropna(subset="stated")
     table = table[table["claim"].isin(_FROM_TABLES)]  # the others are bounds and times, which no table repeats
-    found = [_FROM_TABLES[row.claim](cells[row.dataset].to_dict()) for row in table.itertuples()]
-    units = ["difference" if name in _DIFFERENCES else "gain" for name in table["claim"]]
-    table = table.assign(unit=units, published=found, difference=found - table["stated"])
+    units, numbers = zip(*(_FROM_TABLES[name] for name in table["claim"]), strict=True)
+    values = [number(cells[dataset]) for number, dataset in zip(numbers, table["dataset"], strict=True)]
+    table = table.assign(unit=units, published=values, difference=values - table["stated"])
     return table[["claim", "dataset", "statement", "where", "unit", "stated", "published", "difference"]]
 
 
-def _gain(cells: dict, metric: str, other: str = "LRURec") -> float:
-    return cells["LlamaRec", metric, "all"] / cells[other, metric, "all"] - 1
+def _gain(metrics: tuple[str, ...], *others: str) -> tuple[str, Callable[[pd.Series], float]]:
+    """LlamaRec's mean gain over the best of others, in those metrics of which the paper prints a value for one."""
+
+    def mean_gain(cells: pd.Series) -> float:
+        best = cells.loc[list(others), :, "all"].groupby("metric").max()
+        return float((cells["LlamaRec", :, "all"] / best - 1).reindex(metrics).mean())
+
+    return "gain", mean_gain
 
 
-def _gain_over_llm_based(cells: dict) -> float:
-    """Return the mean gain over the best other LLM-based method in each metric, of those for which it is printed."""
-    metrics = [metric for metric in METRICS if not metric.startswith("MRR")]
-    best = {metric: np.nanmax([cells[name, metric, "all"] for name in _LLM_BASED]) for metric in metrics}
-    return float(np.mean([cells["LlamaRec", metric, "all"] / best[metric] - 1 for metric in metrics]))
+def _lead(ours: str, theirs: str, metric: str, subset: str = "all") -> tuple[str, Callable[[pd.Series], float]]:
+    return "difference", lambda cells: cells[ours, metric, subset] - cells[theirs, metric, subset]
 
 
-def _lead(cells: dict, ours: str, theirs: str, metric: str, subset: str = "all") -> float:
-    return cells[ours, metric, subset] - cells[theirs, metric, subset]
-
-
-_DIFFERENCES = {
-    "recall10_gain_of_all": lambda cells: _lead(cells, "LlamaRec", "LRURec", "Recall@10"),
-    "recall10_gain_of_retrieved": lambda cells: _lead(cells, "LlamaRec", "LRURec", "Recall@10", "retrieved"),
-    "gpt4rec_lead": lambda cells: _lead(cells, "GPT4Rec", "LlamaRec", "Recall@5"),
+_FROM_TABLES = {
+    "gain_mrr5": _gain(("MRR@5",), "LRURec"),
+    "gain_ndcg5": _gain(("NDCG@5",), "LRURec"),
+    "gain_recall5": _gain(("Recall@5",), "LRURec"),
+    "mean_gain": _gain(METRICS, "LRURec"),
+    "gain_over_palr": _gain(("NDCG@10",), "PALR"),
+    "gain_over_llm_based": _gain(("NDCG@5", "Recall@5", "NDCG@10", "Recall@10"), *_LLM_BASED),
+    "recall10_gain_of_all": _lead("LlamaRec", "LRURec", "Recall@10"),
+    "recall10_gain_of_retrieved": _lead("LlamaRec", "LRURec", "Recall@10", "retrieved"),
+    "gpt4rec_lead": _lead("GPT4Rec", "LlamaRec", "Recall@5"),
 }
-_FROM_TABLES = _DIFFERENCES | {
-    "gain_mrr5": lambda cells: _gain(cells, "MRR@5"),
-    "gain_ndcg5": lambda cells: _gain(cells, "NDCG@5"),
-    "gain_recall5": lambda cells: _gain(cells, "Recall@5"),
-    "mean_gain": lambda cells: np.mean([_gain(cells, metric) for metric in METRICS]),
-    "gain_over_palr": lambda cells: _gain(cells, "NDCG@10", "PALR"),
-    "gain_over_llm_based": _gain_over_llm_based,
-}
-"""Name of a statement in ``claims.csv`` → its number, from the cells of its data set by method, metric and subset."""
+"""Name of a statement in ``claims.csv`` → its unit, and its number from the cells of its data set."""
