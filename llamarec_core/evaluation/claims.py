@@ -87,7 +87,7 @@ def verdict(measured: float, low: float, high: float, *, published: float, p_hol
 
 def claims_table(
     folder: Path,
-    comparisons: Mapping[str, pd.DataFrame],
+    comparisons: Mapping[str, pd.DataFrame | None],
     *,
     scale: str,
     trainable_share: float,
@@ -99,10 +99,10 @@ def claims_table(
 
     Args:
         folder: ``results/published``.
-        comparisons: tables of paired differences by :attr:`Claim.source`; a missing one was not run.
+        comparisons: tables of paired differences by :attr:`Claim.source`; ``None`` where nothing was run.
         scale: the backbone that LlamaRec was run with.
         trainable_share: trained parameters over all, at the paper's settings.
-        times: ``mean_title_length_tokens``, ``method``, ``backbone`` and ``seconds`` of requests answered alone.
+        times: what :func:`~llamarec_core.evaluation.paper.measured_inference_times` loads.
         timed_on_gpu: whether they were, as the paper's.
         times_commit: the commit that they were measured with.
 
@@ -122,16 +122,16 @@ def claims_table(
     cells = cells.set_index(["dataset", "method", "metric", "subset"])["value"]
     rows = []
     for (name, dataset), statements in published_claims(folder).groupby(["counts_as", "dataset"], sort=False):
-        where = ", ".join(dict.fromkeys(statements["where"]))
+        first, where = statements.iloc[0], ", ".join(dict.fromkeys(statements["where"]))
         row = {"claim": name, "dataset": dataset, "where": where, "wordings": len(statements)}
+        row |= {"statement": first["statement"], "published": first["stated"]}
         if name in CLAIMS:
-            row |= _from_comparisons(CLAIMS[name], dataset, cells, comparisons.get(CLAIMS[name].source), scale)
+            claim = CLAIMS[name]
+            row |= _of_methods(claim, dataset, cells, comparisons.get(claim.source), scale)
+        elif name == "trainable_share":
+            row |= _of_settings(trainable_share, first["stated"])
         else:
-            statement = statements.iloc[0]
-            row |= {"statement": statement["statement"], "published": (stated := statement["stated"])}
-            timed = {"on_gpu": timed_on_gpu, "commit": times_commit}
-            of_times = name != "trainable_share"
-            row |= _of_times(name, stated, times, **timed) if of_times else _of_settings(trainable_share, stated)
+            row |= _of_times(name, first["stated"], times, on_gpu=timed_on_gpu, commit=times_commit)
         rows.append(row)
     columns = ["claim", "dataset", "statement", "where", "wordings", "unit", "published", "measured", "ci_low"]
     columns += ["ci_high", "p_holm", "detectable", "users", "seeds", "verdict", "observed", "why", "scale", "commit"]
@@ -140,61 +140,53 @@ def claims_table(
 
 def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
     """Count the verdicts of :func:`claims_table`, each beside its rule: ``verdict``, ``claims``, ``when``."""
-    counts = table["verdict"].value_counts()
-    return pd.DataFrame(
-        [{"verdict": name, "claims": counts.get(name, 0), "when": rule} for name, rule in RULES.items()]
-    )
+    counts = table["verdict"].value_counts().reindex(list(RULES), fill_value=0)
+    return pd.DataFrame({"verdict": list(RULES), "claims": counts.to_numpy(), "when": list(RULES.values())})
 
 
-def _from_comparisons(
-    claim: Claim, dataset: str, cells: pd.Series, table: pd.DataFrame | None, scale: str
-) -> dict[str, Any]:
-    """Return the row of a claim about methods."""
-    printed = {
-        other: cells[dataset, claim.method, claim.metric, claim.subset]
-        - cells.get((dataset, other, claim.metric, claim.subset), np.nan)
-        for other in claim.references
-    }
-    row = {"statement": claim.statement, "unit": "difference", "published": min(printed.values(), key=_nan_last)}
+def _of_methods(claim: Claim, dataset: str, cells: pd.Series, table: pd.DataFrame | None, scale: str) -> dict[str, Any]:
+    """Return what decides a claim about methods."""
+    printed = cells.reindex([(dataset, name, claim.metric, claim.subset) for name in (claim.method, *claim.references)])
+    leads = dict(zip(claim.references, printed.iloc[0] - printed.iloc[1:], strict=True))
+    row = {"statement": claim.statement, "unit": "difference", "published": np.nanmin(list(leads.values()))}
     pairs = {other: _pair(table, claim, dataset, other) for other in claim.references}
     missing = [other for other, pair in pairs.items() if pair is None]
     if missing:
-        if table is None or not (table["method"] == claim.method.lower()).any():
-            missing = [claim.method, *missing]
+        if len(missing) == len(pairs) == 1:
+            missing.insert(0, claim.method)
         return row | {"verdict": "not tested", "why": f"{', '.join(missing)}: not run on {dataset}"}
-    found = [_judged(pairs[other], printed[other]) for other in claim.references]
-    row |= min(found, key=lambda judged: (-list(RULES).index(judged["verdict"]), judged["measured"]))
+    judged = [_judged(pair, leads[other]) for other, pair in pairs.items()]
+    row |= min(judged, key=lambda found: (-list(RULES).index(found["verdict"]), found["measured"]))
     if not claim.ranker:
         return row
-    row["scale"] = scale
     if scale != PAPER_BACKBONE:
         row |= {"verdict": "not tested", "observed": row["verdict"]}
         row["why"] = f"the paper's ranker is Llama-2-7B, ours is {scale}"
-    return row
+    return row | {"scale": scale}
 
 
 def _pair(table: pd.DataFrame | None, claim: Claim, dataset: str, other: str) -> dict[str, Any] | None:
+    """Return the comparison of a claim's method with another, which may stand the other way round in our table."""
     if table is None or table.empty:
         return None
-    case = {"dataset": dataset, "metric": claim.metric, "subset": claim.subset}
-    found = table[(table[list(case)] == pd.Series(case)).all(axis=1)]
+    found = table[(table["dataset"] == dataset) & (table["metric"] == claim.metric)]
+    found = found[found["subset"] == claim.subset].set_index(["method", "reference"])
     ours, theirs = claim.method.lower(), other.lower()
-    for method, reference, sign in ((ours, theirs, 1), (theirs, ours, -1)):
-        pair = found[(found["method"] == method) & (found["reference"] == reference)]
-        if len(pair):
-            row = pair.iloc[0].to_dict()
-            ends = sorted(sign * row[end] for end in ("ci_low", "ci_high"))
-            return row | {"difference": sign * row["difference"], "ci_low": ends[0], "ci_high": ends[1]}
+    for pair, sign in (((ours, theirs), 1), ((theirs, ours), -1)):
+        if pair in found.index:
+            row = found.loc[pair].to_dict()
+            low, high = sorted(sign * row[end] for end in ("ci_low", "ci_high"))
+            return row | {"measured": sign * row["difference"], "ci_low": low, "ci_high": high}
     return None
 
 
-def _judged(pair: Mapping[str, Any], printed: float) -> dict[str, Any]:
+def _judged(pair: Mapping[str, Any], lead: float) -> dict[str, Any]:
     """Return the columns that a comparison gives a claim; where the paper prints no value, the direction decides."""
-    interval = pair["difference"], pair["ci_low"], pair["ci_high"]
-    decided = verdict(*interval, published=0.0 if np.isnan(printed) else printed, p_holm=pair["p_holm"])
-    kept = {name: pair.get(name) for name in ("p_holm", "detectable", "users", "seeds", "commit")}
-    found = dict(zip(("measured", "ci_low", "ci_high"), interval, strict=True)) | kept | {"verdict": decided}
-    return found | {"why": RULES[decided]} | ({} if np.isnan(printed) else {"published": printed})
+    kept = ("measured", "ci_low", "ci_high", "p_holm", "detectable", "users", "seeds", "commit")
+    row = {name: pair.get(name) for name in kept}
+    known = not np.isnan(lead)
+    decided = verdict(*list(row.values())[:3], published=lead if known else 0.0, p_holm=row["p_holm"])
+    return row | {"verdict": decided, "why": RULES[decided]} | ({"published": lead} if known else {})
 
 
 def _of_settings(share: float, bound: float) -> dict[str, Any]:
@@ -222,7 +214,3 @@ def _of_times(name: str, stated: float, times: pd.DataFrame | None, *, on_gpu: b
         return row | {"verdict": decided, "why": "one value, without users to resample"}
     why = f"the paper times Llama-2-7B on a GPU, we {scale} on a {'GPU' if on_gpu else 'processor'}"
     return row | {"observed": decided, "why": why}
-
-
-def _nan_last(value: float) -> float:
-    return np.inf if np.isnan(value) else value

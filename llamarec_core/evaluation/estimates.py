@@ -63,11 +63,7 @@ class Strata(NamedTuple):
 
 
 def strata_of(frame: pd.DataFrame) -> Strata:
-    """Return the strata of sampled users; each seed drew its own users, and seeds count alike.
-
-    Args:
-        frame: one row a user, with ``seed``, ``stratum`` and ``stratum_users`` (users that the stratum stands for).
-    """
+    """Return the strata of sampled users, of whom each seed drew its own: ``seed``, ``stratum``, ``stratum_users``."""
     groups = frame.reset_index(drop=True).groupby(["seed", "stratum"])
     sizes = groups["stratum_users"].first()
     shares = sizes / sizes.groupby("seed").transform("sum") / frame["seed"].nunique()
@@ -77,9 +73,9 @@ def strata_of(frame: pd.DataFrame) -> Strata:
 def over_seeds(values: np.ndarray, members: np.ndarray) -> np.ndarray:
     """Return one value a user, so that their mean is the mean over seeds of each seed's mean over its members.
 
-    With one seed, or when all users are members, this is the user's value averaged over seeds. Otherwise a user's part
-    in a seed's mean is v − (the seed's mean) for a member and 0 for others, scaled by the seed's size: the usual linear
-    approximation of a ratio, so that the users of all seeds can be resampled together.
+    When all users are members, this is the user's value averaged over seeds. Otherwise a user's part in a seed's mean is
+    v − (the seed's mean) for a member and 0 for others, scaled by the seed's size: the usual linear approximation of a
+    ratio, so that the users of all seeds can be resampled together.
 
     Args:
         values: ``(seeds, users)``.
@@ -135,11 +131,9 @@ def difference(
     differences = np.subtract(_finite(ours), _finite(theirs))
     found = estimate(differences, strata, samples=samples, seed=seed)
     parts = [(np.arange(len(differences)), 1.0)] if strata is None else list(zip(*strata, strict=True))
-    weights = np.ones(len(differences))  # of a user in the mean, so that 1 is the weight of one among equals
-    for rows, share in parts:
-        weights[rows] = share * len(differences) / len(rows)
+    weighted = np.concatenate([differences[rows] * (share * len(differences) / len(rows)) for rows, share in parts])
     error = np.sqrt(sum(share**2 * differences[rows].var() / len(rows) for rows, share in parts))
-    p_value = _sign_flip_p_value(differences * weights, samples=samples, seed=seed)
+    p_value = _sign_flip_p_value(weighted, samples=samples, seed=seed)
     return Difference(*found, p_value, float(_Z_OF_DETECTABLE * error))
 
 

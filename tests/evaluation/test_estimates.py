@@ -141,10 +141,10 @@ def test_the_primary_tests_of_a_data_set_are_one_family():
 def test_ten_thousand_samples_of_beautys_users_take_seconds():
     ranks = np.random.default_rng(9).zipf(1.3, size=22_332)
     values = np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0)
-    started = time.perf_counter()
+    started = time.process_time()
     found = estimate(values, samples=10_000, seed=0)
     estimate(np.random.default_rng(10).random(22_332), samples=10_000, seed=0)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert found.ci_low < values.mean() < found.ci_high
 
 
