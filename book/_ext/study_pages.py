@@ -100,6 +100,9 @@ def _how(record: dict[str, Any]) -> str:
     machine = record["hardware"]
     accelerators = "".join(f", {name}" for name in machine["accelerators"])
     seconds = record["wall_seconds"]
+    shown = f"Source: {{download}}`{Path(source).name} </{source}>`."
+    if not (ROOT / source).is_file():
+        shown = "Its source has another name by now: the commit holds it."
     took = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
     return f"""\
 :::{{admonition}} How this page was made
@@ -109,7 +112,7 @@ def _how(record: dict[str, Any]) -> str:
 {record["command"]}
 ```
 
-Source: {{download}}`{Path(source).name} </{source}>`. It ran at commit `{record["git_commit"]}` in {took} on
+{shown} It ran at commit `{record["git_commit"]}` in {took} on
 {machine["processor"]}, {machine["cores"]} cores{accelerators}, {machine["memory_gib"]} GiB. Steps before it must have
 run: see {{ref}}`one-notebook`.
 :::

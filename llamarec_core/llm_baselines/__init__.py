@@ -2,17 +2,17 @@
 
     histories, candidates ──Strategy.rank──▶ Answers: scores of the candidates, recommended items, counted cost
 
-====================== ============================ ====================================================
-strategy               reads                        answers with
-====================== ============================ ====================================================
-``Verbalizer``         history and candidates       the logits of the candidates' labels (LlamaRec)
-``CausalLM``           history and candidates       a generated list of all titles, best first
-``PALR``               history and candidates       a generated list of the titles to recommend
-``GPT4Rec``            history                      generated queries to a search over all titles
-``TALLRec``            history and one candidate    the logits of "Yes" and "No", for each candidate
+======================= =========================== ================================================
+strategy                reads                       answers with
+======================= =========================== ================================================
+``Verbalizer``          history and candidates      the logits of the candidates' labels (LlamaRec)
+``CausalLM``            history and candidates      a generated list of all titles, best first
+``PALR``                history and candidates      a generated list of the titles to recommend
+``GPT4Rec``             history                     generated queries to a search over all titles
+``TALLRec``             history and one candidate   the logits of "Yes" and "No", for each candidate
 ``TALLRecWithoutCache`` the same, each prompt whole the same, the history read again each time
-``P5``                 history, as ids              generated ids of the catalogue
-====================== ============================ ====================================================
+``P5``                  history, as ids             generated ids of the catalogue
+======================= =========================== ================================================
 """
 
 from llamarec_core.llm_baselines.base import Strategy, Verbalizer
