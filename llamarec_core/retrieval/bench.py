@@ -25,11 +25,7 @@ def training_steps(
 ) -> dict[str, Callable[[], object]]:
     """Return a training step in the published form and in ours, from the same weights, on the same batches.
 
-    Args:
-        dataset: its training split is learnt.
-        settings: of LRURec.
-        published: makes the published form of a model, with a method ``loss(sequences, max_length)``.
-        seed: of the weights and the batches.
+    ``published`` makes the published form of a model, with a method ``loss(sequences, max_length)``.
     """
     torch.manual_seed(seed)
     ours = LRURec(dataset.n_items, settings).train()
