@@ -167,13 +167,18 @@ def interval(axis: Axes, place: float, row: Any, *, colour: str, name: str) -> s
         colour: of our value.
         name: of the line, for its tooltip.
     """
-    words = f"{name}: ours {row.measured:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]".replace("-0.", "−0.")
-    published = getattr(row, "published", np.nan)
+    published, said = getattr(row, "published", np.nan), []
+    if pd.notna(row.measured):
+        said.append(f"ours {row.measured:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]")
     if pd.notna(published):
-        words += f", published {published:.4f}"
-        tell(axis.plot(published, place, **PUBLISHED_MARK)[0], words)
-    tell(axis.plot([row.ci_low, row.ci_high], [place, place], color=colour, linewidth=3)[0], words)
-    tell(axis.plot(row.measured, place, marker="o", color=colour)[0], words)
+        said.append(f"published {published:.4f}")
+    words = f"{name}: {', '.join(said)}".replace("-0.", "−0.")
+    for values, look in (
+        ([row.ci_low, row.ci_high], {"linewidth": 3}),
+        ([row.measured], {"marker": "o"}),
+        ([published], PUBLISHED_MARK),
+    ):
+        tell(axis.plot(values, [place] * len(values), **{"color": colour} | look)[0], words)
     return words
 
 

@@ -233,6 +233,10 @@ FORMS: dict[str, Form] = {
         cells={"recall@20": "{recall@20:.3f}", "ms a query": lambda row: f"{1000 * row['median_seconds']:.3g}",
                "seconds to build": "{build_seconds:.2f}"},
     ),
+    "consistency_relative_gains": Form(
+        rows={**_SET, "metric": "{metric}"},
+        cells={"by Table 1": "{table1:+.2%}", "by Table 3": "{table3:+.2%}", "agree": lambda row: number(row["agree"])},
+    ),
     "consistency_stated": Form(
         rows={"statement": "{statement}"},
         cells={**_SET, "stands in": "{where}", "text": lambda row: number(row["stated"]),
