@@ -315,12 +315,7 @@ def quality_against_latency(table: pd.DataFrame) -> Figure:
 
 
 def index_curves(curve: pd.DataFrame, *, recall: float = 0.95) -> Figure:
-    """Plot the time of a query against the size of the catalogue, at the fastest setting with enough recall.
-
-    Args:
-        curve: ``items``, ``index``, ``recall@20`` (against exact search) and ``median_seconds`` of one query.
-        recall: the least recall@20.
-    """
+    """Plot the time of a query against the catalogue's size, at the fastest setting with that recall@20 at least."""
     enough = curve[curve["recall@20"] >= recall].assign(milliseconds=lambda rows: 1000 * rows["median_seconds"])
     fastest = enough.loc[enough.groupby(["items", "index"])["milliseconds"].idxmin()]
     lines = dict(tuple(fastest.groupby("index", sort=False)))

@@ -138,7 +138,7 @@ def _of_strategy(row: Row) -> str:
 
 
 _SET = {"data set": "{dataset}"}
-_STRATEGIES = {**_SET, "strategy": "{method}", "state": "{state}"}
+_STRATEGIES = {**_SET, "strategy": "{method}, {state}"}
 RESULTS = Form(
     rows={**_SET, "users": "{subset}", "method": "{method}"},
     across="{metric}",
@@ -152,6 +152,7 @@ DIFFERENCES = Form(
     across="{metric}, {subset}",
     cells={"": lambda row: f"{text(_SIGNED, row)} {_p_value(row)}".rstrip()},
     bold={"": _beyond_chance},
+    prepare=lambda frame: frame.sort_values("subset", ascending=False, kind="stable"),  # what is tested stands first
     first=lambda frame: frame["metric"] == QUOTED[0],
     whole_in_latex=False,
     note="In brackets: 95 % bootstrap intervals over users. Bold: p < 0.05 by Holm's method.",
