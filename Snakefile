@@ -23,6 +23,7 @@ from llamarec_core.data.sources import raw_files
 from llamarec_core.files import InputError
 from llamarec_core.grid import Grid
 from llamarec_core.paths import Paths
+from llamarec_core.paths import RANKED
 from llamarec_core.settings import load_profile
 from llamarec_core.working_copy import WorkingCopy
 
@@ -69,10 +70,6 @@ PATHS = Paths(Path(), PROFILE, "{dataset}", SETTINGS.seed)
 RUNS = str(PATHS.dataset_folder().parent)
 WORK = str(PATHS.work)
 NOTEBOOKS = str(PATHS.results / "notebooks")
-RANKED = [
-    "random-order", "popularity-order", "title-overlap", "title-overlap-with-retriever", "llamarec",
-    "llamarec-with-retriever",
-]
 ABLATIONS = str(PATHS.ablation_file)
 ABLATED = list(SETTINGS.evaluation.ablation_datasets)
 RANKS = str(PATHS.ranks_file("{method}"))

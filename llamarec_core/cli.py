@@ -92,12 +92,13 @@ def recommend(
 @app.command()
 def verify(
     profiles: Annotated[list[str] | None, typer.Argument(help="profiles with results; none takes all of them")] = None,
+    write: Annotated[bool, typer.Option("--write", help="write results/manifest.json when all else fits")] = False,
 ) -> None:
     """Compute every table again from the committed ranks, and check hashes and the commits behind them."""
     from llamarec_core import verify
     from llamarec_core.paths import find_root
 
-    typer.echo(verify.verify(find_root(), profiles=profiles or ()))
+    typer.echo(verify.verify(find_root(), profiles=profiles or (), write=write))
 
 
 def main() -> None:

@@ -8,6 +8,12 @@ from pathlib import Path
 
 from llamarec_core.files import InputError
 
+RANKED = (
+    "random-order", "popularity-order", "title-overlap", "title-overlap-with-retriever", "llamarec",
+    "llamarec-with-retriever",
+)  # fmt: skip
+"""The methods whose ranks ``3_ranker`` writes."""
+
 
 def find_root(start: Path | None = None) -> Path:
     """Return the study's folder: the nearest one at or above ``start`` that holds ``notebooks/profiles``.

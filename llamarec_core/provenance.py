@@ -11,7 +11,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,36 +87,6 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
     return commit.decode().strip(), bool(status.strip())
 
 
-class History:
-    """What git keeps of the study, against which a record is held.
-
-    Attributes:
-        missing: why it cannot be asked, in a sentence; empty where it can.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.commits = set((git(root, "rev-list", "HEAD") or b"").decode().split())
-        self.missing = ""
-        if not self.commits:
-            self.missing = (
-                f"{root} is no git repository: whether the records are of the commits that they name was not checked."
-            )
-        elif git(root, "rev-parse", "--is-shallow-repository") != b"false\n":
-            self.missing = (
-                "This clone is shallow: whether the records are of the commits that they name was not checked; "
-                "run `git fetch --unshallow` first."
-            )
-        self._contents: dict[str, bytes | None] = {}
-
-    def content(self, commit: str, path: str) -> bytes | None:
-        """Return a file as a commit holds it; ``None`` if the commit has no such file."""
-        name = f"{commit}:{path}"
-        if name not in self._contents:
-            self._contents[name] = git(self.root, "show", name)
-        return self._contents[name]
-
-
 def commit_name(commit: str | None, *, dirty: bool | None) -> str:
     """Return a commit as tables name it: the hash, with ``-dirty`` after it when the tree had other changes."""
     return f"{commit or 'unknown'}{'-dirty' if dirty else ''}"
@@ -130,6 +100,15 @@ def commit_of(artefact: Path) -> str:
     """
     record = record_of(artefact)
     return commit_name(record["git_commit"], dirty=record["git_dirty"])
+
+
+def command_of(notebook: str, output: Path, parameters: Mapping[str, Any]) -> str:
+    """Return the command that runs a notebook again, e.g. ``notebooks/1_data.ipynb``, from the study's folder on."""
+    flags = " ".join(
+        f"-p {name} {value}" if isinstance(value, str | int) else f"-y '{name}: {json.dumps(value)}'"
+        for name, value in parameters.items()
+    )
+    return f"papermill {notebook} {output} {flags}"
 
 
 def package_versions() -> dict[str, str]:

@@ -5,7 +5,6 @@ writes ``provenance.json`` beside each artefact.
 """
 
 import ast
-import json
 import shutil
 import sys
 import time
@@ -23,6 +22,7 @@ from llamarec_core.files import InputError, replacing, sha256
 from llamarec_core.paths import Paths, files_by_seed, find_profile, find_root, with_seed
 from llamarec_core.provenance import (
     circumstances,
+    command_of,
     commit_name,
     commit_of,
     keep_record,
@@ -121,12 +121,8 @@ class Run(Paths):
 
     def _record(self) -> dict[str, Any]:
         output = self.executed_notebook.relative_to(self.root)
-        flags = " ".join(
-            f"-p {name} {value}" if isinstance(value, str | int) else f"-y '{name}: {json.dumps(value)}'"
-            for name, value in self.parameters.items()
-        )
         return {
-            "command": f"papermill notebooks/{self.notebook}.ipynb {output} {flags}",
+            "command": command_of(f"notebooks/{self.notebook}.ipynb", output, self.parameters),
             **self._made,
             "peak_memory_mib": peak_memory_mib(),
             "data_sha256": self._data_hashes,
@@ -181,7 +177,7 @@ def _injected_parameters() -> dict[str, Any]:
     """Return what papermill was given: it injects a cell of assignments before the first that runs this."""
     shell = _ipython()
     cells = shell.user_ns["In"] if shell is not None else []
-    return _assigned(next((cell for cell in cells if cell.startswith("# Parameters\n")), ""))
+    return assigned(next((cell for cell in cells if cell.startswith("# Parameters\n")), ""))
 
 
 def _refuse_unknown_parameters(notebook: Path, injected: Mapping[str, Any]) -> None:
@@ -189,12 +185,12 @@ def _refuse_unknown_parameters(notebook: Path, injected: Mapping[str, Any]) -> N
     if not injected or not notebook.is_file():
         return
     cells = nbformat.read(notebook, as_version=4).cells
-    known = _assigned("\n".join(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])))
+    known = assigned("\n".join(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])))
     for name in sorted(injected.keys() - known.keys()):
         raise InputError(f"Notebook {notebook.stem} has no parameter {name!r}: choose from {', '.join(sorted(known))}.")
 
 
-def _assigned(source: str) -> dict[str, Any]:
+def assigned(source: str) -> dict[str, Any]:
     """Return the names to which a cell of parameters assigns, with their values."""
     assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
     return {target.id: ast.literal_eval(node.value) for node in assignments for target in node.targets}

@@ -13,7 +13,7 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
-from llamarec_core.files import alone, clear_partial, read_json, replacing, write_json, writing
+from llamarec_core.files import alone, clear_partial, read_json, replacing, sha256, write_json, writing
 
 NOT_OF_STEPS = ("published", "manifest.json")
 """What no step writes, of ``results/``."""
@@ -64,6 +64,9 @@ class WorkingCopy:
         with ExitStack() as together:  # all are written before the first takes its place
             for path in changed:
                 shutil.copy2(copies / path, together.enter_context(replacing(results / path)))
+        if changed and (results / "manifest.json").is_file():
+            listed = read_json(results / "manifest.json")
+            write_json(results / "manifest.json", listed | {path: sha256(results / path) for path in changed})
         write_json(self._seen, _stamps(results))
 
     def last_words(self) -> str:

@@ -1,0 +1,407 @@
+"""`llamarec verify` finds nothing in a small study that is whole, and each of the faults planted in it."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from llamarec_core.files import InputError, read_json, sha256, write_json
+from llamarec_core.provenance import notebook_hash, package_versions
+from llamarec_core.records import manifest
+from llamarec_core.verify import verify
+
+RESULTS = Path("results/tiny")
+RANKS = RESULTS / "ranks" / "toys"
+TABLES = RESULTS / "tables"
+NOTEBOOKS = RESULTS / "notebooks"
+POINT = RESULTS / "grid" / "records" / "toys" / "lrurec" / "decay0-dropout0.1-seed0.json"
+USERS, HASH = 40, "a" * 64
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    return subprocess.run(
+        ["git", "-C", folder, *identity, *arguments], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def found(study, **options):
+    with pytest.raises(InputError) as raised:
+        verify(study, **options)
+    return str(raised.value)
+
+
+def test_a_whole_study_has_no_difference(study):
+    said = "tiny: whole and from a clean tree; 8 tables follow from the ranks, by their hashes alone: table2."
+    assert verify(study) == said
+    assert verify(study, profiles=["tiny"]) == said
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def edit_records(study, name, **changes):
+    """Change a record wherever it stands, as a careful forger does."""
+    for file in (study / "results").rglob("provenance.json"):
+        records = json.loads(file.read_text())
+        if name in records:
+            write_json(file, records | {name: records[name] | changes})
+
+
+def edit_record(path, name, **changes):
+    """Change a record in one folder alone."""
+    records = json.loads((path / "provenance.json").read_text())
+    write_json(path / "provenance.json", records | {name: records[name] | changes})
+
+
+def hide(path):
+    """Give a changed or deleted file the hash that its record asks for, or none."""
+    file = path.with_name("provenance.json")
+    records = json.loads(file.read_text())
+    for record in records.values():
+        if path.name in record["artefacts"]:
+            kept = {name: digest for name, digest in record["artefacts"].items() if name != path.name}
+            record["artefacts"] = kept | ({path.name: sha256(path)} if path.is_file() else {})
+    write_json(file, records)
+
+
+def text(path, old="0.5", new="0.7"):
+    """A fault: a text is edited, and its record with it."""
+
+    def plant(study):
+        edited = (study / path).read_text().replace(old, new)
+        assert edited != (study / path).read_text()
+        (study / path).write_text(edited)
+        if not (study / path).match("notebooks/**/*.ipynb") and "published" not in (study / path).parts:
+            hide(study / path)
+
+    return plant
+
+
+def overwrite(path, content=b"x"):
+    """A fault: a file holds something else altogether, and its record is of that."""
+
+    def plant(study):
+        (study / path).write_bytes(content)
+        if "artefacts" in (study / path).with_name("provenance.json").read_text():
+            hide(study / path)
+
+    return plant
+
+
+def removed(*paths, hidden=False):
+    """A fault: files or folders are gone, and their record, too, if it is hidden."""
+
+    def plant(study):
+        for path in paths:
+            shutil.rmtree(study / path) if (study / path).is_dir() else (study / path).unlink()
+            if hidden:
+                hide(study / path)
+
+    return plant
+
+
+def added(path, content="x"):
+    def plant(study):
+        (study / path).parent.mkdir(parents=True, exist_ok=True)
+        (study / path).write_text(content)
+
+    return plant
+
+
+def recorded(name="3_ranker-toys-seed0", folder=None, **changes):
+    """A fault: a record says something else, everywhere or in one folder."""
+    if folder:
+        return lambda study: edit_record(study / folder, name, **changes)
+    return lambda study: edit_records(study, name, **changes)
+
+
+def ranks(edit, method="llamarec"):
+    """A fault: ranks are changed, and their record with them."""
+
+    def plant(study):
+        path = study / RANKS / f"{method}-seed0.parquet"
+        frame = edit(pd.read_parquet(path).astype("int32"))
+        frame.to_parquet(path, schema=pq.read_schema(path), index=False)
+        hide(path)
+
+    return plant
+
+
+def table(edit, name="table1"):
+    """A fault: a table is changed, and its record with it."""
+
+    def plant(study):
+        path = study / TABLES / f"{name}.csv"
+        edit(pd.read_csv(path, dtype=str)).to_csv(path, index=False)
+        hide(path)
+
+    return plant
+
+
+def cell(frame, *, column="measured", value="0.123456"):
+    frame.loc[3, column] = value
+    return frame
+
+
+def to_the_top(frame):
+    return frame.assign(rank=frame["rank"].where(frame["rank"] != frame["rank"].max(), 1).astype("int32"))
+
+
+def user_seven(frame, rank):
+    return frame.assign(rank=frame["rank"].where(frame["user"] != 7, rank).astype("int32"))
+
+
+def answers(study):
+    path = study / RESULTS / "strategies" / "toys" / "causal_lm-seed0.parquet"
+    pd.read_parquet(path).assign(rank=1, reranked=1).to_parquet(path, index=False)
+    hide(path)
+
+
+def without_record(study):
+    file = study / RANKS / "provenance.json"
+    records = json.loads(file.read_text())
+    del records["3_ranker-toys-seed0"]["git_commit"]
+    write_json(file, records)
+
+
+def two_records(study):
+    edit_record(study / RANKS, "2_retriever-toys-seed0", artefacts=read_json(study / RANKS / "provenance.json")[
+        "3_ranker-toys-seed0"]["artefacts"])  # fmt: skip
+
+
+def swapped_seeds(study):
+    first, second = (study / RANKS / f"lrurec-seed{seed}.parquet" for seed in (0, 1))
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def a_commit_aside(study):
+    main = git(study, "rev-parse", "HEAD").strip()
+    git(study, "commit", "--allow-empty", "-m", "aside")
+    aside = git(study, "rev-parse", "HEAD").strip()
+    git(study, "reset", "--soft", main)
+    edit_records(study, "3_ranker-toys-seed0", git_commit=aside)
+
+
+def another_source(study):
+    """Change an executed notebook and its hash in all records."""
+    path = study / NOTEBOOKS / "toys" / "3_ranker.ipynb"
+    text(NOTEBOOKS / "toys" / "3_ranker.ipynb", "print(0.5)", "print(0.7)")(study)
+    for seed in (0, 1):
+        edit_records(study, f"3_ranker-toys-seed{seed}", notebook_sha256=notebook_hash(path))
+
+
+def a_data_set_more(study):
+    file = study / "notebooks" / "profiles" / "tiny.yaml"
+    file.write_text(file.read_text().replace("datasets: {toys", "datasets: {games: {}, toys"))
+
+
+def a_point_more(study):
+    file = study / "notebooks" / "profiles" / "tiny.yaml"
+    file.write_text(file.read_text().replace("dropout: [0.1]", "dropout: [0.1, 0.2]"))
+
+
+def point(**changes):
+    return lambda study: write_json(study / POINT, read_json(study / POINT) | changes)
+
+
+RANKER = NOTEBOOKS / "toys" / "3_ranker.ipynb"
+ADAPTER = RESULTS / "weights" / "toys-seed0" / "adapter" / "adapter_model.safetensors"
+LOCKED = package_versions()
+
+# of files that only the manifest holds: the records are of the files as they are edited
+BY_THE_MANIFEST = {
+    "a number in an executed notebook's output": text(RANKER, "0.5\\n", "0.7\\n"),
+    "an output removed": text(RANKER, '"output_type": "stream"', '"output_type": "display_data"'),
+    "a table's LaTeX": text(TABLES / "table1.tex", "\\toprule", "\\toprule "),
+    "a figure": text(RESULTS / "figures" / "bars.svg"),
+    "weights": text(ADAPTER, "weights", "others"),
+    "a bench": text("results/bench/times.csv"),
+    "a published number": text("results/published/table1_all_users.csv", "0.", "0.9"),
+    "a published page": removed("results/published/README.md"),
+    "a file beside the published ones": added("results/published/new.csv"),
+    "a curve": text(RESULTS / "tuning" / "toys-seed0" / "strategy.csv"),
+    "a table of counts": table(lambda frame: cell(frame), "table2"),
+    "all results of a profile": removed(RESULTS),
+    "a time in all records": recorded(wall_seconds=1.0),
+    "a machine in all records": recorded(hardware={"processor": "faster", "accelerators": []}),
+    "a bench's record": removed("results/bench/provenance.json"),
+}
+
+# of which the manifest was written again
+BY_THE_REST = {
+    "a table's cell, without its hash": (added(TABLES / "table1.csv", "a\n1\n"), "table1.csv has another hash than in"),
+    "a table's cell": (table(cell), "table1.csv, line 5, measured: 0.123456 is written, "),
+    "a table's text for a number": (table(lambda frame: cell(frame, value="much")), "table1.csv, line 2, measured: "),
+    "a table's row": (table(lambda frame: frame.drop(index=2)), "table1.csv, ("),
+    "a table's columns": (table(lambda frame: frame[frame.columns[::-1]]), "or other columns"),
+    "a table of another commit": (table(lambda frame: cell(frame, column="commit", value="b" * 40)), "line 5, commit"),
+    "an empty table": (overwrite(TABLES / "table3.csv", b""), "cannot be read (EmptyDataError"),
+    "a binary table": (overwrite(TABLES / "table3.csv", b"\xff\x00"), "cannot be read"),
+    "a rank, without its hash": (added(RANKS / "llamarec-seed0.parquet"), "llamarec-seed0.parquet has another hash"),
+    "a rank": (ranks(to_the_top), "comparison.csv, line "),
+    "a rank of a floor": (ranks(to_the_top, "title-overlap"), "is written"),
+    "an answer of a strategy": (answers, "strategies.csv, line "),
+    "ranks that are none": (overwrite(RANKS / "llamarec-seed0.parquet"), "llamarec-seed0.parquet"),
+    "a user missing": (ranks(lambda frame: frame[frame["user"] != 7]), "lacks user 7: toys has 40."),
+    "a user twice": (ranks(lambda frame: pd.concat([frame, frame[frame["user"] == 7]])), "user 7 twice"),
+    "a user too many": (ranks(lambda frame: pd.concat([frame, frame.tail(1).assign(user=USERS)])), "holds user 40"),
+    "rank 0": (ranks(lambda frame: user_seven(frame, 0)), "ranks the target of user 7 at 0, of 60 items."),
+    "a rank beyond the catalogue": (ranks(lambda frame: user_seven(frame, 61)), "target of user 7 at 61, of 60 items."),
+    "seeds swapped": (swapped_seeds, "lrurec-seed0.parquet has another hash"),
+    "a provenance file gone": (removed(RANKS / "provenance.json"), "ranks/toys has no provenance.json"),
+    "a file without a record": (added(RANKS / "notes.txt"), "notes.txt has no record in provenance.json"),
+    "a file gone": (removed(RANKS / "lrurec-seed1.parquet"), "lrurec-seed1.parquet is missing, which the record"),
+    "a method's ranks gone": (removed(RANKS / "llamarec-seed0.parquet", hidden=True), "which the profile must hold"),
+    "all ranks gone": (removed(RESULTS / "ranks"), "which the profile must hold"),
+    "all tables gone": (removed(TABLES), "tables/table1.csv is missing, which the profile must hold"),
+    "a table's LaTeX gone": (removed(TABLES / "table3.tex", hidden=True), "which the profile must hold"),
+    "all notebooks gone": (removed(NOTEBOOKS), "notebooks/4_results.ipynb is missing, which the profile must hold"),
+    "a notebook gone": (removed(RANKER), "3_ranker.ipynb is missing, which the profile must hold"),
+    "a notebook gone of which records speak": (removed(NOTEBOOKS / "4_comparison.ipynb"), "4_comparison.ipynb is miss"),
+    "weights gone": (removed(ADAPTER, hidden=True), "which the profile must hold"),
+    "a strategy's folder gone": (removed(RESULTS / "strategies"), "which the profile must hold"),
+    "the grid gone": (removed(RESULTS / "grid"), "which the profile must hold"),
+    "a point of the grid gone": (removed(POINT), "which the profile must hold"),
+    "a data set without results": (a_data_set_more, "games/lrurec-seed0.parquet is missing, which the prof"),
+    "a point of the grid without a record": (a_point_more, "dropout0.2-seed0.json is missing, which the profile must"),
+    "results of no profile": (added("results/ghost/tables/table1.csv"), "Unknown profile 'ghost'"),
+    "a profile gone": (removed("notebooks/profiles/tiny.yaml"), "Unknown profile 'tiny'"),
+    "a cell of an executed notebook": (text(RANKER, "print(0.5)", "print(0.7)"), "has other cells than the notebook"),
+    "an executed notebook, hashes and all": (another_source, "is not of notebooks/3_ranker.ipynb at the commit"),
+    "injected parameters": (text(RANKER, "seed = 1", "seed = 2"), "has other parameters than its record"),
+    "papermill's parameters": (text(RANKER, '"tiny"', '"other"'), "has other parameters than its record"),
+    "a notebook that is none": (overwrite(RANKER), "cannot be read"),
+    "no such commit": (recorded(git_commit="0" * 40), f"names the commit {'0' * 40}, which does not lead to"),
+    "a commit aside": (a_commit_aside, "which does not lead to the present one"),
+    "half a commit": (recorded(git_commit="abc"), "3_ranker-toys-seed0.git_commit"),
+    "no commit": (recorded(git_commit=None), "3_ranker-toys-seed0.git_commit"),
+    "a dirty tree": (recorded(git_dirty=True), "was not measured from a clean tree"),
+    "a tree neither clean nor dirty": (recorded(git_dirty="no"), "3_ranker-toys-seed0.git_dirty"),
+    "the hash of a notebook": (recorded(notebook_sha256="0" * 64), "notebooks/3_ranker.ipynb at the commit"),
+    "the hash of a profile": (recorded(profile_sha256="0" * 64), "is not of notebooks/profiles/tiny.yaml at"),
+    "settings": (recorded(settings={"evaluation": {"bootstrap_samples": 51}}), "has other settings than notebooks/pro"),
+    "settings in one folder": (recorded(folder=RANKS, settings={}), "says something else than the record of the same"),
+    "hardware in one folder": (recorded(folder=RANKS, hardware={}), "says something else than the record of the same"),
+    "a command to paste": (recorded(command="papermill a.ipynb b; rm -rf ~"), "3_ranker-toys-seed0.command"),
+    "a command in a command": (recorded(command="papermill $(id) b -p seed 0"), "3_ranker-toys-seed0.command"),
+    "another notebook's command": (recorded(command="papermill notebooks/1_data.ipynb b"), "has a command that does"),
+    "a version": (recorded(packages=LOCKED | {"numpy": "9.9.9"}), "was made with numpy 9.9.9, but at the commit"),
+    "a seed": (recorded("2_retriever-toys-seed1", seed=0), "is of seed 1, but its record"),
+    "a seed that is none": (recorded(seed="0"), "3_ranker-toys-seed0.seed"),
+    "other data": (recorded(data_sha256={"toys": "b" * 64}), "with the hash bbbbbbbbbbbb…, the other results on aaaa"),
+    "a data set's hash that is none": (recorded(data_sha256={"toys": "b"}), "3_ranker-toys-seed0.data_sha256"),
+    "a record without a commit": (without_record, "3_ranker-toys-seed0.git_commit: Field required"),
+    "records that are a list": (added(RANKS / "provenance.json", "[]"), "provenance.json: Input should be a valid"),
+    "a record that is a text": (added(RANKS / "provenance.json", '{"a": "b"}'), "provenance.json: a"),
+    "records that are no JSON": (added(RANKS / "provenance.json", "{"), "provenance.json is not valid JSON"),
+    "records that nest": (added(RANKS / "provenance.json", "[" * 100_000), "provenance.json is not valid JSON"),
+    "an artefact elsewhere": (recorded(folder=RANKS, artefacts={"../x": HASH}), "3_ranker-toys-seed0.artefacts"),
+    "two records of one file": (two_records, "llamarec-seed0.parquet has two records"),
+    "a table that nobody makes": (added(TABLES / "table9.csv"), "table9.csv has no record"),
+    "the grid's metric": (point(**{"recall@10": 0.9}), "records another best Recall@10 than its curve has"),
+    "the grid's settings": (point(settings={"dim": 4}), "was trained with other settings than tiny.yaml has now"),
+    "the grid's data": (point(data_sha256="b" * 64), "was measured on toys with the hash"),
+    "the grid's tree": (point(git_dirty=True), "was not measured from a clean tree"),
+    "the grid's commit": (point(git_commit="0" * 40), "which does not lead to the present one"),
+    "a conclusion": (lambda study: (study / "book/conclusions.yaml").write_text(
+        (study / "book/conclusions.yaml").read_text().replace("<= 40", "< 40")), "It is so.” does not hold"),
+    "no conclusions": (removed("book/conclusions.yaml"), "conclusions.yaml is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BY_THE_MANIFEST)
+def test_a_fault_in_what_a_reader_sees_is_found_by_the_manifest(study, fault):
+    BY_THE_MANIFEST[fault](study)
+    assert re.match("results/.* (results/manifest.json)", found(study))
+
+
+@pytest.mark.parametrize("fault", BY_THE_REST)
+def test_a_fault_is_found_also_when_the_manifest_is_forged(study, fault):
+    plant, message = BY_THE_REST[fault]
+    plant(study)
+    write_json(study / "results" / "manifest.json", manifest(study))
+    assert message in found(study)
+
+
+def test_sixty_faults_are_planted():
+    assert len(BY_THE_MANIFEST) + len(BY_THE_REST) >= 60
+
+
+@pytest.mark.parametrize("fault", ["a number in an executed notebook's output", "a figure", "a time in all records"])
+def test_what_only_the_manifest_holds_is_not_found_when_it_is_forged(study, fault):
+    """What the docstring of verify admits."""
+    BY_THE_MANIFEST[fault](study)
+    write_json(study / "results" / "manifest.json", manifest(study))
+    verify(study)
+
+
+@pytest.mark.parametrize(
+    ("plant", "message"),
+    [
+        (removed("results/manifest.json"), "results/manifest.json is missing: restore it, or write it by"),
+        (added("results/manifest.json", "["), "manifest.json is not valid JSON"),
+        (added("results/manifest.json", "[1]"), "results/manifest.json holds something that cannot be read"),
+    ],
+)
+def test_a_broken_manifest_is_found(study, plant, message):
+    plant(study)
+    assert message in found(study)
+
+
+def test_the_manifest_is_written_of_results_that_fit_and_from_a_clean_tree(study):
+    (study / "results" / "manifest.json").unlink()
+    edited = study / "notebooks" / "1_data.ipynb"
+    before = edited.read_text()
+    edited.write_text(before.replace("print(0.5)", "print(0.7)"))
+    assert "has changes beside its results" in found(study, write=True)
+    edited.write_text(before)
+    verify(study, write=True)
+    verify(study)
+    (study / RANKS / "lrurec-seed1.parquet").unlink()
+    assert "lrurec-seed1.parquet is missing" in found(study, write=True)
+
+
+# -- what has changed since, and what could not be checked -------------------------------------------------------------
+
+
+def test_what_changed_since_a_run_is_listed_and_no_fault_but_of_a_profile_made_in_minutes(study, monkeypatch):
+    (study / "notebooks" / "4_comparison.ipynb").unlink()
+    changed = study / "notebooks" / "4_results.ipynb"
+    changed.write_text(changed.read_text().replace("print(0.5)", "print(0.7)"))
+    profile = study / "notebooks" / "profiles" / "tiny.yaml"
+    profile.write_text(profile.read_text() + "ranker: {training_examples: 5}\n")
+    git(study, "commit", "-am", "later")
+    _, *notes = verify(study).splitlines()
+    commit = read_json(study / RANKS / "provenance.json")["3_ranker-toys-seed0"]["git_commit"][:7]
+    assert f"tiny, 4_results: made at {commit}; the notebook has changed since" in notes
+    assert f"tiny, 4_comparison: made at {commit}; the notebook has another name now" in notes
+    assert any(note.endswith(f"toys/3_strategies: made at {commit}; the settings have changed since") for note in notes)
+    monkeypatch.setattr("llamarec_core.verify.FRESH", ("tiny",))
+    assert ": run `make study PROFILE=tiny`." in found(study)
+
+
+def test_without_gits_history_verify_says_what_it_could_not_check(study, tmp_path):
+    git(tmp_path, "clone", "--depth=1", f"file://{study}", "shallow")
+    shutil.copytree(study / "results", tmp_path / "shallow" / "results", dirs_exist_ok=True)
+    assert "This clone is shallow: whether the records are of the commits" in verify(tmp_path / "shallow")
+    shutil.rmtree(study / ".git")
+    assert "is no git repository: whether the records are of the commits" in verify(study)
+
+
+def test_a_folder_that_git_does_not_trust_is_one_sentence(study, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to test it
+    assert "Git does not trust" in found(study)
+    assert "git config --global --add safe.directory" in found(study)
+
+
+def test_a_profile_without_results_is_not_whole(study):
+    assert "other has no results: run `make study PROFILE=other` first" in found(study, profiles=["other"])
+    assert "Unknown profile 'huge'" in found(study, profiles=["huge"])
