@@ -1,6 +1,6 @@
 """What the book concludes, held against the tables: a sentence cannot outlive the numbers that it was written from.
 
-``book/conclusions.yaml`` holds each concluding sentence beside a condition over one table::
+``book/conclusions.yaml`` holds each concluding sentence beside conditions over one table::
 
     - name: ranker_beauty
       sentence: On Beauty, our ranker alone orders the candidates worse than LRURec.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from llamarec_core.files import InputError
 
@@ -63,21 +63,18 @@ def load_conclusions(root: Path) -> list[Conclusion]:
     """
     path = root / FILE
     try:
-        return [Conclusion.model_validate(entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8"))]
+        return TypeAdapter(list[Conclusion]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: restore it from the repository.") from None
-    except (yaml.YAMLError, ValidationError, TypeError) as error:
+    except (yaml.YAMLError, ValidationError) as error:
         raise InputError(f"{path} does not hold a list of sentences with their conditions: {error}") from None
 
 
 def check_conclusions(root: Path) -> Iterator[str]:
     """Yield, in words, each sentence that does not hold of its table.
 
-    Args:
-        root: the study's folder.
-
     Raises:
-        InputError: as :func:`load_conclusions`; a table or column is missing, or a comparison cannot be read.
+        InputError: as :func:`load_conclusions`; a table or column is missing, or a comparison cannot be made.
     """
     for conclusion in load_conclusions(root):
         path = root / "results" / conclusion.table
@@ -100,8 +97,12 @@ def _problem(table: pd.DataFrame, condition: Condition) -> str | None:
     """Say what is wrong with a condition, if anything is."""
     for column, value in condition.rows.items():
         table = table[_fulfils(table, column, value)]
-    if condition.count is not None and not _compare(pd.Series([len(table)]), condition.count).all():
-        return f"{len(table)} rows are selected, not {condition.count}"
+    if condition.count is not None:
+        number = pd.DataFrame({"count": [len(table)]})
+        if _COMPARISON.fullmatch(condition.count) is None:
+            raise ValueError(f"{condition.count!r} is no comparison")
+        if not _fulfils(number, "count", condition.count).all():
+            return f"{len(table)} rows are selected, not {condition.count}"
     if condition.every and table.empty:
         return "no row is selected"
     for column, value in condition.every.items():
@@ -112,22 +113,16 @@ def _problem(table: pd.DataFrame, condition: Condition) -> str | None:
 
 
 def _fulfils(table: pd.DataFrame, column: str, value: Value | list[Value]) -> pd.Series:
+    """Say for each row whether a column has a value, one of several, or one that fulfils a comparison."""
     values = table[column]
     if isinstance(value, list):
         return values.isin(value)
-    if isinstance(value, str) and _COMPARISON.fullmatch(value):
-        return _compare(values, value, table)
-    return values == value
-
-
-def _compare(values: pd.Series, comparison: str, table: pd.DataFrame | None = None) -> pd.Series:
-    match = _COMPARISON.fullmatch(comparison)
-    if match is None:
-        raise ValueError(f"{comparison!r} is no comparison")
-    sign, operand = match.groups()
-    if table is not None and operand in table:
-        return (values == table[operand]) if sign == "=" else _OPERATORS[sign](values, table[operand])
-    number = float(operand)
+    comparison = _COMPARISON.fullmatch(value) if isinstance(value, str) else None
+    if comparison is None:
+        return values == value
+    sign, operand = comparison.groups()
+    if operand in table:
+        return values == table[operand] if sign == "=" else _OPERATORS[sign](values, table[operand])
     if sign == "=":
-        return (values - number).abs() <= 0.5000001 * 10.0 ** -len(operand.partition(".")[2])
-    return _OPERATORS[sign](values, number)
+        return (values - float(operand)).abs() <= 0.5000001 * 10.0 ** -len(operand.partition(".")[2])
+    return _OPERATORS[sign](values, float(operand))

@@ -74,8 +74,8 @@ def over_seeds(values: np.ndarray, members: np.ndarray) -> np.ndarray:
     """Return one value a user, so that their mean is the mean over seeds of each seed's mean over its members.
 
     When all users are members, this is the user's value averaged over seeds. Otherwise a user's part in a seed's mean
-    is v − (the seed's mean) for a member and 0 for others, scaled by the seed's size: the usual linear approximation of a
-    ratio, so that the users of all seeds can be resampled together.
+    is v − (the seed's mean) for a member and 0 for others, scaled by the seed's size: the usual linear approximation of
+    a ratio, so that the users of all seeds can be resampled together.
 
     Args:
         values: ``(seeds, users)``.

@@ -85,33 +85,22 @@ def statistics_table(
         ``dataset``, ``quantity``, ``published`` (text as printed, NaN where the paper prints nothing), ``measured``,
         ``commit``.
     """
-    printed = published.set_index("dataset").T.to_dict()
-    rows = [
-        {
-            "dataset": dataset,
-            "quantity": quantity,
-            "published": printed.get(dataset, {}).get(quantity, np.nan),
-            "measured": float(quantities[quantity]),
-            "commit": commit,
-        }
-        for dataset, quantities in statistics.items()
-        for quantity in ("users", "items", "interactions", "mean_length", "density")
-    ]
-    return pd.DataFrame(rows)
+    printed = published.melt("dataset", var_name="quantity", value_name="published")
+    quantities = list(dict.fromkeys(printed["quantity"]))
+    rows = [(name, of, float(numbers[of])) for name, numbers in statistics.items() for of in quantities]
+    table = pd.DataFrame(rows, columns=["dataset", "quantity", "measured"]).merge(printed, how="left")
+    return table[["dataset", "quantity", "published", "measured"]].assign(commit=commit)
 
 
 def ranking_tests(ranks: Ranks, *, retriever: str = "lrurec", commit: str, **options: Any) -> pd.DataFrame:
     """Compare every method with the retriever's order, and the ranker with orders without a language model.
 
     Args:
-        ranks: as for :func:`results_table`.
-        retriever: as for :func:`results_table`.
-        commit: as for :func:`results_table`.
-        options: ``candidates``, ``samples`` and ``seed`` of :func:`results_table`.
+        ranks, retriever, commit, options: as for :func:`results_table`.
 
     Returns:
-        The columns of :func:`compare`. Pairs of :data:`FLOORS` are compared in the primary metric among retrieved users
-        alone. The primary tests of a data set are one family (:func:`~llamarec_core.evaluation.estimates.corrected`).
+        The columns of :func:`compare`, ``p_holm`` and ``commit``. Pairs of :data:`FLOORS` are compared in the primary
+        metric among retrieved users alone. The primary tests of a data set are one family.
 
     Raises:
         InputError: as :func:`results_table`, or there is no method beside the retriever.
@@ -120,9 +109,9 @@ def ranking_tests(ranks: Ranks, *, retriever: str = "lrurec", commit: str, **opt
     pairs = [(dataset, method, retriever) for dataset, method in known if method != retriever]
     if not pairs:
         raise InputError(f"There is nothing to compare with {retriever}: give the ranks of another method too.")
-    rows = compare(ranks, pairs, retriever=retriever, **options)
     floors = [(dataset, *pair) for dataset in dict(known) for pair in FLOORS]
     there = [pair for pair in floors if {(pair[0], pair[1]), (pair[0], pair[2])} <= set(known)]
+    rows = compare(ranks, pairs, retriever=retriever, **options)
     found = compare(ranks, there, retriever=retriever, metrics=(PRIMARY,), **options)
     rows += [row for row in found if row["subset"] == "retrieved"]
     return corrected(pd.DataFrame(rows)).assign(commit=commit)
@@ -143,17 +132,14 @@ def compare(
     Args:
         ranks: of both methods of each pair.
         pairs: (data set, method, reference).
-        retriever: whose retrieved users are compared too; a method and its reference are then compared on the method's
-            seeds. Without a retriever, each counts with its own seeds.
-        candidates: as for :func:`results_table`.
+        retriever: whose retrieved users are compared too; both methods then count with the seeds of the first. Without
+            a retriever, each counts with its own seeds.
+        candidates, samples, seed: as for :func:`results_table`; as many signs are flipped.
         metrics: to compare in.
-        samples: bootstrap samples behind each interval, and sign flips behind each p-value.
-        seed: of both.
 
     Returns:
-        One row a pair, subset and metric: ``dataset``, ``method``, ``reference``, ``metric``, ``subset``,
-        ``difference`` (method − reference), ``ci_low``, ``ci_high`` (95 % bootstrap over users), ``p_value`` (sign-flip
-        test), ``detectable`` (the smallest difference seen with 80 % power), ``users``, ``seeds`` (of the method).
+        One row a pair, subset and metric: ``dataset``, ``method``, ``reference``, ``metric``, ``subset``, the fields of
+        :class:`~llamarec_core.evaluation.estimates.Difference` (method − reference), ``users``, ``seeds``.
     """
     ranks = aligned(ranks)
     rows = []
@@ -167,8 +153,7 @@ def compare(
                 case = {"dataset": dataset, "method": method, "reference": reference, "metric": metric}
                 values = over_seeds(per_user(own, metric), members)
                 found = difference(values, over_seeds(per_user(other, metric), of_other), samples=samples, seed=seed)
-                case |= {"subset": subset, **found._asdict(), "users": len(values), "seeds": len(seeds)}
-                rows.append(case)
+                rows.append(case | {"subset": subset, **found._asdict(), "users": len(values), "seeds": len(seeds)})
     return rows
 
 
@@ -221,16 +206,7 @@ def aligned(ranks: Ranks) -> dict[tuple[str, str, int], pd.DataFrame]:
 
 
 def refuse_other_users(frame: pd.DataFrame, expected: pd.DataFrame, words: str) -> None:
-    """Refuse ranks that cannot be paired with others: both must hold the same users and targets, in the same order.
-
-    Args:
-        frame: with ``user`` and ``target``.
-        expected: the same.
-        words: what ``frame`` is, for the error.
-
-    Raises:
-        InputError: they differ.
-    """
+    """Refuse ranks (``words`` says whose) whose ``user`` and ``target`` are not those of others, in the same order."""
     if not np.array_equal(frame[["user", "target"]], expected[["user", "target"]]):
         raise InputError(
             f"The {words} hold other users or targets than the others of the data set: make all from the same data "

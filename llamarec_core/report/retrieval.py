@@ -19,11 +19,7 @@ def retrieval_table(ranks: Ranks, *, published: pd.DataFrame, samples: int, seed
     """Set every retriever's metrics over all users beside the paper's Table 1.
 
     Args:
-        ranks: (data set, method, seed) → ranks file; LRURec's for every seed.
-        published: what :func:`llamarec_core.evaluation.published` loads.
-        samples: bootstrap samples behind each interval.
-        seed: of the bootstrap.
-        commit: the commit that the ranks were made with.
+        ranks, published, samples, seed, commit: as for :func:`~llamarec_core.report.results.results_table`.
 
     Returns:
         The columns of :func:`~llamarec_core.report.results.results_table`, and ``difference`` (measured − published),
@@ -59,9 +55,8 @@ def pairs_table(ranks: Ranks, *, samples: int, seed: int, commit: str) -> pd.Dat
     """Compare every two retrievers on all users, each with the mean over its seeds.
 
     Returns:
-        ``dataset``, ``method``, ``reference``, ``metric``, ``subset`` (``all``), ``difference`` (method − reference),
-        ``ci_low``, ``ci_high``, ``p_value``, ``p_holm`` (over the pairs of a data set in the primary metric),
-        ``detectable``, ``users``, ``commit``; see :func:`~llamarec_core.report.results.compare`.
+        The columns of :func:`~llamarec_core.report.results.compare` but ``seeds``, ``p_holm`` (over the pairs of a data
+        set in the primary metric) and ``commit``.
 
     Raises:
         InputError: no data set has the ranks of two retrievers.
@@ -80,12 +75,9 @@ def noise_table(ranks: Ranks, ties: pd.DataFrame, *, published: pd.DataFrame, sa
     """Set the sources of noise in LRURec's metrics beside the gaps that the paper reports.
 
     Args:
-        ranks: as for :func:`retrieval_table`.
+        ranks, published, samples, seed: as for :func:`retrieval_table`.
         ties: what the order of events with one timestamp changes: ``dataset``, ``trained`` and ``tested`` (orders),
             ``metric``, ``measured``; may be empty.
-        published: what :func:`llamarec_core.evaluation.published` loads.
-        samples: bootstrap samples behind each interval.
-        seed: of the bootstrap.
 
     Returns:
         ``dataset``, ``metric``, ``source``, ``size``. For *users* the size is half the width of the 95 % interval of

@@ -35,7 +35,7 @@ class Tables:
     def __init__(self, profile: Profile, root: Path, *, seed: int | None = None) -> None:
         self.profile, self.root = profile, root
         self.seed = profile.seed if seed is None else seed
-        self._results = root / "results" / profile.name
+        self._results, self._paper = root / "results" / profile.name, root / "results" / "published"
         self._datasets = list(profile.datasets)
         self._sampling = {"samples": profile.evaluation.bootstrap_samples, "seed": self.seed}
 
@@ -44,10 +44,7 @@ class Tables:
         return list(self._recipes)
 
     def make(self, name: str) -> pd.DataFrame:
-        """Compute a table.
-
-        Args:
-            name: of :meth:`names`, the name of its file.
+        """Compute a table by its name, which is that of its file.
 
         Raises:
             InputError: what it follows from is missing or does not fit together.
@@ -67,56 +64,31 @@ class Tables:
 
     @cached_property
     def _recipes(self) -> dict[str, Callable[[], pd.DataFrame]]:
-        ablations = {f"ranker_{name}": lambda name=name: self._variants(name) for name in self._ablations}
-        consistency = {f"consistency_{name}": table for name, table in self._consistency.items()}
-        grid_options = {**self._sampling, "commit": self._grid[1]}
+        retriever, quoted = self.profile.retriever.method, evaluation.published_llm_baselines
+        variants = {f"ranker_{name}": lambda name=name: self._variants(name) for name in self._ablations}
+        consistency = evaluation.consistency_tables(self._paper)
         return {
             "table1": lambda: self._study[self._study["subset"] == "all"],
             "table3": lambda: self._study[self._study["subset"] == "retrieved"],
-            "comparison": lambda: self._ranking[self._ranking["reference"] == self.profile.retriever.method],
-            "floors": lambda: self._ranking[self._ranking["reference"] != self.profile.retriever.method],
-            **({"ranker": lambda: pd.concat([make() for make in ablations.values()])} if ablations else {}),
-            **ablations,
+            "comparison": lambda: self._ranking[self._ranking["reference"] == retriever],
+            "floors": lambda: self._ranking[self._ranking["reference"] != retriever],
+            **({"ranker": lambda: pd.concat([make() for make in variants.values()])} if variants else {}),
+            **variants,
             "grid": lambda: grid_table(self.profile, root=self.root),
-            "table1_retrieval": lambda: retrieval.retrieval_table(
-                self._tested, published=self._published, **grid_options
-            ),
+            "table1_retrieval": lambda: retrieval.retrieval_table(published=self._published, **self._of_grid),
             "retrieval_pairs": lambda: self._pairs,
             "noise": self._noise,
             "strategies": lambda: self._strategies,
             "strategy_pairs": lambda: strategies.strategy_pairs(self._answers, **self._sampling),
-            "table4": lambda: strategies.table4(
-                self._strategies, published=evaluation.published_llm_baselines(self._paper)
-            ),
+            "table4": lambda: strategies.table4(self._strategies, published=quoted(self._paper)),
             "key_differences": lambda: strategies.differences_table(self._strategies),
             "claims": self._claims,
-            **{name: lambda table=table: table for name, table in consistency.items()},
+            **{f"consistency_{name}": lambda table=table: table for name, table in consistency.items()},
         }
-
-    @property
-    def _paper(self) -> Path:
-        return self.root / "results" / "published"
 
     @cached_property
     def _published(self) -> pd.DataFrame:
         return evaluation.published(self._paper)
-
-    @cached_property
-    def _consistency(self) -> dict[str, pd.DataFrame]:
-        return evaluation.consistency_tables(self._paper)
-
-    @cached_property
-    def _ranks(self) -> tuple[results.Ranks, str]:
-        return load_ranks(self._results, datasets=self._datasets)
-
-    @cached_property
-    def _grid(self) -> tuple[results.Ranks, str]:
-        return load_ranks(self._results / "grid", datasets=self._datasets)
-
-    @cached_property
-    def _tested(self) -> results.Ranks:
-        """The ranks of the retrievers as chosen, without what was validated in another way."""
-        return {key: frame for key, frame in self._grid[0].items() if "-validated-" not in key[1]}
 
     @cached_property
     def _ablations(self) -> dict[str, tuple[pd.DataFrame, str]]:
@@ -127,23 +99,27 @@ class Tables:
         return load_answers(self._results, datasets=self._datasets)
 
     @cached_property
+    def _of_ranker(self) -> dict:
+        ranks, commit = load_ranks(self._results, datasets=self._datasets)
+        read = {"candidates": self.profile.ranker.candidates, "retriever": self.profile.retriever.method}
+        return {"ranks": ranks, "commit": commit} | self._sampling | read
+
+    @cached_property
+    def _of_grid(self) -> dict:
+        ranks, commit = load_ranks(self._results / "grid", datasets=self._datasets)
+        return {"ranks": ranks, "commit": commit} | self._sampling
+
+    @cached_property
     def _study(self) -> pd.DataFrame:
-        ranks, commit = self._ranks
-        return results.results_table(ranks, published=self._published, commit=commit, **self._of_ranker)
+        return results.results_table(published=self._published, **self._of_ranker)
 
     @cached_property
     def _ranking(self) -> pd.DataFrame:
-        ranks, commit = self._ranks
-        return results.ranking_tests(ranks, commit=commit, **self._of_ranker)
-
-    @property
-    def _of_ranker(self) -> dict[str, int | str]:
-        candidates = {"candidates": self.profile.ranker.candidates, "retriever": self.profile.retriever.method}
-        return self._sampling | candidates
+        return results.ranking_tests(**self._of_ranker)
 
     @cached_property
     def _pairs(self) -> pd.DataFrame:
-        return retrieval.pairs_table(self._tested, commit=self._grid[1], **self._sampling)
+        return retrieval.pairs_table(**self._of_grid)
 
     @cached_property
     def _strategies(self) -> pd.DataFrame:
@@ -156,15 +132,15 @@ class Tables:
     def _noise(self) -> pd.DataFrame:
         ties = self._results / "tables" / "ties.csv"
         orders = pd.read_csv(ties) if ties.is_file() else pd.DataFrame()
-        return retrieval.noise_table(self._tested, orders, published=self._published, **self._sampling)
+        ranks = self._of_grid["ranks"]
+        return retrieval.noise_table(ranks, orders, published=self._published, **self._sampling)
 
     def _claims(self) -> pd.DataFrame:
-        bench = self.root / "results" / "bench"
-        times = bench / "inference_time.csv"
+        times = self.root / "results" / "bench" / "inference_time.csv"
         paper = load_profile(find_profile("paper", root=self.root))
         comparisons = {
-            "retrieval": self._pairs if self._tested else None,
-            "ranking": self._ranking if self._ranks[0] else None,
+            "retrieval": self._pairs if self._of_grid["ranks"] else None,
+            "ranking": self._ranking if self._of_ranker["ranks"] else None,
             "sampled": strategies.claimed_pairs(self._answers, **self._sampling),
         }
         return evaluation.claims_table(
@@ -172,7 +148,7 @@ class Tables:
             comparisons,
             scale=self.profile.ranker.backbone,
             trainable_share=trainable_share(LLAMA_2_7B, paper.ranker),
-            times=evaluation.measured_inference_times(bench),
+            times=evaluation.measured_inference_times(times.parent),
             timed_on_gpu=made_on_gpu(times),
             times_commit=commit_of(times) if times.is_file() else "",
         )
