@@ -17,9 +17,12 @@ import pandas as pd
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
+from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import CausalLM, Strategy, Verbalizer
-from llamarec_core.ranking import PromptBuilder, load_backbone
+from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone
+from llamarec_core.ranking.adapter import add_adapter
+from llamarec_core.ranking.tuning import RankerTask, make_accelerator
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
 from llamarec_core.settings import RankerSettings
 
@@ -161,6 +164,32 @@ class Engine:
         """Generate exactly ``count`` tokens after a prompt."""
         words = [self._tokenizer.convert_ids_to_tokens(prompt)]
         return self._generator.generate_batch(words, max_length=count, min_length=count, include_prompt_in_result=False)
+
+
+class TrainingStep:
+    """A variant for :func:`compare_times`: one optimiser step of the ranker's tuning, another at each call.
+
+    Args:
+        dataset: to learn from.
+        settings: of the tuning.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: Dataset, settings: RankerSettings, *, seed: int):
+        accelerator = make_accelerator(settings)
+        model, tokenizer = load_backbone(settings, device=accelerator.device)
+        prompts = PromptBuilder(tokenizer, dataset.titles, settings)
+        ranker = VerbalizerRanker(add_adapter(model, settings, seed=seed), prompts)
+        self._task = RankerTask(ranker, dataset, None, settings, seed=seed, accelerator=accelerator)
+        self._passes: list[list[dict[str, float]]] = []
+
+    def __call__(self) -> None:
+        """Take a step."""
+        self._passes.append(self._task.step(len(self._passes)))
+
+    def mean(self, count: str) -> float:
+        """Return the mean of a count over the steps taken: ``answers`` or ``tokens``, without padding."""
+        return sum(passed[count] for step in self._passes for passed in step) / len(self._passes)
 
 
 def load_precisions(

@@ -161,7 +161,7 @@ class _Run:
         self._earlier_seconds, self._started = 0.0, time.perf_counter()
 
     def take_steps(self, bar: tqdm) -> None:
-        """Take steps up to the next validation, at least one."""
+        # up to the next validation, at least one
         stop = min(self.step + self.plan.validate_every, self.plan.steps)
         left = self._time_left()
         while True:
@@ -183,7 +183,6 @@ class _Run:
                 return
 
     def validate(self) -> None:
-        """Add a row to the curve, and keep the weights if they are the best."""
         before = time.perf_counter()
         metrics = self.task.validate(self.step)
         self._validation_seconds = time.perf_counter() - before
@@ -200,20 +199,18 @@ class _Run:
             self.best = {name: tensor.detach().clone() for name, tensor in self.task.tensors().items()}
 
     def has_ended(self) -> bool:
-        """Whether there is nothing left to do: all steps taken, no hope of better weights, or the time is over."""
         if not self.curve:
             return False
         impatient = self.plan.patience is not None and len(self.curve) - 1 - self.best_row() >= self.plan.patience
         return self.step >= self.plan.steps or impatient or self._time_left() == 0.0
 
     def best_row(self) -> int:
-        """Return which row of the curve is the best."""
         first = 1 if self.plan.validate_first and not self.plan.first_counts and len(self.curve) > 1 else 0
         values = [row[self.plan.kept_by] for row in self.curve[first:]]
         return first + values.index(max(values))
 
     def figures(self) -> str:
-        """Return what the progress bar shows: the mean of the latest losses and the latest validation."""
+        # for the progress bar: the mean of the latest losses and the latest validation
         recent = self._passes[-10:]
         terms = sum(counted.get("terms", 1) for counted in recent)
         shown = [f"loss {sum(counted['loss'] for counted in recent) / terms:.3f}"] if recent else []
@@ -222,17 +219,14 @@ class _Run:
         return ", ".join(shown)
 
     def tensors(self) -> Tensors:
-        """Return the tensors of a checkpoint."""
         present = {f"present.{name}": tensor for name, tensor in self.task.tensors().items()}
         best = {f"best.{name}": tensor for name, tensor in self.best.items()}
         return present | best | optimizer_tensors(self.task.optimizer)
 
     def progress(self) -> dict[str, Any]:
-        """Return what else a checkpoint holds."""
         return {"curve": self.curve, "validation_seconds": self._validation_seconds}
 
     def restore(self, tensors: Tensors, progress: dict[str, Any]) -> None:
-        """Go back to where a checkpoint was written."""
         self.task.restore(under("present.", tensors))
         restore_optimizer(self.task.optimizer, tensors)
         self.best, self.curve = under("best.", tensors), progress["curve"]
@@ -262,10 +256,7 @@ class _Run:
 def learning_rate_factor(plan: Plan, step: int, *, time_left: float = 1.0) -> float:
     """Return what a step's learning rate is multiplied by: a linear rise, then a linear fall to zero, as transformers'.
 
-    Args:
-        plan: its warm-up, its number of steps and its time budget count.
-        step: counts from 0.
-        time_left: share of the time budget; the factor is never above it.
+    It is never above ``time_left``, the share of the time budget. Steps count from 0.
     """
     if plan.warmup_steps is None:
         return time_left

@@ -10,16 +10,21 @@ from llamarec_core.bench import (
     MATRIX_OPERATIONS,
     PROCESS,
     WHOLE,
+    Engine,
+    TrainingStep,
     compare_times,
+    continued_probabilities,
+    generate_greedily,
     made_up_requests,
     matrix_product,
     peak_memory,
+    plain_probabilities,
     ranking_times,
 )
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import CausalLM, Verbalizer
 from llamarec_core.llm_baselines.generation import PARTS
-from llamarec_core.ranking import PromptBuilder
+from llamarec_core.ranking import PromptBuilder, VerbalizerRanker
 from tests.llm_baselines.conftest import (  # noqa: F401 (fixtures)
     dataset,
     model,
@@ -63,6 +68,28 @@ def test_the_peak_is_what_a_call_takes_at_its_highest():
 def test_the_machines_rate_is_that_of_a_processor():
     seconds = compare_times("rate", {"product": matrix_product(torch.float32)}, repetitions=2)["median_seconds"].item()
     assert 1e9 < MATRIX_OPERATIONS / seconds < 1e15
+
+
+def test_every_way_of_ranking_says_the_same(model, prompts, requests, tmp_path):  # noqa: F811
+    ours = VerbalizerRanker(model, prompts).probabilities(*requests)
+    built, labels = [prompts.build(*request) for request in zip(*requests, strict=True)], prompts.label_ids[:4]
+    np.testing.assert_allclose(plain_probabilities(model, built, labels), ours, atol=1e-4)
+    engine = Engine(model, prompts.tokenizer, tmp_path / "engine")
+    np.testing.assert_allclose(engine.probabilities(built, labels), ours, atol=1e-3)
+    alike = [prompts.build(requests[0][0], listed) for listed in requests[1]]
+    shared = len(prompts.encode_shared([prompts.text(requests[0][0], listed) for listed in requests[1]])[0])
+    of_alike = VerbalizerRanker(model, prompts).probabilities([requests[0][0]] * 5, requests[1])
+    np.testing.assert_allclose(continued_probabilities(model, alike, labels, shared=shared), of_alike, atol=1e-4)
+    generated = generate_greedily(model, built[0], 5)[0, -5:].tolist()
+    assert engine.generate_greedily(built[0], 5)[0].sequences_ids[0] == generated
+
+
+def test_a_step_of_learning_counts_answers_and_tokens(tiny, dataset):  # noqa: F811
+    step = TrainingStep(dataset, tiny.settings, seed=0)
+    for _ in range(2):
+        step()
+    assert step.mean("answers") == 4  # two passes over two prompts
+    assert step.mean("tokens") > 4 * 30
 
 
 @pytest.mark.parametrize("length", [1, 5, 40])

@@ -95,15 +95,18 @@ def describe(dataset: Dataset, *, titles: Mapping[str, Sequence[Hashable]] | Non
     lines = [
         (f"{counts['interactions']:,}", f"interactions read ({', '.join(dataset.source.get('sha256', {}))})"),
         (f"{counts['duplicates']:,}", "dropped: the same user, item and timestamp as another"),
-        (f"{counts['interactions_without_title']:,}", f"dropped: of {counts['items_without_title']:,} untitled items"),
-        (f"{counts['interactions_outside_core']:,}", f"dropped: their user or item has fewer than {CORE}"),
+        (f"{counts['interactions_without_title']:,}", f"dropped: no title ({counts['items_without_title']:,} items)"),
+        (f"{counts['interactions_outside_core']:,}", f"dropped: a user or item with fewer than {CORE} interactions"),
         (f"{dataset.n_interactions:,}", "interactions kept"),
-        (f"{counts['titles_without_interaction']:,}", "titles unused: their items have no interaction"),
-        (f"{counts['tied']:.1%}", "of the interactions share user and timestamp with another: ordered by item id"),
+        (f"{counts['titles_without_interaction']:,}", "titles of items without interactions"),
+        (
+            f"{counts['tied']:.1%}",
+            "of the interactions kept share user and timestamp with another; item ids order them",
+        ),
     ]
     for form, of in {"whole": dataset.titles[1:], **(titles or {})}.items():
         alike = pd.Series(list(of)).duplicated(keep=False).mean()
-        lines.append((f"{alike:.1%}", f"of the items share their title, {form}, with another"))
+        lines.append((f"{alike:.1%}", f"of the items kept share their title, {form}, with another"))
     return "\n".join(f"{value:>12} {text}" for value, text in lines)
 
 

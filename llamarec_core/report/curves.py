@@ -164,7 +164,7 @@ def line_panels(
         y: column of the vertical axis.
         caption: what the figure shows.
         labels: of both axes.
-        columns: of panels.
+        columns: how many panels stand side by side.
         log: the logarithmic axes, ``x``, ``y``, ``xy`` or none.
         best: a column that is true for points to mark by a star; without it none is.
         legend: whether the lines are named.
@@ -201,11 +201,7 @@ def line_panels(
 
 
 def grid_panels(grid: pd.DataFrame) -> Figure:
-    """Plot validation Recall@10 over dropout, a line a weight decay, a panel for each data set and retriever.
-
-    Args:
-        grid: what :func:`llamarec_core.grid.grid_table` returns.
-    """
+    """Plot the Recall@10 of :func:`llamarec_core.grid.grid_table` over dropout, a line a weight decay."""
     methods = in_order(grid["method"])
     run = grid.dropna(subset="recall@10").astype({"chosen": bool}).sort_values("dropout")
     panels = {
@@ -255,12 +251,7 @@ def inference_times(table: pd.DataFrame, *, published: pd.DataFrame) -> Figure:
 
 
 def noise_sizes(noise: pd.DataFrame, *, metric: str = "Recall@10") -> Figure:
-    """Plot the size of each source of noise beside the published gaps, one panel a data set.
-
-    Args:
-        noise: from :func:`~llamarec_core.report.noise_table`.
-        metric: the metric to show.
-    """
+    """Plot the size of each source of noise in a metric beside the published gaps, one panel a data set."""
     noise = noise[noise["metric"] == metric]
     sizes = noise.pivot_table("size", "source", "dataset", sort=False)
     sizes = sizes.sort_index(key=lambda sources: sources.str.startswith("published"), kind="stable")
@@ -324,12 +315,7 @@ def quality_against_latency(table: pd.DataFrame) -> Figure:
 
 
 def index_curves(curve: pd.DataFrame, *, recall: float = 0.95) -> Figure:
-    """Plot the time of a query against the size of the catalogue, at the fastest setting with enough recall.
-
-    Args:
-        curve: ``items``, ``index``, ``recall@20`` (against exact search) and ``median_seconds`` of one query.
-        recall: the least recall@20.
-    """
+    """Plot the time of a query against the catalogue's size, at the fastest setting with that recall@20 at least."""
     enough = curve[curve["recall@20"] >= recall].assign(milliseconds=lambda rows: 1000 * rows["median_seconds"])
     fastest = enough.loc[enough.groupby(["items", "index"])["milliseconds"].idxmin()]
     lines = dict(tuple(fastest.groupby("index", sort=False)))

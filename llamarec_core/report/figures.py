@@ -132,10 +132,10 @@ def described(figure: Figure, caption: str, numbers: Iterable[str] = ()) -> Figu
     return figure
 
 
-def tell(artist: Artist, words: str) -> None:
+def tell(artist: Line2D, words: str) -> None:
     """Give a mark a tooltip."""
     artist.tooltip = words
-    artist.set_gid("mark-" + hashlib.sha256(words.encode()).hexdigest()[:10])
+    artist.set_gid("mark-" + hashlib.sha256(f"{words}{artist.get_marker()}".encode()).hexdigest()[:10])
 
 
 def colour(method: str) -> str:
@@ -167,13 +167,18 @@ def interval(axis: Axes, place: float, row: Any, *, colour: str, name: str) -> s
         colour: of our value.
         name: of the line, for its tooltip.
     """
-    words = f"{name}: ours {row.measured:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]".replace("-0.", "−0.")
-    published = getattr(row, "published", np.nan)
+    published, said = getattr(row, "published", np.nan), []
+    if pd.notna(row.measured):
+        said.append(f"ours {row.measured:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]")
     if pd.notna(published):
-        words += f", published {published:.4f}"
-        tell(axis.plot(published, place, **PUBLISHED_MARK)[0], words)
-    tell(axis.plot([row.ci_low, row.ci_high], [place, place], color=colour, linewidth=3)[0], words)
-    tell(axis.plot(row.measured, place, marker="o", color=colour)[0], words)
+        said.append(f"published {published:.4f}")
+    words = f"{name}: {', '.join(said)}".replace("-0.", "−0.")
+    for values, look in (
+        ([row.ci_low, row.ci_high], {"linewidth": 3}),
+        ([row.measured], {"marker": "o"}),
+        ([published], PUBLISHED_MARK),
+    ):
+        tell(axis.plot(values, [place] * len(values), **{"color": colour} | look)[0], words)
     return words
 
 
@@ -251,17 +256,13 @@ def ablation_forest(table: pd.DataFrame) -> Figure:
     sizes = [len(rows) for rows in groups.values()]
     height = 0.3 * sum(sizes) + 0.55 * len(groups) + 0.6
     figure, axes = new_figure(rows=len(groups), height=height, sharex=True, height_ratios=sizes)
-    kinds = {
-        "the group's first": GREY,
-        "no difference beyond chance": "#0072b2",
-        "better": "#009e73",
-        "worse": "#d55e00",
-    }
+    names = ("the group's first", "no difference beyond chance", "better", "worse")
+    kinds = dict(zip(names, (GREY, "#0072b2", "#009e73", "#d55e00"), strict=True))
     words = []
     for axis, (group, rows) in zip(axes, groups.items(), strict=True):
         for place, row in enumerate(rows.itertuples()):
             beyond = "better" if row.difference > 0 else "worse"
-            kind = beyond if row.p_holm < 0.05 else list(kinds)[min(place, 1)]
+            kind = beyond if row.p_holm < 0.05 else names[min(place, 1)]
             words.append(interval(axis, place, row, colour=kinds[kind], name=f"{group}, {row.method}"))
         _lines(axis, list(rows["method"]))
         axis.axvline(rows["measured"].iloc[0], color=GREY, linestyle=":", linewidth=1)
@@ -290,11 +291,7 @@ def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
     left.legend()
     right.loglog(np.arange(1, len(occurrences) + 1), occurrences, linewidth=2, color=colour("lrurec"))
     right.set(xlabel="item's popularity rank (log)", ylabel="interactions (log)", title="Item popularity")
-    return described(
-        figure,
-        f"{dataset.name}: how many interactions each user has, and how often each item occurs.",
-        [
-            f"{len(lengths):,} users with {lengths.min():,} to {lengths.max():,} interactions, median {median:g}",
-            f"items with {occurrences[0]:,} down to {occurrences[-1]:,} interactions",
-        ],
-    )
+    numbers = [f"{len(lengths):,} users with {lengths.min():,} to {lengths.max():,} interactions, median {median:g}"]
+    numbers.append(f"items with {occurrences[0]:,} down to {occurrences[-1]:,} interactions")
+    caption = f"{dataset.name}: how many interactions each user has, and how often each item occurs."
+    return described(figure, caption, numbers)

@@ -32,7 +32,6 @@ STRATEGY_NAMES = {
 }
 """The same of the ways in which a language model is made to rank, and of those that the paper quotes beside them."""
 
-
 RETRIEVER = "retriever"
 """Names the retriever's own order of the candidates in the table of strategies."""
 
@@ -41,10 +40,8 @@ _SUBSETS = {"all": "all users", "retrieved": "target retrieved"}
 
 def in_order(methods: Iterable[str]) -> list[str]:
     """Return the distinct methods in the order of :data:`METHOD_NAMES`, others after them as they come."""
-    known = list(METHOD_NAMES)
-    return sorted(
-        dict.fromkeys(methods), key=lambda method: known.index(method) if method in METHOD_NAMES else len(known)
-    )
+    known = {method: place for place, method in enumerate(METHOD_NAMES)}
+    return sorted(dict.fromkeys(methods), key=lambda method: known.get(method, len(known)))
 
 
 def display_name(method: str) -> str:

@@ -35,6 +35,7 @@ STYLE = """<style>
 .llamarec-figure .llamarec-table td { white-space: normal; font-variant-numeric: tabular-nums; }
 .llamarec-figure .llamarec-table :is(.row_heading, .row_name) { text-align: left; font-weight: normal; }
 .llamarec-figure .llamarec-table .row_heading { min-width: 5.5em; }
+@media (max-width: 700px) { .llamarec-figure .llamarec-table :is(td, th) { padding: 0.25em; } }
 .llamarec-figure .llamarec-table thead th { vertical-align: bottom; font-weight: bold; }
 .llamarec-figure svg { display: block; max-width: 100%; height: auto; }
 .llamarec-figure .files { margin: 0.2em 0 0; font-size: 0.85em; }

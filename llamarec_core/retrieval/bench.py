@@ -11,6 +11,7 @@ from llamarec_core.data import Dataset
 from llamarec_core.retrieval.fit import MAX_GRADIENT_NORM, GradientTask
 from llamarec_core.retrieval.index import ItemIndex
 from llamarec_core.retrieval.lru import LRURec
+from llamarec_core.seeds import rng
 from llamarec_core.settings import RetrieverSettings
 
 K = 20
@@ -25,11 +26,7 @@ def training_steps(
 ) -> dict[str, Callable[[], object]]:
     """Return a training step in the published form and in ours, from the same weights, on the same batches.
 
-    Args:
-        dataset: its training split is learnt.
-        settings: of LRURec.
-        published: makes the published form of a model, with a method ``loss(sequences, max_length)``.
-        seed: of the weights and the batches.
+    ``published`` makes the published form of a model, with a method ``loss(sequences, max_length)``.
     """
     torch.manual_seed(seed)
     ours = LRURec(dataset.n_items, settings).train()
@@ -61,66 +58,59 @@ def serving_steps(model: LRURec, length: int) -> dict[str, Callable[[], object]]
     }
 
 
-class SearchBench:
-    """Retrieval of the best items, one query at a time, against exact search.
+def time_search(
+    search: Callable[[int], np.ndarray], n_queries: int, best: list[np.ndarray] | None = None
+) -> tuple[list[np.ndarray], dict[str, float]]:
+    """Search for one query after the other, by its number: the items found, and what it took.
+
+    ``best`` is what exact search found, against which ``recall@20`` counts; by default this search is exact.
+    """
+    found, seconds = [], []
+    for number in range(n_queries):
+        started = time.perf_counter()
+        found.append(np.asarray(search(number)).ravel())
+        seconds.append(time.perf_counter() - started)
+    overlap = [len(np.intersect1d(mine, true)) / K for mine, true in zip(found, best or found, strict=True)]
+    return found, {"recall@20": float(np.mean(overlap)), "median_seconds": float(np.median(seconds))}
+
+
+def search_times(
+    catalogue: str, items: np.ndarray, bias: np.ndarray, states: torch.Tensor, histories: list[np.ndarray]
+) -> tuple[list[dict[str, object]], list[np.ndarray]]:
+    """Time exact search, then the inverted file with more and more groups looked into.
 
     Args:
         catalogue: its name.
-        embeddings: float32 (n_items, dim).
+        items: embeddings, float32 (n_items, dim).
         bias: float32 (n_items,).
         states: the queries, float32 (n, dim).
-        histories: of the queries' users, to be excluded; empty for a made-up catalogue.
+        histories: what each query excludes.
 
-    Attributes:
-        rows: what was timed so far: ``catalogue``, ``items``, ``index``, ``probes``, ``recall@20``,
-            ``median_seconds`` (a query), ``build_seconds``.
+    Returns:
+        Rows of ``catalogue``, ``items``, ``index``, ``probes``, ``recall@20``, ``median_seconds`` (a query) and
+        ``build_seconds``; and the true best items of each query.
     """
+    shared = {"catalogue": catalogue, "items": len(items)}
+    exact = ItemIndex(items, bias, exact=True)
+    best, times = time_search(lambda number: exact.search(states[[number]], [histories[number]], k=K)[1], len(states))
+    rows = [shared | {"index": "exact", "probes": None} | times | {"build_seconds": 0.0}]
+    started = time.perf_counter()
+    inverted = ItemIndex(items, bias, exact=False)
+    built = {"build_seconds": time.perf_counter() - started}
+    for probes in PROBES:
+        options = {"k": K, "probes": probes}
+        _, times = time_search(
+            lambda number: inverted.search(states[[number]], [histories[number]], **options)[1],  # noqa: B023
+            len(states),
+            best,
+        )
+        rows.append(shared | {"index": "inverted file", "probes": probes} | times | built)
+    return rows, best
 
-    def __init__(
-        self,
-        catalogue: str,
-        embeddings: np.ndarray,
-        bias: np.ndarray,
-        states: torch.Tensor,
-        histories: list[np.ndarray] | None = None,
-    ):
-        self.catalogue, self.states = catalogue, states
-        self.embeddings, self.bias = embeddings, bias
-        self.histories = histories or [np.empty(0, dtype=np.int64)] * len(states)
-        self.exact = ItemIndex(embeddings, bias, exact=True)
-        self.rows: list[dict[str, object]] = []
-        self._best: list[np.ndarray] = []
-        self.add("exact", None, self._search(self.exact), build_seconds=0.0)
 
-    @classmethod
-    def made_up(cls, n_items: int, like: "SearchBench", *, seed: int) -> "SearchBench":
-        """Draw a catalogue with replacement from another, moved by half a standard deviation of noise."""
-        rng = np.random.default_rng(seed)
-        drawn = rng.integers(0, len(like.embeddings), n_items)
-        shape = (n_items, like.embeddings.shape[1])
-        noise = 0.5 * like.embeddings.std(axis=0) * rng.standard_normal(shape)
-        return cls(f"synthetic, {n_items:,}", like.embeddings[drawn] + noise, like.bias[drawn], like.states)
-
-    def add_inverted_file(self) -> None:
-        """Time the inverted file with more and more groups looked into."""
-        started = time.perf_counter()
-        index = ItemIndex(self.embeddings, self.bias, exact=False)
-        build_seconds = time.perf_counter() - started
-        for probes in PROBES:
-            self.add("inverted file", probes, self._search(index, probes=probes), build_seconds=build_seconds)
-
-    def add(self, index: str, probes: int | None, search: Callable[[int], np.ndarray], *, build_seconds: float) -> None:
-        """Time an index that finds the items of a query, given its number."""
-        found, seconds = [], []
-        for number in range(len(self.states)):
-            started = time.perf_counter()
-            found.append(np.asarray(search(number)).ravel())
-            seconds.append(time.perf_counter() - started)
-        self._best = self._best or found
-        overlap = [len(np.intersect1d(mine, true)) / K for mine, true in zip(found, self._best, strict=True)]
-        row = {"catalogue": self.catalogue, "items": len(self.embeddings), "index": index, "probes": probes}
-        times = {"median_seconds": float(np.median(seconds)), "build_seconds": build_seconds}
-        self.rows.append(row | {"recall@20": float(np.mean(overlap))} | times)
-
-    def _search(self, index: ItemIndex, **options: int) -> Callable[[int], np.ndarray]:
-        return lambda number: index.search(self.states[[number]], [self.histories[number]], k=K, **options)[1]
+def made_up_catalogue(items: np.ndarray, bias: np.ndarray, n_items: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a catalogue with replacement from another, moved by half a standard deviation of noise."""
+    generator = rng(seed, "catalogue", n_items)
+    drawn = generator.integers(0, len(items), n_items)
+    noise = 0.5 * items.std(axis=0) * generator.standard_normal((n_items, items.shape[1]))
+    return (items[drawn] + noise).astype(np.float32), bias[drawn]

@@ -113,15 +113,7 @@ def retrieve(
 
 
 def top_candidates(model: Retriever, history: np.ndarray, *, k: int = 20) -> np.ndarray:
-    """Retrieve candidates for one history, of any person.
-
-    Args:
-        model: a retriever.
-        history: item ids, oldest first, (length,); the whole history is excluded.
-        k: number of candidates.
-
-    Returns:
-        The k best items outside the history, best first, int32 (k,).
+    """Return the k best items outside one history (item ids, oldest first), best first: int32 (k,).
 
     Raises:
         InputError: fewer than k items are outside the history.
@@ -146,14 +138,9 @@ def target_ranks(model: Retriever, dataset: Dataset, split: Split, *, users: np.
 
 
 def sampled_users(n_users: int, count: int | None, split: Split) -> np.ndarray:
-    """Draw the users of a split that retrievers are measured on: int32 (count,), ascending.
+    """Draw the users of a split that retrievers are measured on: int32 (count,), ascending; ``None`` takes all.
 
     All retrievers, settings and seeds get the same ones, so that they are compared on the same users.
-
-    Args:
-        n_users: of the data set.
-        count: how many; ``None`` takes all.
-        split: ``validation`` or ``test``.
     """
     if count is None or count >= n_users:
         return np.arange(n_users, dtype=np.int32)
@@ -179,11 +166,7 @@ def write_candidates(candidates: Mapping[Split, Candidates], path: Path) -> None
 
 
 def load_candidates(path: Path, split: Split) -> Candidates:
-    """Read the candidates of one split.
-
-    Raises:
-        InputError: the file is missing, is not a candidates file, or holds nothing of this split.
-    """
+    """Read the candidates of one split, or raise an :class:`InputError`."""
     table = _read(path, CANDIDATES)
     table = table.filter(pc.equal(table["split"], split)).combine_chunks()
     if not len(table):
@@ -191,12 +174,6 @@ def load_candidates(path: Path, split: Split) -> Candidates:
     columns = (table[name].to_numpy() for name in ("user", "target", "rank"))
     lists = (table[name].combine_chunks().flatten().to_numpy() for name in ("items", "scores"))
     return Candidates(*columns, *(values.reshape(len(table), -1) for values in lists))
-
-
-def read_candidates(path: Path, split: Split | None = None) -> pd.DataFrame:
-    """Read a candidates file as a frame with a list in each cell of ``items`` and ``scores``."""
-    candidates = _read(path, CANDIDATES).to_pandas()
-    return candidates if split is None else candidates[candidates["split"] == split].reset_index(drop=True)
 
 
 def write_ranks(ranks: pd.DataFrame, path: Path) -> None:
@@ -214,11 +191,7 @@ def write_ranks(ranks: pd.DataFrame, path: Path) -> None:
 
 
 def read_ranks(path: Path) -> pd.DataFrame:
-    """Read a ranks file.
-
-    Raises:
-        InputError: the file is missing or is not a ranks file.
-    """
+    """Read a ranks file, or raise an :class:`InputError`."""
     return _read(path, RANKS).to_pandas()
 
 

@@ -34,12 +34,7 @@ from llamarec_core.seeds import rng, torch_seed
 from llamarec_core.settings import RetrieverSettings
 from llamarec_core.training import Plan, train
 
-METHODS: dict[str, type[SequentialRecommender]] = {
-    "lrurec": LRURec,
-    "sasrec": SASRec,
-    "bert4rec": BERT4Rec,
-    "narm": NARM,
-}
+METHODS = {"lrurec": LRURec, "sasrec": SASRec, "bert4rec": BERT4Rec, "narm": NARM}
 """The retrievers that are trained, by the names that ``RetrieverSettings.method`` gives them."""
 
 MAX_GRADIENT_NORM = 5.0
@@ -110,11 +105,7 @@ def fit_retriever(
 def load_retriever(
     dataset: Dataset, settings: RetrieverSettings, folder: Path, *, device: str = "cpu"
 ) -> SequentialRecommender | ItemKNN:
-    """Load the retriever that :func:`fit_retriever` left in ``folder``, in evaluation mode.
-
-    Raises:
-        InputError: there is none, or it was trained with other settings or on other data.
-    """
+    """Load the retriever that :func:`fit_retriever` left in ``folder``, or raise an :class:`InputError`."""
     path = Path(folder) / "retriever.safetensors"
     if not path.exists():
         raise InputError(f"{path} is missing: train the retriever first.")
@@ -148,11 +139,7 @@ class _RetrieverTask:
 
 
 class GradientTask(_RetrieverTask):
-    """A sequential recommender, trained by gradient descent.
-
-    Raises:
-        InputError: the data set has nothing to learn from.
-    """
+    """A sequential recommender, trained by gradient descent; an :class:`InputError` where there is nothing to learn."""
 
     def __init__(self, model: SequentialRecommender, dataset: Dataset, settings: RetrieverSettings, *, seed: int):
         super().__init__(model, dataset, settings, seed=seed)

@@ -16,8 +16,6 @@ import faiss
 import numpy as np
 import torch
 
-from llamarec_core.retrieval.recommender import SequentialRecommender
-
 LISTS_PER_ROOT = 4
 """An inverted file of n items has this times sqrt(n) groups, as faiss's guidelines advise."""
 
@@ -49,12 +47,6 @@ class ItemIndex:
             self._index.cp.max_points_per_centroid = POINTS_PER_LIST
             self._index.train(lifted)
             self._index.add(lifted)
-
-    @classmethod
-    def of(cls, model: SequentialRecommender, *, exact: bool) -> "ItemIndex":
-        """Index the catalogue of a trained retriever."""
-        embeddings = model.embedding.weight[1 : model.n_items + 1].numpy(force=True)
-        return cls(embeddings, model.item_bias[1:].numpy(force=True), exact=exact)
 
     def search(
         self, states: torch.Tensor, histories: list[np.ndarray], *, k: int = 20, probes: int = 32

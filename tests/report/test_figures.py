@@ -211,6 +211,8 @@ def test_forests_show_ours_the_interval_and_the_published_value(figures):
     diamonds = [line for line in figures["gains"].axes[0].lines if line.get_marker() == "D"]
     assert [line.get_xdata()[0] for line in diamonds] == [0.04, 0.016]
     assert len(figures["ablations"].axes) == committed("ranker_games")["group"].nunique()
+    gains = pd.DataFrame({"dataset": ["games"], "published": 0.04, "measured": np.nan, "ci_low": np.nan})
+    assert "games: published 0.0400" in report.gains_forest(gains.assign(ci_high=np.nan)).alt_text
     with pytest.raises(InputError, match="subset 'retrieved'"):
         report.forest(committed("table1"), subset="retrieved")
 

@@ -69,7 +69,8 @@ def test_every_committed_table_can_be_read_on_the_page(committed):
             assert all(cell["scope"] == "row" for cell in drawn.tbody.find_all("th")), path
             assert drawn.parent["tabindex"] == "0", path
         assert page.find("table").find_all("th", scope="row"), path
-        assert len(page.find("table").thead.find_all("th")) <= 10, path  # fewer columns first
+        if form_of(path):
+            assert len(page.find("table").thead.find_all("th")) <= 9, path  # fewer columns first
 
 
 def test_every_committed_table_has_the_form_that_compiles(committed, tmp_path):

@@ -138,11 +138,10 @@ def test_no_answers_are_refused():
 
 def test_the_page_has_a_line_for_each_strategy_and_state(table):
     shown = laid_out(FORMS["strategies"].prepare(table), FORMS["strategies"])
-    names = ["Retriever's order", *["LlamaRec (verbalizer)"] * 2, *["Llama CausalLM"] * 2, "P5", "P5"]
-    assert shown.index.get_level_values("strategy").tolist() == names
-    assert shown.index.get_level_values("ranks").tolist() == [
-        *["candidates"] * 4, "named", "catalogue", "candidates",
-    ]  # fmt: skip
+    names = ["Retriever's order, trained", "LlamaRec (verbalizer), zero-shot", "LlamaRec (verbalizer), tuned"]
+    names += [*["Llama CausalLM, zero-shot"] * 2, *["P5, tuned"] * 2]
+    ranked = [*["candidates"] * 4, "named", "catalogue", "candidates"]
+    assert shown.index.tolist() == list(zip(names, ranked, strict=True))
     counts = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in shown["tokens generated"]]
     assert counts == ["", "0 (=)", "0 (=)", "4 (≤ 9)", "", "4 (≤ 9)", ""]
     assert shown["median seconds"].tolist()[3:] == ["4.00", "", "1.00", ""]

@@ -67,7 +67,8 @@ def test_the_index_of_a_retriever_answers_as_the_retriever_does():
     history = np.array([5, 9, 120])
     with torch.inference_mode():
         state = model.last_states([torch.from_numpy(history)])
-    items = ItemIndex.of(model, exact=True).search(state, [history], k=10)[1]
+    embeddings, bias = model.embedding.weight[1:].numpy(force=True), model.item_bias[1:].numpy(force=True)
+    items = ItemIndex(embeddings, bias, exact=True).search(state, [history], k=10)[1]
     assert items[0].tolist() == top_candidates(model, history, k=10).tolist()
 
 
