@@ -19,7 +19,6 @@ from sphinx.util.docutils import SphinxDirective
 from llamarec_core import __version__
 from llamarec_core.files import read_json
 from llamarec_core.provenance import git_state
-from llamarec_core.report.publication import study_citation
 
 ROOT = Path(__file__).parents[2]
 LOGGER = logging.getLogger(__name__)
@@ -38,6 +37,27 @@ def write_footer(_app: Any, config: Any) -> None:
         f"<p>llamarec {__version__}, built from commit {link}, {facts['license']} licence. Each table names the commit "
         "that measured it.</p>"
     )
+
+
+def study_citation(root: Path, *, key: str, note: str) -> str:
+    """Return a BibTeX entry of this study; its facts are those of ``CITATION.cff``."""
+    facts = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    fields = {
+        "title": f"{{{facts['title']}}}",
+        "author": " and ".join(_author(author) for author in facts["authors"]),
+        "year": str(facts["date-released"])[:4],
+        "version": facts["version"],
+        "url": facts["repository-code"],
+        "note": note,
+    }
+    lines = [f"  {field:7} = {{{value}}}," for field, value in fields.items()]
+    return "\n".join([f"@software{{{key},", *lines, "}"])
+
+
+def _author(author: dict[str, str]) -> str:
+    if "name" in author:
+        return f"{{{author['name']}}}"
+    return f"{author['family-names']}, {author['given-names']}"
 
 
 class StudyCitation(SphinxDirective):

@@ -1,7 +1,7 @@
 """What the book shows: tables and figures, each made by one function from ranks, curves and data sets.
 
 Tables are computed and stored tidy, one number a row; ``tables`` holds the recipe of each. ``forms``
-says what each looks like, ``show`` draws it for the page and for LaTeX, ``publication`` puts its files beside it.
+says what each looks like, ``show`` draws it for the page and for LaTeX.
 ``figures`` holds the theme and the plots of the results. ``methods`` names what is compared.
 """
 
@@ -30,10 +30,9 @@ from llamarec_core.report.figures import (
     set_theme,
 )
 from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES
-from llamarec_core.report.publication import publish_table
 from llamarec_core.report.results import statistics_table
 from llamarec_core.report.retrieval import reached_table
-from llamarec_core.report.show import show_table, write_table
+from llamarec_core.report.show import publish_table, show_table, write_table
 from llamarec_core.report.status import show_record, show_runs, show_versions
 from llamarec_core.report.tables import Tables
 

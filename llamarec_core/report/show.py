@@ -1,12 +1,16 @@
-"""The one display layer: pandas' Styler draws a table by its form, as HTML for the page and as LaTeX for an article."""
+"""The one display layer: pandas' Styler draws a table by its form, as HTML for the page and as LaTeX for an article.
+
+A published table has a stable name on its page, and beside it the files to download.
+"""
 
 import hashlib
 import html
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -14,6 +18,10 @@ from llamarec_core.files import replacing, write_text
 from llamarec_core.report.forms import FORMS, Form, plain, text
 from llamarec_core.report.methods import display_name
 
+if TYPE_CHECKING:
+    from llamarec_core.study import Run
+
+_FORMATS = {"csv": "CSV", "tex": "LaTeX"}
 _NAMED = ("method", "reference", "strategy", "subset")
 """Columns whose values are shown by their names on the page."""
 _PAGE = 45
@@ -111,6 +119,38 @@ def write_table(
     return files
 
 
+def publish_table(
+    frame: pd.DataFrame, name: str, *, run: "Run", about: str, form: str | None = None, bench: bool = False
+) -> ShownTable:
+    """Write a table as CSV and LaTeX, note the files in the run's record, and lay it out for the page.
+
+    Args:
+        frame: a tidy table, e.g. of :mod:`llamarec_core.report.tables`.
+        name: its file's name without suffix; the page's anchor follows from it (``table1`` stands at ``#table-1``).
+        run: the notebook's run.
+        about: the caption: what the table is, on what it was measured. The users of each data set follow.
+        form: a name in :data:`~llamarec_core.report.forms.FORMS`; without it that of ``name``, if there is one.
+        bench: of times, measured by this run on this machine: the files stand in ``results/bench``.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    form = form or (name if name in FORMS else None)
+    caption = " ".join(filter(None, [about, _users(frame)]))
+    path = run.root / "results" / "bench" / name if bench else run.table(name)
+    in_an_article = re.sub(r"^Table \d+: (.)", lambda found: found[1].upper(), caption)  # which numbers its own tables
+    files = write_table(frame, path, form, caption=in_an_article)
+    run.wrote(*files)
+    page = run.executed_notebook.parent
+    links = {_FORMATS[file.suffix[1:]]: Path(os.path.relpath(file, page)).as_posix() for file in files}
+    return show_table(frame, form, caption=caption, name=anchor(name), links=links)
+
+
+def anchor(name: str) -> str:
+    """Return where a table stands on its page: ``table-1`` for ``table1``, ``table-claims`` for ``claims``."""
+    return "table-" + re.sub(r"[^a-z0-9]+", "-", name.removeprefix("table").lower()).strip("-")
+
+
 def laid_out(frame: pd.DataFrame, form: Form) -> pd.DataFrame:
     """Return the texts of the wide table.
 
@@ -162,6 +202,19 @@ def to_latex(table: ShownTable, *, label: str) -> str:
         latex = latex.replace(r"\begin{tabular}", f"{fit}\n\\begin{{tabular}}", 1)
         latex = latex.replace("\\bottomrule\n\\end{tabular}", "\\bottomrule\n\\end{tabular}\n\\end{adjustbox}")
     return f"% needs \\usepackage{{adjustbox,booktabs,longtable,makecell}}\n{latex}"
+
+
+def _users(frame: pd.DataFrame) -> str:
+    """Say over how many users each data set's rows are."""
+    if not {"dataset", "users", "subset"} <= set(frame.columns):
+        return ""
+    counts = frame.dropna(subset="users").groupby(["dataset", "subset"], sort=False)["users"].max().astype(int)
+    names = {"all": "users", "retrieved": "with their target retrieved"}
+    of_datasets = [
+        f"{dataset} {', '.join(f'{count:,} {names[subset]}' for (_, subset), count in rows.items())}"
+        for dataset, rows in counts.groupby("dataset", sort=False)
+    ]
+    return f"{'; '.join(of_datasets)}."
 
 
 def _first(frame: pd.DataFrame, form: Form) -> pd.DataFrame:
