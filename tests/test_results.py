@@ -34,6 +34,17 @@ def test_every_point_of_the_grid_was_run():
     assert grid_table(profile, root=ROOT)["recall@10"].notna().all()
 
 
+def test_the_page_on_ties_shows_the_committed_tables():
+    page, tables = (ROOT / "book" / "ties.md").read_text(), ROOT / "results" / "small" / "tables"
+    for row in pd.read_csv(tables / "ties.csv").itertuples():
+        cell = f"{row.measured:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}], {row.same_target:.0%}"
+        assert cell in page
+    validation = pd.read_csv(tables / "validation_as_published.csv").query("metric in ('NDCG@10', 'Recall@10')")
+    for row in validation[validation["ci_low"] != validation["ci_high"]].itertuples():
+        cell = f"{row.difference:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}] | {row.p_value:.2f}"
+        assert cell.replace("-", "\N{MINUS SIGN}") in page
+
+
 @pytest.mark.parametrize(("dataset", "factor"), [("ml-100k", 3), ("beauty", 6)])
 def test_a_training_step_is_as_much_faster_than_the_published_form_as_required(dataset, factor):
     bench = pd.read_csv(ROOT / "results" / "bench" / "retriever.csv")
