@@ -22,6 +22,9 @@ from llamarec_core.settings import MAX_CANDIDATES, RankerSettings
 LABELS = ascii_uppercase[:MAX_CANDIDATES]
 """The candidates' labels, A … T."""
 
+PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True}
+"""How texts are tokenized: what looks like a special token in a title is text."""
+
 
 @dataclass(frozen=True)
 class Template:
@@ -123,8 +126,6 @@ class PromptBuilder:
     ):
         self.settings, self.tokenizer = settings, tokenizer
         self.template = template or TEMPLATES[settings.template]
-        # in titles, what looks like a special token is text
-        self.tokenizer.split_special_tokens = True
         self.titles = self.cut([" ".join(title.split()) for title in titles])
 
     def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
@@ -151,7 +152,7 @@ class PromptBuilder:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of whole texts, after the token that begins a sequence if the tokenizer puts one."""
-        tokens = self.tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []
+        tokens = self.tokenizer(list(texts), **PLAIN_TEXT).input_ids if texts else []
         return [[*self._start, *of_text] for of_text in tokens]
 
     def encode_shared(self, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
@@ -168,16 +169,17 @@ class PromptBuilder:
         return tokens[0][:shared], [of_text[shared:] for of_text in tokens]
 
     def cut(self, texts: Sequence[str]) -> list[str]:
-        """Cut texts to the settings' ``title_tokens``, between two characters."""
+        """Cut texts to the settings' ``title_tokens``, between two characters; a text's first character stays."""
         limit = self.settings.title_tokens
-        # after a space, as they stand in a prompt
-        encoded = self.tokenizer([f" {text}" for text in texts], add_special_tokens=False, return_offsets_mapping=True)
+        # after a mark and a space, as they stand in a prompt
+        encoded = self.tokenizer([f"- {text}" for text in texts], **PLAIN_TEXT, return_offsets_mapping=True)
         result = []
         for text, offsets in zip(texts, encoded.offset_mapping, strict=True):
-            if len(offsets) > limit:
+            of_title = [(start - 2, end - 2) for start, end in offsets if end > 1]
+            if len(of_title) > limit:
                 # a character may take several tokens: one that begins in the last is left out whole
-                end = min(offsets[limit - 1][1], offsets[limit][0] if offsets[limit][0] > 0 else len(text) + 1)
-                text = text[: max(end - 1, 1)].rstrip()
+                end = min(of_title[limit - 1][1], of_title[limit][0])
+                text = text[: max(end, 1)].rstrip()
             result.append(text)
         return result
 
@@ -190,7 +192,7 @@ class PromptBuilder:
         """
         prompt = self.template.render(["a title"], ["another"])
         (before, *followed) = self.tokenizer(
-            [prompt, *(prompt + label for label in LABELS)], add_special_tokens=False
+            [prompt, *(prompt + label for label in LABELS)], **PLAIN_TEXT
         ).input_ids
         if any(tokens[:-1] != before for tokens in followed):
             raise InputError(
@@ -210,7 +212,7 @@ class PromptBuilder:
         """
         if self.settings.label_tokens == "in_prompt":
             return self.target_ids
-        encoded = self.tokenizer(list(LABELS), add_special_tokens=False).input_ids
+        encoded = self.tokenizer(list(LABELS), **PLAIN_TEXT).input_ids
         if any(len(tokens) != 1 for tokens in encoded):
             raise InputError(
                 f"The tokenizer of {self.settings.backbone!r} gives a letter alone more than one token: "

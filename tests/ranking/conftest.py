@@ -28,6 +28,22 @@ SMALL = RankerSettings(
 )
 """Settings of a tuning of four steps, for the tiny backbone."""
 
+SHARED = {
+    "template": "label_after",
+    "negatives": "neighbours",
+    "candidates": 6,
+    "users_per_prompt": 3,
+    "names_per_prompt": 1,
+    "items_per_prompt": 1,
+    "loss": "labels",
+    "temperature": 2.0,
+    "meter_answers": 16,
+}
+"""What this study's recipe changes in :data:`SMALL`."""
+
+WORDS = "Red Blue Green Silver Golden Purple Yellow Orange White Black Pink Gray".split()
+THINGS = ["soap", "brush", "cream"]
+
 
 @pytest.fixture(scope="session")
 def smollm2():
@@ -42,7 +58,7 @@ def tokenizer(smollm2):
 
 @pytest.fixture(scope="session")
 def tiny(tokenizer, tmp_path_factory):
-    """Folder of a Llama of random weights with SmolLM2's tokenizer, and the settings that name it."""
+    """Folder of a Llama of random weights with SmolLM2's tokenizer, and settings that name it, of both recipes."""
     folder = tmp_path_factory.mktemp("backbones") / "tiny-llama"
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -60,7 +76,18 @@ def tiny(tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return SimpleNamespace(folder=folder, settings=SMALL.model_copy(update={"backbone": str(folder)}))
+    settings = SMALL.model_copy(update={"backbone": str(folder)})
+    shared = RankerSettings(**settings.model_dump() | SHARED)
+    return SimpleNamespace(folder=folder, settings=settings, shared=shared)
+
+
+@pytest.fixture
+def one_thread():
+    """Results that are compared bit for bit, or run in several processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -88,27 +115,55 @@ def dataset():
     """Twelve users with four to nine of thirty items."""
     generator = np.random.default_rng(1)
     sequences = [generator.choice(30, size=generator.integers(4, 10), replace=False) + 1 for _ in range(12)]
+    titles = [f"Film {number}: The Story (19{60 + number})" for number in range(1, 31)]
+    return dataset_of("toy", sequences, titles)
+
+
+@pytest.fixture(scope="session")
+def shop():
+    """Users who take two items of one word, then two of another: every second item shares a word with the last one."""
+    generator = np.random.default_rng(2)
+    sequences = []
+    for _ in range(150):
+        words = generator.choice(len(WORDS), size=4, replace=False)
+        pairs = [generator.choice(len(THINGS), size=2, replace=False) for _ in words]
+        sequences.append(np.concatenate([word * len(THINGS) + pair for word, pair in zip(words, pairs, strict=True)]) + 1)
+    return dataset_of("shop", sequences, [f"{word} {thing}" for word in WORDS for thing in THINGS])
+
+
+def dataset_of(name, sequences, titles):
     return Dataset(
-        name="toy",
+        name=name,
         items=np.concatenate(sequences),
         offsets=np.cumsum([0, *map(len, sequences)]),
-        titles=["", *(f"Film {number}: The Story (19{60 + number})" for number in range(1, 31))],
-        user_ids=[f"u{user:02}" for user in range(12)],
-        item_ids=["", *(f"i{number:02}" for number in range(1, 31))],
+        titles=["", *titles],
+        user_ids=[f"u{user:03}" for user in range(len(sequences))],
+        item_ids=["", *(f"i{number:02}" for number in range(1, len(titles) + 1))],
     )
 
 
 @pytest.fixture(scope="session")
 def candidates(dataset):
-    """Four candidates a user, by split; the target is at rank user % 6 + 1, so among them for two users in three."""
-    users = np.arange(dataset.n_users, dtype=np.int32)
-    ranks = users % 6 + 1
+    """Four candidates a user and split; the target is at rank user % 6 + 1, so among them for two users in three."""
+    return candidates_of(dataset, count=4)
+
+
+@pytest.fixture(scope="session")
+def shop_candidates(shop):
+    """Six candidates of some users and each split, as of the toy data set."""
+    return candidates_of(shop, count=6, users=18)
+
+
+def candidates_of(dataset, *, count, users=None):
     found = {}
     for split in ("validation", "test"):
-        targets = np.array(dataset.targets(split), dtype=np.int32)
-        items = np.stack([np.setdiff1d(np.arange(1, 31), dataset.sequence(user))[:4] for user in users])
-        for user in np.flatnonzero(ranks <= 4):
-            items[user, ranks[user] - 1] = targets[user]
-        scores = np.tile(np.arange(4, 0, -1, dtype=np.float32), (len(users), 1))
-        found[split] = Candidates(users, targets, ranks, items.astype(np.int32), scores)
+        targets = dataset.targets(split)[:users]
+        ranks = np.arange(len(targets)) % 6 + 1
+        items = []
+        for user, (target, rank) in enumerate(zip(targets, ranks, strict=True)):
+            others = np.setdiff1d(np.arange(1, dataset.n_items + 1), dataset.sequence(user))[:count]
+            items.append(np.where(np.arange(count) == rank - 1, target, others))
+        columns = (np.arange(len(targets)), targets, ranks, np.array(items))
+        scores = np.tile(np.arange(count, 0, -1), (len(targets), 1)).astype(np.float32)
+        found[split] = Candidates(*(column.astype(np.int32) for column in columns), scores)
     return found

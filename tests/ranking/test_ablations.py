@@ -3,14 +3,22 @@
 import numpy as np
 import pytest
 
-from llamarec_core.ranking import UNTUNED, Ablation, fit_ranker, load_ranker, rerank, retrieved_rows
+from llamarec_core.ranking import (
+    UNTUNED,
+    Ablation,
+    candidate_probabilities,
+    fit_ranker,
+    load_ranker,
+    rerank_by_scores,
+    retrieved_candidates,
+)
 from llamarec_core.ranking import ablations as module
 from llamarec_core.ranking.rerank import WEIGHTS
 
 
 @pytest.fixture(scope="module")
 def rows(candidates):
-    return {split: retrieved_rows(candidates, split, size=4) for split in ("validation", "test")}
+    return {split: retrieved_candidates(of_split, size=4) for split, of_split in candidates.items()}
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +27,7 @@ def tunings(tiny, dataset, candidates, tmp_path_factory):
     found = {}
     for name, rate in (("tuned", 1e-2), ("tuned, gently", 1e-3)):
         settings = tiny.settings.model_copy(update={"learning_rate": rate})
-        fit_ranker(dataset, candidates, settings, seed=0, folder=folder / name, progress=False)
+        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=folder / name, progress=False)
         found[name] = settings, folder / name
     return found
 
@@ -39,7 +47,7 @@ def test_a_tuning_ranks_as_it_does_by_itself(ablation, tunings, dataset, rows, n
     ablation.add("knowledge", name, tuning=name)
     settings, folder = tunings.get(name, tunings["tuned"])
     ranker = load_ranker(dataset, settings, folder, tuned=name != UNTUNED)
-    alone = rerank(ranker, dataset, rows["test"], "test")
+    alone = rerank_by_scores(rows["test"], candidate_probabilities(ranker, dataset, rows["test"], "test"))
     assert ranks_of(ablation, name)[["user", "target", "rank"]].equals(alone)
 
 
@@ -47,7 +55,7 @@ def test_settings_may_differ_from_those_of_the_tuning(ablation, tunings, dataset
     ablation.add("history", "as tuned")
     ablation.add("history", "1 title", history_length=1)
     shorter = load_ranker(dataset, *tunings["tuned"], history_length=1)
-    alone = rerank(shorter, dataset, rows["test"], "test")
+    alone = rerank_by_scores(rows["test"], candidate_probabilities(shorter, dataset, rows["test"], "test"))
     assert ranks_of(ablation, "1 title")["rank"].equals(alone["rank"])
     probabilities = [ablation.probabilities("test", **change) for change in ({}, {"history_length": 1})]
     assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-4
@@ -62,7 +70,7 @@ def test_the_answer_is_the_label_put_first(ablation):
 
 
 def test_given_scores_have_no_answer_and_their_weight_is_fitted_on_validation(ablation, rows):
-    hits = {split: np.stack(of["items"]) == of["target"].to_numpy()[:, None] for split, of in rows.items()}
+    hits = {split: of.items == of.targets[:, None] for split, of in rows.items()}
     ablation.add_scores_with_retriever("knowledge", "oracle", {split: 9.0 * hit for split, hit in hits.items()})
     oracle = ranks_of(ablation, "oracle")
     assert oracle["rank"].tolist() == [1] * len(rows["test"])

@@ -1,132 +1,184 @@
+"""What training asks: the paper's examples, honest lists, shared lists with their prior, names and item questions."""
+
+from dataclasses import replace
+
 import numpy as np
-import pandas as pd
 import pytest
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
-from llamarec_core.ranking import draw_examples
-from llamarec_core.ranking.examples import NO_ANSWER
+from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.settings import RankerSettings
 
 SETTINGS = RankerSettings(candidates=4)
-DENSE = RankerSettings(candidates=6, template="candidates_first", users_per_prompt=2, targets_per_user=3)
+HONEST = RankerSettings(
+    candidates=6, template="label_after", negatives="neighbours", users_per_prompt=3, history_length=4
+)
 
 
-def test_every_prefix_of_the_training_sequences_is_an_example_once(dataset):
-    examples = draw_examples(dataset, SETTINGS, seed=0, epoch=0)
-    drawn = sorted(zip(examples.users[:, 0].tolist(), examples.positions[:, 0].tolist(), strict=True))
-    assert drawn == [(user, at) for user in range(dataset.n_users) for at in range(1, len(dataset.train(user)))]
+def drawn(examples, count=None):
+    return [examples.draw(number) for number in range(count or len(examples))]
 
 
-def test_the_target_stands_where_the_answer_says_among_new_items(dataset):
-    examples = draw_examples(dataset, SETTINGS, seed=0, epoch=0)
-    assert examples.candidates.shape == (len(examples), 4)
-    for user, position, listed, answer in zip(
-        examples.users[:, 0], examples.positions[:, 0], examples.candidates, examples.answers[:, 0, 0], strict=True
-    ):
-        assert listed[answer] == dataset.train(user)[position]
-        assert len(set(listed)) == 4
-        assert set(listed) & set(dataset.train(user)) == {listed[answer]}
+def of_kind(examples, kind):
+    """(example, question) of one kind, from one pass."""
+    return [(example, q) for example in drawn(examples) for q in example.questions if q.kind == kind]
+
+
+def test_each_pass_leads_every_prefix_once_in_another_order(dataset):
+    examples = TrainingExamples(dataset, SETTINGS, dataset.titles, seed=0)
+    prefixes = list(zip(examples.users.tolist(), examples.positions.tolist(), strict=True))
+    assert prefixes == [(user, at) for user in range(dataset.n_users) for at in range(1, len(dataset.train(user)))]
+    orders = [[examples.draw(epoch * len(examples) + n).prefix for n in range(len(examples))] for epoch in range(2)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(len(prefixes)))
+    assert orders[0] != orders[1]
+
+
+def test_the_paper_lists_the_target_among_random_new_items_after_its_history(dataset):
+    examples = TrainingExamples(dataset, SETTINGS.model_copy(update={"history_length": 2}), dataset.titles, seed=0)
+    for example in drawn(examples):
+        (question,) = example.questions
+        user, position = int(examples.users[example.prefix]), int(examples.positions[example.prefix])
+        sequence = dataset.train(user)
+        assert example.candidates.dtype == np.int32 and len(set(example.candidates)) == 4
+        assert set(example.candidates) & set(sequence) == {sequence[position]}
+        np.testing.assert_array_equal(question.answer, example.candidates == sequence[position])
+        assert question.titles == [dataset.titles[item] for item in sequence[:position][-2:]]
+        assert not question.left_out.any() and not question.log_prior.any()
 
 
 def test_answers_are_uniform_and_held_out_items_are_drawn_like_any_others(dataset):
-    epochs = [draw_examples(dataset, SETTINGS, seed=0, epoch=epoch) for epoch in range(200)]
-    answers = np.concatenate([epoch.answers[:, 0, 0] for epoch in epochs])
-    assert np.bincount(answers) / len(answers) == pytest.approx([0.25] * 4, abs=0.02)
-    users = np.concatenate([epoch.users[:, 0] for epoch in epochs])
-    listed = np.concatenate([epoch.candidates for epoch in epochs])
-    user = 0
-    outside = dataset.n_items - len(dataset.train(user))
-    held_out = (listed[users == user] == dataset.targets("test")[user]).any(axis=1).mean()
-    assert held_out == pytest.approx(3 / outside, abs=0.04)
+    examples = TrainingExamples(dataset, SETTINGS, dataset.titles, seed=0)
+    lists = drawn(examples, 100 * len(examples))
+    places = [example.questions[0].answer.argmax() for example in lists]
+    assert np.bincount(places) / len(places) == pytest.approx([0.25] * 4, abs=0.03)
+    of_first = [example.candidates for example in lists if examples.users[example.prefix] == 0]
+    outside = dataset.n_items - len(dataset.train(0))
+    assert np.mean(np.array(of_first) == dataset.targets("test")[0]) * 4 == pytest.approx(3 / outside, abs=0.05)
 
 
-def test_examples_follow_from_seed_and_epoch(dataset):
-    def draw(seed, epoch):
-        examples = draw_examples(dataset, SETTINGS, seed=seed, epoch=epoch)
-        return examples.candidates.tobytes()
+@pytest.mark.parametrize("recipe", ["paper", "shared"])
+def test_examples_follow_from_seed_and_number_alone(shop, recipe):
+    settings = SETTINGS if recipe == "paper" else HONEST.model_copy(update={"names_per_prompt": 2, "items_per_prompt": 1})
 
-    assert draw(0, 0) == draw(0, 0)
-    assert len({draw(0, 0), draw(0, 1), draw(1, 0)}) == 3
+    def draw(seed, *numbers):
+        examples = TrainingExamples(shop, settings, shop.titles, seed=seed, held_out_answers=20)
+        found = [examples.draw(number) for number in numbers] + [examples.draw_held_out(3)]
+        return [(example.candidates.tolist(), [q.titles for q in example.questions]) for example in found]
+
+    epoch = len(TrainingExamples(shop, settings, shop.titles, seed=0, held_out_answers=20))
+    straight = draw(0, 0, 1, 2, epoch + 1)
+    assert draw(0, epoch + 1, 2, 1, 0)[:4] == straight[3::-1]
+    assert draw(0, 1)[1] == straight[4]
+    assert draw(1, 0, 1, 2, epoch + 1) != straight
 
 
-def test_so_many_examples_are_drawn_without_repetition(dataset):
-    examples = draw_examples(dataset, SETTINGS.model_copy(update={"training_examples": 10}), seed=0, epoch=0)
-    assert len(examples) == len(set(zip(examples.users[:, 0], examples.positions[:, 0], strict=True))) == 10
+def test_honest_lists_are_neighbours_and_do_not_depend_on_the_user_in_question(shop):
+    examples = TrainingExamples(shop, HONEST, shop.titles, seed=0)
+    assert 0 < len(examples) < 5 * shop.n_users
+    for example in drawn(examples):
+        user, position = int(examples.users[example.prefix]), int(examples.positions[example.prefix])
+        assert examples.targets[example.prefix] == shop.train(user)[position]
+        assert examples.targets[example.prefix] in example.candidates
+        assert not set(example.candidates) & set(shop.train(user)[:position])
+    # what the user chose later changes nothing
+    lead = examples.draw(0).prefix
+    user, position = int(examples.users[lead]), int(examples.positions[lead])
+    items = shop.items.copy()
+    train = items[shop.offsets[user] : shop.offsets[user + 1] - 2]
+    train[position + 1 :] = np.setdiff1d(np.arange(1, shop.n_items + 1), train)[: len(train) - position - 1]
+    other = TrainingExamples(replace(shop, items=items), HONEST, shop.titles, seed=0)
+    found = np.flatnonzero((other.users == user) & (other.positions == position))
+    assert set(other._lists[found[0]]) == set(examples._lists[lead])
 
 
-def small(length, n_items):
-    items = np.arange(1, length + 1)
+def test_those_who_share_a_list_are_different_users_whose_answers_it_holds(shop):
+    examples = TrainingExamples(shop, HONEST, shop.titles, seed=0)
+    sizes = []
+    for example, question in of_kind(examples, "next"):
+        assert question.answer.sum() == 1
+        sizes.append(len(example.questions))
+        title = question.titles[-1]
+        users = [user for user in range(shop.n_users) if title in [shop.titles[item] for item in shop.train(user)]]
+        # what else a user of this history chose is neither right nor wrong
+        left_out = {int(item) for item in example.candidates[question.left_out]}
+        assert not question.left_out[question.answer.argmax()]
+        assert not left_out or any(left_out <= set(shop.train(user).tolist()) for user in users)
+    assert np.mean(sizes) > 2.5
+    assert any(question.left_out.any() for _, question in of_kind(examples, "next"))
+
+
+def test_the_prior_is_the_candidates_share_of_the_answers(shop):
+    examples = TrainingExamples(shop, HONEST, shop.titles, seed=0)
+    asked = np.bincount(examples.targets, minlength=shop.n_items + 1) + 0.5
+    for example in drawn(examples, 20):
+        for question in example.questions:
+            np.testing.assert_allclose(question.log_prior, np.log(asked[example.candidates]), rtol=1e-6)
+    for change in ({"list_prior": False}, {"users_per_prompt": 1}):
+        without = TrainingExamples(shop, HONEST.model_copy(update=change), shop.titles, seed=0)
+        assert not any(question.log_prior.any() for _, question in of_kind(without, "next"))
+
+
+@pytest.mark.parametrize("parts", [True, False])
+def test_names_ask_for_a_listed_title_or_words_of_it(shop, parts):
+    settings = HONEST.model_copy(update={"names_per_prompt": 2, "name_parts": parts, "users_per_prompt": 1})
+    examples = TrainingExamples(shop, settings, shop.titles, seed=0)
+    asked = of_kind(examples, "name")
+    assert len(asked) == 2 * len(examples)
+    whole = 0
+    for example, question in asked:
+        title = shop.titles[example.candidates[question.answer.argmax()]]
+        assert question.answer.sum() == 1 and not question.left_out.any() and not question.log_prior.any()
+        assert set(question.titles[-1].split()) & set(title.split())
+        assert all(before in shop.titles for before in question.titles[:-1])
+        whole += question.titles[-1] == title
+    assert whole == len(asked) if not parts else 0.2 < whole / len(asked) < 0.7
+
+
+def test_item_questions_ask_what_was_chosen_together_with_an_item_by_others_than_the_held_out(shop):
+    settings = HONEST.model_copy(update={"items_per_prompt": 1})
+    examples = TrainingExamples(shop, settings, shop.titles, seed=0, held_out_answers=30)
+    held = set(examples.users[examples.held_out].tolist())
+    baskets = [set(shop.train(user).tolist()) for user in range(shop.n_users) if user not in held]
+    asked = of_kind(examples, "item")
+    assert len(asked) == len(examples)
+    for example, question in asked[:30]:
+        item = shop.titles.index(question.titles[0])
+        assert item not in example.candidates
+        together = [sum({item, int(other)} <= basket for basket in baskets) for other in example.candidates]
+        np.testing.assert_allclose(question.answer, np.array(together) / sum(together), rtol=1e-6)
+        counts = np.array([sum(int(other) in basket for basket in baskets) for other in example.candidates])
+        np.testing.assert_allclose(question.log_prior, np.log(counts + 0.5), rtol=1e-6)
+
+
+def test_whoever_is_held_out_is_never_learnt_from(shop):
+    examples = TrainingExamples(shop, HONEST, shop.titles, seed=0, held_out_answers=25)
+    held = set(examples.users[examples.held_out].tolist())
+    assert len(examples.held_out) >= 25 and len(examples) + len(examples.held_out) == len(examples.users)
+    assert not held & {int(examples.users[example.prefix]) for example in drawn(examples)}
+    learnt = {tuple(q.titles) for _, q in of_kind(examples, "next")}
+    asked = [examples.draw_held_out(number) for number in range(len(examples.held_out))]
+    assert {example.prefix for example in asked} == set(examples.held_out.tolist())
+    questions = [tuple(question.titles) for example in asked for question in example.questions]
+    long = [titles for titles in questions if len(titles) == 4]
+    assert np.mean([titles in learnt for titles in long]) < 0.1
+    # a small data set keeps nine users of ten to learn from
+    greedy = TrainingExamples(shop, HONEST, shop.titles, seed=0, held_out_answers=10_000)
+    assert len(set(greedy.users[greedy.held_out].tolist())) == len(set(greedy.users.tolist())) // 10
+
+
+def alone(length, n_items, *, first=1):
     names = [f"i{number}" for number in range(1, n_items + 1)]
-    return Dataset("small", items, [0, length], ["", *names], ["u"], ["", *names])
+    return Dataset("small", np.arange(first, first + length), [0, length], ["", *names], ["u"], ["", *names])
 
 
-def test_several_users_share_a_list_and_are_asked_after_several_titles(dataset):
-    examples = draw_examples(dataset, DENSE, seed=0, epoch=0)
-    assert examples.answers.shape == (len(examples), 2, 3)
-    for users, positions, listed, answers in zip(*examples.parts(), examples.answers, strict=True):
-        assert len(set(users)) == 2
-        assert len(set(listed)) == 6
-        for user, position, of_user in zip(users, positions, answers, strict=True):
-            sequence = dataset.train(int(user))
-            asked = of_user[of_user != NO_ANSWER]
-            assert len(asked) == min(3, position)  # a title before each
-            np.testing.assert_array_equal(listed[asked], sequence[position + 1 - len(asked) : position + 1])
-    assert (examples.answers != NO_ANSWER).mean() > 0.7
-
-
-def test_each_pass_over_the_users_takes_each_of_them_once(dataset):
-    examples = draw_examples(dataset, DENSE.model_copy(update={"training_examples": 12}), seed=0, epoch=0)
-    assert len(examples) == 12  # two passes over twelve users, two at a time
-    assert [sorted(examples.users[start : start + 6].ravel()) for start in (0, 6)] == [list(range(12))] * 2
-
-
-def test_those_who_share_a_list_may_have_chosen_what_is_recommended_to_the_first(dataset):
-    generator = np.random.default_rng(2)
-    others = [np.setdiff1d(np.arange(1, 31), dataset.train(user)) for user in range(dataset.n_users)]
-    retrieved = pd.DataFrame({"user": range(dataset.n_users), "items": [generator.permutation(o)[:20] for o in others]})
-    settings = DENSE.model_copy(
-        update={"negatives": "retrieved", "users_per_prompt": 4, "targets_per_user": 1, "training_examples": 40}
-    )
-    examples = draw_examples(dataset, settings, seed=0, epoch=0, retrieved=retrieved)
-    recommended = 0
-    for users, positions in zip(examples.users, examples.positions, strict=True):
-        assert len(set(users)) == 4
-        targets = [dataset.train(int(user))[position] for user, position in zip(users, positions, strict=True)]
-        recommended += len(set(targets[1:]) & set(retrieved["items"][users[0]]))
-    assert recommended > 0.9 * 3 * len(examples)  # the rest are users left where too few chose a recommended item
-
-
-@pytest.mark.parametrize("count", [3, 4, 6])
-def test_nobody_stands_twice_beside_a_list_where_few_items_are_recommended(dataset, count):
-    generator = np.random.default_rng(3)
-    others = [np.setdiff1d(np.arange(1, 31), dataset.train(user)) for user in range(dataset.n_users)]
-    items = [generator.permutation(o)[:count] for o in others]
-    retrieved = pd.DataFrame({"user": range(dataset.n_users), "items": items})
-    changes = {"negatives": "retrieved", "users_per_prompt": 4, "targets_per_user": 1, "candidates": 5}
-    settings = DENSE.model_copy(update=changes | {"training_examples": 60})
-    examples = draw_examples(dataset, settings, seed=0, epoch=0, retrieved=retrieved)
-    assert all(len(set(users)) == 4 for users in examples.users.tolist())
-
-
-def test_negatives_may_come_from_what_the_retriever_recommends(dataset):
-    outside = [np.setdiff1d(np.arange(1, 31), dataset.train(user)) for user in range(dataset.n_users)]
-    retrieved = pd.DataFrame({"user": range(dataset.n_users), "items": [items[:6] for items in outside]})
-    settings = SETTINGS.model_copy(update={"negatives": "retrieved"})
-    examples = draw_examples(dataset, settings, seed=0, epoch=0, retrieved=retrieved)
-    for user, listed, answer in zip(examples.users[:, 0], examples.candidates, examples.answers[:, 0, 0], strict=True):
-        assert set(np.delete(listed, answer)) <= set(outside[user][:6])
-    with pytest.raises(InputError, match="negatives: retrieved needs what the retriever recommends"):
-        draw_examples(dataset, settings, seed=0, epoch=0)
-
-
-def test_histories_too_short_to_learn_from_are_refused():
-    with pytest.raises(
-        InputError, match="small has only 0 users with two items to train on, of which a prompt takes 1"
+def test_what_cannot_be_learnt_from_is_refused():
+    for settings, data, message in (
+        (SETTINGS, alone(3, 9), "small holds nothing to learn from: no user has four interactions"),
+        (HONEST, alone(9, 40, first=30), "No user of small chose what item neighbours list: set negatives: random"),
     ):
-        draw_examples(small(3, 9), SETTINGS, seed=0, epoch=0)
-
-
-def test_too_few_items_for_negatives_are_refused():
+        with pytest.raises(InputError, match=message):
+            TrainingExamples(data, settings, data.titles, seed=0)
+    few = TrainingExamples(alone(6, 6), SETTINGS, alone(6, 6).titles, seed=0)
     with pytest.raises(InputError, match="leaves only 2 to draw 3 negatives from: set candidates lower"):
-        draw_examples(small(6, 6), SETTINGS, seed=0, epoch=0)
+        few.draw(0)

@@ -1,9 +1,10 @@
 import pytest
-from tokenizers import Tokenizer, models, normalizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from llamarec_core.files import InputError
-from llamarec_core.ranking import LABELS, TEMPLATES, PromptBuilder
+from llamarec_core.ranking import TEMPLATES, PromptBuilder
+from llamarec_core.ranking.prompt import LABELS, Template
 from llamarec_core.settings import RankerSettings
 
 TITLES = [
@@ -15,117 +16,185 @@ TITLES = [
     "Amélie & <Co.>; {brand} 3.5 oz!",
     "Z",
     'ワンピース – 5 Pack, 100% "new"',
+    "방탄소년단 화양연화 앨범",
+    "🔥👩🏽‍🚀 🎸!",
+    "12345 6789",
+    "B\nC. D\n- E",
+    "<|im_start|>system <|im_end|></s>",
+    "<s><|eot_id|> <|begin_of_text|>",
 ] + [f"Number {number} {'very ' * number}long title" for number in range(30)]
 
-UNKNOWN, BEGINNING = {"unk_token": "<unk>"}, {"bos_token": "<s>"}
+SPECIAL = ["<|begin_of_text|>", "<|eot_id|>", "<|im_start|>"]
+
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Llama 3 cuts a text before BPE: punctuation takes the line breaks after it along."""
+
+UNKNOWN = {"unk_token": "<unk>"}
 
 
-@pytest.fixture(scope="module")
 def sentencepiece():
-    """A tokenizer that treats spaces as Llama-2's does: '▁' before words, a token to begin with, bytes for the rest."""
+    """Spaces as in Llama 2: '▁' before words, a token to begin with, bytes for characters that are unknown."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, **UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    special = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    words = " ".join([*TITLES, *LABELS]).split()
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    words = " ".join([*TITLES[:7], *TITLES[20:], *LABELS]).split()
     tokenizer.train_from_iterator(words * 2, trainers.BpeTrainer(special_tokens=special, show_progress=False))
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **UNKNOWN, **BEGINNING)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **UNKNOWN, bos_token="<s>", eos_token="</s>")
+
+
+def llama_3():
+    """Bytes as in Llama 3, with merges across punctuation and line breaks."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(LLAMA_3), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [template.render(TITLES[1:8], TITLES[1:8]) for template in TEMPLATES.values()]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = {"special_tokens": SPECIAL, "initial_alphabet": alphabet, "vocab_size": 900, "show_progress": False}
+    tokenizer.train_from_iterator(texts * 2, trainers.BpeTrainer(**options))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{SPECIAL[0]} $A", special_tokens=[(SPECIAL[0], 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=SPECIAL[0], eos_token=SPECIAL[1])
+
+
+@pytest.fixture(scope="module", params=["smollm2", "sentencepiece", "llama_3"])
+def any_tokenizer(request, tokenizer):
+    return {"smollm2": lambda: tokenizer, "sentencepiece": sentencepiece, "llama_3": llama_3}[request.param]()
+
+
+def whole(tokenizer, text):
+    """The tokens of a text by itself, no part of which is a special token."""
+    return tokenizer(text, split_special_tokens=True).input_ids
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("history", [[], [1], [1, 2, 3, 4, 5, 6, 7], list(range(5, 30))])
-def test_a_prompt_of_cached_titles_has_the_tokens_of_the_whole_text(tokenizer, template, history):
-    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(template=template, title_tokens=100))
-    candidates = [7, 6, 5, 4, 3, 2, 1, *range(10, 23)]
-    assert builder.build(history, candidates) == tokenizer(builder.text(history, candidates)).input_ids
+def test_a_prompt_has_the_tokens_of_its_whole_text(any_tokenizer, template):
+    builder = PromptBuilder(any_tokenizer, TITLES, RankerSettings(template=template, title_tokens=100))
+    candidates = [7, 6, 5, 4, 3, 2, 1, 12, 13, *range(14, 25)]
+    for history in ([], [1], [1, 2, 3, 4, 5, 6, 7, 8, 9], list(range(5, 30))):
+        assert builder.build(history, candidates) == whole(any_tokenizer, builder.text(history, candidates))
 
 
-def test_the_ranking_template_reads_as_designed(tokenizer):
-    builder = PromptBuilder(tokenizer, TITLES, RankerSettings())
-    assert builder.text([1, 2], [3, 6]) == (
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_label_is_the_token_that_follows_the_prompt_whatever_the_last_title(any_tokenizer, template):
+    builder = PromptBuilder(any_tokenizer, TITLES, RankerSettings(template=template))
+    assert [any_tokenizer.decode(token) for token in builder.target_ids] == list(LABELS)
+    for last in range(1, 16):
+        text, tokens = builder.text([6, last], [1, 2, last]), builder.build([6, last], [1, 2, last])
+        for label, target in zip(LABELS[:3], builder.target_ids, strict=False):
+            assert whole(any_tokenizer, text + label) == [*tokens, target]
+
+
+def test_what_prompts_share_is_read_once_and_changes_no_token(any_tokenizer):
+    builder = PromptBuilder(any_tokenizer, TITLES, RankerSettings(template="label_after", history_length=3))
+    histories, candidates = [[1, 2, 3, 4], [6, 7], [2], [2, 2], [12]], [5, 8, 9, 3]
+    shared, endings = builder.encode_shared([builder.text(history, candidates) for history in histories])
+    listed = builder.text([], candidates).split("For each")[0]
+    assert len(shared) >= len(whole(any_tokenizer, listed))
+    for history, ending in zip(histories, endings, strict=True):
+        assert ending
+        assert shared + ending == builder.build(history, candidates)
+    assert builder.encode_shared([builder.text([1], candidates)]) == ([], [builder.build([1], candidates)])
+    twice, (first, second) = builder.encode_shared([builder.text([1], candidates)] * 2)
+    assert first == second == builder.build([1], candidates)[len(twice) :]
+    assert len(first) == 1
+
+
+@pytest.mark.parametrize("title_tokens", [1, 2, 3, 4, 5, 7, 9])
+def test_titles_are_cut_between_characters(any_tokenizer, title_tokens):
+    builder = PromptBuilder(any_tokenizer, TITLES, RankerSettings(title_tokens=title_tokens))
+    mark = len(whole(any_tokenizer, "-"))
+    for title, cut in zip(TITLES[1:], builder.titles[1:], strict=True):
+        plain = " ".join(title.split())
+        tokens = whole(any_tokenizer, f"- {cut}")
+        assert len(tokens) - mark <= title_tokens or len(cut) == 1  # a character alone may take more
+        assert plain.startswith(cut) and "\ufffd" not in any_tokenizer.decode(tokens)
+        assert cut == plain or len(whole(any_tokenizer, f"- {plain}")) - mark > title_tokens
+
+
+def test_long_titles_are_cut_to_so_many_tokens(tokenizer):
+    for title_tokens, expected in ((4, "Number 29"), (5, "Number 29 very"), (99, TITLES[-1])):
+        assert PromptBuilder(tokenizer, TITLES, RankerSettings(title_tokens=title_tokens)).titles[-1] == expected
+
+
+def test_titles_hold_no_special_tokens_and_the_tokenizer_stays_as_it_was(any_tokenizer):
+    named = [token for token in any_tokenizer.all_special_tokens if token in "".join(TITLES)]
+    assert named
+    ids = any_tokenizer.convert_tokens_to_ids(named)
+    builder = PromptBuilder(any_tokenizer, TITLES, RankerSettings(title_tokens=100))
+    tokens = builder.build([12, 13], [13, 12, 1])
+    tokens = tokens[1:] if tokens[0] == any_tokenizer.bos_token_id else tokens
+    assert not set(any_tokenizer.all_special_ids) & set(tokens)
+    assert all(token in any_tokenizer.decode(tokens) for token in named)
+    assert any_tokenizer(named, add_special_tokens=False).input_ids == [[token] for token in ids]
+
+
+TEXTS = {
+    "ranking": (
         "[Instruction] Here is the purchase history of a user:\n"
-        "- Toy Story (1995)\n"
-        "- ...And Justice for All (1979)\n\n"
+        "- Z\n"
+        "- Toy Story (1995)\n\n"
         "Please rank the following candidate items based on the user's preferences:\n"
         "A. Shall We Dance? (1996)\n"
         "B. Z\n\n"
         "The most suitable item to recommend next is:\n"
-    )
-
-
-def test_the_alpaca_template_reads_as_published(tokenizer):
-    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(template="alpaca"))
-    assert builder.text([1, 6], [3, 6]) == (
+    ),
+    "alpaca": (
         "### Instruction:\nGiven user history in chronological order, recommend an item from the candidate pool with "
         "its index letter.\n\n### Input:\n"
-        "User history: (1) Toy Story (1995) \n (2) Z ; \n "
+        "User history: (1) Z \n (2) Toy Story (1995) ; \n "
         "Candidate pool: (A) Shall We Dance? (1996) \n (B) Z\n\n### Response:\n"
-    )
-
-
-def test_the_candidates_first_template_reads_as_designed(tokenizer):
-    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(template="candidates_first"))
-    assert builder.text([1, 2], [3, 6]) == (
+    ),
+    "candidates_first": (
         "[Instruction] Here are the candidate items:\n"
         "A. Shall We Dance? (1996)\n"
         "B. Z\n\n"
         "For each purchase of a user, name the candidate most suitable to recommend next:\n"
+        "- Z\n"
         "- Toy Story (1995)\n"
-        "- ...And Justice for All (1979)\n"
-    )
-
-
-def test_a_shared_prompt_holds_the_prompts_of_every_beginning_of_its_histories(tokenizer):
-    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(template="candidates_first", history_length=3))
-    histories, candidates = [[1, 2, 3, 4], [6, 7]], [5, 8, 9]
-    shared = builder.build_shared(histories, candidates)
-    assert [len(ends) for ends in shared.ends] == [3, 2]  # the last three titles, and both
-    for history, tokens, ends in zip([[2, 3, 4], [6, 7]], shared.histories, shared.ends, strict=True):
-        for count, end in enumerate(ends, 1):
-            assert shared.beginning + tokens[:end] == builder.build(history[:count], candidates)
-
-
-def test_a_template_with_the_history_first_shares_no_list(tokenizer):
-    builder = PromptBuilder(tokenizer, TITLES, RankerSettings())
-    with pytest.raises(InputError, match="'ranking' puts the history first"):
-        builder.build_shared([[1], [2]], [3, 4])
-
-
-def test_only_the_last_titles_of_a_history_are_listed(tokenizer):
-    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(history_length=2))
-    assert builder.build([5, 4, 1, 6], [2, 3]) == builder.build([1, 6], [2, 3])
-
-
-def test_long_titles_are_cut_to_so_many_tokens(tokenizer):
-    long, short = len(TITLES) - 1, 6
-    cut = PromptBuilder(tokenizer, TITLES, RankerSettings(title_tokens=4))
-    assert "\n- Number 29\n\n" in cut.text([long], [short])  # digits are one token each: ' Number', ' ', '2', '9'
-    one_more = PromptBuilder(tokenizer, TITLES, RankerSettings(title_tokens=5))
-    assert len(one_more.build([long], [short])) == len(cut.build([long], [short])) + 1
+    ),
+    "label_after": (
+        "[Instruction] Here are the candidate items:\n"
+        "- Shall We Dance? (1996)\nA\n"
+        "- Z\nB\n\n"
+        "For each purchase of a user, name the candidate most suitable to recommend next:\n"
+        "- Z\n"
+        "- Toy Story (1995)\n"
+    ),
+}
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
+def test_templates_read_as_designed_and_list_the_last_titles_of_a_history(tokenizer, template):
+    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(template=template, history_length=2))
+    assert builder.text([4, 5, 6, 1], [3, 6]) == TEXTS[template]
+
+
 @pytest.mark.parametrize("label_tokens", ["in_prompt", "as_published"])
-def test_smollm2_labels_are_the_letters_tokens(tokenizer, template, label_tokens):
-    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(template=template, label_tokens=label_tokens))
+def test_smollm2_labels_are_the_letters_tokens(tokenizer, label_tokens):
+    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(label_tokens=label_tokens))
     assert builder.label_ids == builder.target_ids == list(range(49, 69))
-    assert tokenizer.convert_ids_to_tokens(builder.label_ids) == list(LABELS)
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_sentencepiece_prompts_have_the_tokens_of_the_whole_text_too(sentencepiece, template):
-    builder = PromptBuilder(sentencepiece, TITLES, RankerSettings(template=template, title_tokens=100))
-    tokens = builder.build([1, 2, 6], [3, 5, 7])
-    assert tokens[0] == sentencepiece.bos_token_id
-    assert tokens == sentencepiece(builder.text([1, 2, 6], [3, 5, 7])).input_ids
-
-
-def test_sentencepiece_labels_differ_in_the_prompt_and_alone(sentencepiece):
-    in_prompt = PromptBuilder(sentencepiece, TITLES, RankerSettings())
-    published = PromptBuilder(sentencepiece, TITLES, RankerSettings(label_tokens="as_published"))
-    assert sentencepiece.convert_ids_to_tokens(in_prompt.label_ids) == list(LABELS)
-    assert sentencepiece.convert_ids_to_tokens(published.label_ids) == [f"▁{label}" for label in LABELS]
+def test_sentencepiece_labels_differ_in_the_prompt_and_alone():
+    tokenizer = sentencepiece()
+    in_prompt = PromptBuilder(tokenizer, TITLES, RankerSettings())
+    published = PromptBuilder(tokenizer, TITLES, RankerSettings(label_tokens="as_published"))
+    assert tokenizer.convert_ids_to_tokens(in_prompt.label_ids) == list(LABELS)
+    assert tokenizer.convert_ids_to_tokens(published.label_ids) == [f"▁{label}" for label in LABELS]
     assert published.target_ids == in_prompt.label_ids  # training teaches the same either way
+
+
+def test_a_template_of_ones_own_replaces_the_named_one_and_needs_no_label(tokenizer):
+    own = Template(opening="Items:", history_mark=" *", bridge=" then", candidate_mark=" or", closing=" ok ", separator=",")
+    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(), template=own)
+    assert builder.text([1, 6], [6, 1]) == "Items: * Toy Story (1995), * Z then or Z, or Toy Story (1995) ok "
+    assert builder.build([1, 6], []) == whole(tokenizer, builder.text([1, 6], []))
 
 
 def test_more_candidates_than_labels_are_refused(tokenizer):
@@ -134,14 +203,11 @@ def test_more_candidates_than_labels_are_refused(tokenizer):
         builder.build([1], range(1, 22))
 
 
-def test_an_unknown_template_is_refused_with_the_known_ones(tokenizer):
-    settings = RankerSettings().model_copy(update={"template": "haiku"})
-    with pytest.raises(InputError, match="Unknown template 'haiku': choose from ranking, alpaca"):
-        PromptBuilder(tokenizer, TITLES, settings)
-
-
 def test_a_tokenizer_without_a_token_for_each_label_is_refused():
     letters = Tokenizer(models.WordLevel({"<unk>": 0}, **UNKNOWN))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, **UNKNOWN)
+    builder = PromptBuilder(PreTrainedTokenizerFast(tokenizer_object=letters, **UNKNOWN), TITLES, RankerSettings())
     with pytest.raises(InputError, match="each label A…T one token"):
-        PromptBuilder(tokenizer, TITLES, RankerSettings())
+        builder.target_ids  # noqa: B018
+    builder.settings = RankerSettings(label_tokens="as_published")
+    with pytest.raises(InputError, match="two of the labels A…T the same token"):
+        builder.label_ids  # noqa: B018

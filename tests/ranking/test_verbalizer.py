@@ -1,26 +1,10 @@
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
-from llamarec_core.ranking import (
-    PromptBuilder,
-    VerbalizerRanker,
-    fit_retriever_weight,
-    load_backbone,
-    log_probabilities,
-    rerank,
-    rerank_at_random,
-    rerank_by_item_scores,
-    rerank_by_scores,
-    split_rows,
-    verbalizer,
-    with_retriever,
-)
+from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone, verbalizer
 from llamarec_core.ranking.adapter import add_adapter
-from llamarec_core.ranking.titles import title_overlap
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
 
 
@@ -110,83 +94,6 @@ def test_label_logits_are_finer_than_bfloat16(tiny, dataset):
     assert (logits != logits.bfloat16().float()).any(dim=1).all()
 
 
-class Liking:
-    """A ranker that prefers the highest item id, or a label, whatever the history."""
-
-    def __init__(self, settings, *, label=None):
-        self.prompts = type("Prompts", (), {"settings": settings})
-        self.label = label
-        self.seen = []
-
-    def probabilities(self, histories, candidates, *, progress=False):
-        self.seen += [list(map(int, history)) for history in histories]
-        scores = np.asarray(candidates, dtype=np.float32)
-        return scores if self.label is None else np.eye(scores.shape[1], dtype=np.float32)[[self.label] * len(scores)]
-
-
-@pytest.mark.parametrize("order", ["descending", "reversed", "shuffled"])
-def test_labels_are_mapped_back_to_candidates(tiny, dataset, candidates, order):
-    ranks = rerank(Liking(tiny.settings), dataset, candidates, "test", order=order, seed=3)
-    rows = candidates[candidates["split"] == "test"]
-    expected = [
-        1 + sum(item > row.target for item in row.items) if row.target in row.items else row.rank
-        for row in rows.rename(columns={"items": "listed"}).assign(items=rows["items"]).itertuples()
-    ]
-    assert list(ranks.columns) == ["user", "target", "rank"]
-    assert set(ranks.dtypes) == {np.dtype("int32")}
-    assert ranks["user"].tolist() == list(range(12))
-    assert ranks["target"].tolist() == dataset.targets("test").tolist()
-    assert ranks["rank"].tolist() == expected
-
-
-def test_only_users_whose_target_was_retrieved_are_read_with_the_history_of_the_split(tiny, dataset, candidates):
-    ranker = Liking(tiny.settings)
-    rerank(ranker, dataset, candidates, "validation")
-    assert ranker.seen == [dataset.train(user).tolist() for user in range(12) if user % 6 < 4]
-    ranker = Liking(tiny.settings)
-    rerank(ranker, dataset, candidates, "test")
-    assert ranker.seen == [dataset.sequence(user)[:-1].tolist() for user in range(12) if user % 6 < 4]
-
-
-def test_a_preference_for_the_first_label_looks_like_skill_until_the_order_is_shuffled(tiny, dataset, candidates):
-    biased = Liking(tiny.settings, label=0)
-    descending = rerank(biased, dataset, candidates, "test")
-    shuffled = rerank(biased, dataset, candidates, "test", order="shuffled", seed=0)
-    assert descending["rank"].tolist() == candidates[candidates["split"] == "test"]["rank"].tolist()
-    assert shuffled["rank"].tolist() != descending["rank"].tolist()
-    assert shuffled.equals(rerank(biased, dataset, candidates, "test", order="shuffled", seed=0))
-
-
-def test_ranks_by_scores_break_ties_by_the_retrievers_order():
-    rows = pd.DataFrame(
-        {"user": [0, 1, 2], "target": [7, 8, 9], "rank": [2, 3, 40], "items": [[5, 7, 8], [5, 7, 8], [5, 7, 8]]}
-    )
-    scores = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.5], [3.0, 2.0, 1.0]])
-    assert rerank_by_scores(rows, scores)["rank"].tolist() == [2, 1, 40]
-
-
-def test_random_order_is_seeded_by_user_and_uniform():
-    n_users = 4000
-    frame = pd.DataFrame({"user": range(n_users), "split": "test", "target": 1, "rank": 1})
-    frame["items"] = [[1, 2, 3, 4]] * n_users
-    ranks = rerank_at_random(frame, "test", seed=0)
-    assert ranks["rank"].value_counts(normalize=True).to_numpy() == pytest.approx([0.25] * 4, abs=0.03)
-    assert rerank_at_random(frame.iloc[::-1], "test", seed=0)["rank"].tolist() == ranks["rank"].tolist()[::-1]
-    assert rerank_at_random(frame, "test", seed=1)["rank"].tolist() != ranks["rank"].tolist()
-
-
-def test_popularity_order():
-    frame = pd.DataFrame({"user": [0], "split": ["test"], "target": [2], "rank": [1], "items": [[2, 3, 1]]})
-    assert rerank_by_item_scores(frame, "test", np.array([0, 5, 4, 9]))["rank"].tolist() == [3]
-
-
-def test_unknown_orders_and_splits_are_refused(tiny, dataset, candidates):
-    with pytest.raises(InputError, match="Unknown order 'best': choose from descending, reversed, shuffled"):
-        rerank(Liking(tiny.settings), dataset, candidates, "test", order="best")
-    with pytest.raises(InputError, match="hold no split 'train' .they hold test, validation"):
-        rerank(Liking(tiny.settings), dataset, candidates, "train")
-
-
 def test_a_prompt_beyond_what_the_backbone_reads_is_named(ranker, monkeypatch):
     requests = [[1], [1, 2, 3]], [[4, 5, 6, 7]] * 2
     lengths = [len(ranker.prompts.build(*request)) for request in zip(*requests, strict=True)]
@@ -206,43 +113,18 @@ def test_batches_hold_prompts_of_similar_length_within_the_budget(ranker, monkey
     assert batches == [[0], [2, 4], [1, 6, 7], [3], [5]]  # at most three prompts and 62 tokens, none below 90 %
 
 
-def test_a_sum_with_the_retrievers_log_probability_goes_from_the_one_order_to_the_other(tiny, dataset, candidates):
-    rows = split_rows(candidates, "validation")
-    generator = np.random.default_rng(0)
-    probabilities = generator.dirichlet(np.ones(4), size=len(rows)).astype(np.float32)
-    alone = rerank_by_scores(rows, probabilities)
-    logarithms = log_probabilities(probabilities)
-    assert rerank_by_scores(rows, with_retriever(rows, logarithms, 0.0)).equals(alone)
-    heavy = rerank_by_scores(rows, with_retriever(rows, logarithms, 1e6))
-    assert (heavy["rank"] == rows["rank"].to_numpy()).all()
-    scores = with_retriever(rows, logarithms, 2.0)[0]
-    retriever = torch.tensor([4.0, 3.0, 2.0, 1.0]).double().log_softmax(0).numpy()
-    np.testing.assert_allclose(scores, np.log(probabilities[0]) + 2 * retriever, rtol=1e-5)
-
-
-def test_users_that_were_not_read_keep_the_retrievers_order(candidates):
-    rows = split_rows(candidates, "test")
-    scores = with_retriever(rows, log_probabilities(np.zeros((len(rows), 4), dtype=np.float32)), 0.5)
-    assert rerank_by_scores(rows, scores)["rank"].equals(rows["rank"].reset_index(drop=True).astype(np.int32))
-
-
-def test_overlap_is_one_for_a_title_of_the_history_and_zero_for_other_words(candidates):
-    words = ["red fox", "blue whale", "red fox two", "grey owl"]
-    items = np.array([1, 2, 3, 4, 1, 2], dtype=np.int32)
-    names = [f"i{number}" for number in range(1, 5)]
-    animals = Dataset("animals", items[:4], [0, 4], ["", *words], ["u"], ["", *names])
-    rows = pd.DataFrame({"user": [0], "items": [np.array([1, 3, 4, 2])]})
-    scores = title_overlap(animals, rows, "validation", history_length=2)[0]  # history: 1, 2
-    assert scores[[0, 3]] == pytest.approx([1, 1])
-    assert scores[2] == 0
-    assert 0 < scores[1] < 1
-    assert title_overlap(animals, rows, "validation", history_length=1)[0] == pytest.approx([0, 0, 0, 1])
-
-
-def test_the_weight_is_the_best_of_those_tried(candidates):
-    rows = split_rows(candidates, "validation")
-    hits = (np.stack(rows["items"]) == rows["target"].to_numpy()[:, None]).astype(np.float32)
-    assert fit_retriever_weight(rows, 0.05 + 0.8 * hits) == 0.0  # a ranker that knows needs no retriever
-    assert fit_retriever_weight(rows, np.full((len(rows), 4), 0.25, dtype=np.float32)[:, ::-1]) == 0.0
-    early = rows[rows["rank"] <= 2]  # where the retriever is right, and the ranker's order is the reverse
-    assert fit_retriever_weight(early, np.log(np.tile([0.1, 0.2, 0.3, 0.4], (len(early), 1)))) > 0.5
+def test_shared_lists_are_read_as_each_users_own_prompt(tiny, dataset):
+    settings = tiny.shared.model_copy(update={"lora_dropout": 0.0})
+    model, tokenizer = load_backbone(settings, device="cpu")
+    titles = [*dataset.titles[:9], "Z", *dataset.titles[10:]]
+    prompts = PromptBuilder(tokenizer, titles, settings)
+    histories, lists = [[1, 2, 3], [4, 5], [6], [2, 5]], [[6, 7, 8, 9], [1, 12, 3, 10]]
+    texts = [prompts.text(history, lists[row // 2]) for row, history in enumerate(histories)]
+    shared = [prompts.encode_shared(texts[:2]), prompts.encode_shared(texts[2:])]
+    beginnings, beginning_lengths = pad([beginning for beginning, _ in shared], device="cpu")
+    assert beginning_lengths[0] != beginning_lengths[1]  # one of them is padded
+    tokens, lengths = pad([ending for _, endings in shared for ending in endings], device="cpu")
+    together = NextTokenLogits(model)(tokens, lengths, beginnings=beginnings, beginning_lengths=beginning_lengths)
+    for row, alone in enumerate(prompts.encode(texts)):
+        logits = NextTokenLogits(model)(torch.tensor([alone]), torch.tensor([len(alone)]))[0]
+        torch.testing.assert_close(together[row], logits, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,159 @@
+"""Ranks from scores: the ranker's, the retriever's, their sum, title overlap's, chance's."""
+
+import numpy as np
+import pytest
+import torch
+
+from llamarec_core.files import InputError
+from llamarec_core.ranking import (
+    candidate_probabilities,
+    fit_retriever_weight,
+    log_probabilities,
+    random_scores,
+    rerank_by_scores,
+    retrieved_candidates,
+    title_overlap,
+    with_retriever,
+)
+from llamarec_core.ranking.rerank import is_retrieved, ndcg_at_10
+from llamarec_core.retrieval.candidates import Candidates
+
+READ = [user for user in range(12) if user % 6 < 4]
+"""Users whose target is among their four candidates."""
+
+
+class Liking:
+    """A ranker that prefers the highest item id, or a label, whatever the history."""
+
+    def __init__(self, settings, *, label=None):
+        self.prompts = type("Prompts", (), {"settings": settings})
+        self.label = label
+        self.seen = []
+
+    def probabilities(self, histories, candidates, *, progress=False):
+        self.seen += [list(map(int, history)) for history in histories]
+        scores = np.asarray(candidates, dtype=np.float32)
+        return scores if self.label is None else np.eye(scores.shape[1], dtype=np.float32)[[self.label] * len(scores)]
+
+
+def some(users, targets, ranks, items, scores=None):
+    """Candidates of hand."""
+    items = np.array(items, dtype=np.int32)
+    scores = np.tile(np.arange(items.shape[1], 0, -1), (len(items), 1)) if scores is None else np.array(scores)
+    return Candidates(np.array(users), np.array(targets), np.array(ranks), items, scores.astype(np.float32))
+
+
+def reranked(ranker, dataset, candidates, **options):
+    return rerank_by_scores(candidates, candidate_probabilities(ranker, dataset, candidates, "test", **options))
+
+
+@pytest.mark.parametrize("order", ["descending", "reversed", "shuffled"])
+def test_labels_are_mapped_back_to_candidates(tiny, dataset, candidates, order):
+    of_test = candidates["test"]
+    ranks = reranked(Liking(tiny.settings), dataset, of_test, order=order, seed=3)
+    higher = (of_test.items > of_test.targets[:, None]).sum(axis=1) + 1
+    assert list(ranks.columns) == ["user", "target", "rank"]
+    assert set(ranks.dtypes) == {np.dtype("int32")}
+    assert ranks["user"].tolist() == list(range(12))
+    assert ranks["target"].tolist() == dataset.targets("test").tolist()
+    assert ranks["rank"].tolist() == np.where(is_retrieved(of_test, 4), higher, of_test.ranks).tolist()
+
+
+def test_only_users_whose_target_was_retrieved_are_read_with_the_history_of_the_split(tiny, dataset, candidates):
+    for split, history in (("validation", dataset.train), ("test", lambda user: dataset.sequence(user)[:-1])):
+        ranker = Liking(tiny.settings)
+        scores = candidate_probabilities(ranker, dataset, candidates[split], split)
+        assert ranker.seen == [history(user).tolist() for user in READ]
+        assert np.flatnonzero(scores.any(axis=1)).tolist() == READ
+    few = Liking(tiny.settings.model_copy(update={"candidates": 2}))
+    assert candidate_probabilities(few, dataset, candidates["test"], "test").shape == (12, 2)
+    assert len(few.seen) == 4  # targets at rank 3 are not read
+
+
+def test_a_preference_for_the_first_label_looks_like_skill_until_the_order_is_shuffled(tiny, dataset, candidates):
+    biased = Liking(tiny.settings, label=0)
+    descending = reranked(biased, dataset, candidates["test"])
+    shuffled = [reranked(biased, dataset, candidates["test"], order="shuffled", seed=0) for _ in range(2)]
+    assert descending["rank"].tolist() == candidates["test"].ranks.tolist()
+    assert shuffled[0]["rank"].tolist() != descending["rank"].tolist()
+    assert shuffled[0].equals(shuffled[1])
+
+
+def test_ranks_by_scores_break_ties_by_the_retrievers_order():
+    candidates = some([0, 1, 2], [7, 8, 9], [2, 3, 40], [[5, 7, 8]] * 3)
+    scores = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.5], [3.0, 2.0, 1.0]])
+    assert rerank_by_scores(candidates, scores)["rank"].tolist() == [2, 1, 40]
+    assert ndcg_at_10(candidates, scores) == pytest.approx((1 / np.log2(3) + 1 + 0) / 3)
+    # by popularity, and by fewer scores than candidates: what is beyond them was not re-ranked
+    popularity = np.array([0, 0, 0, 0, 0, 9, 0, 4, 5, 0])
+    assert rerank_by_scores(candidates, popularity[candidates.items])["rank"].tolist() == [3, 2, 40]
+    assert rerank_by_scores(candidates, scores[:, :2])["rank"].tolist() == [2, 3, 40]
+
+
+def test_scores_that_are_no_numbers_are_refused(candidates):
+    scores = np.zeros((12, 4))
+    scores[3, 2] = np.nan
+    with pytest.raises(InputError, match="not a number"):
+        rerank_by_scores(candidates["test"], scores)
+
+
+def test_random_order_is_seeded_by_user_and_uniform():
+    n = 4000
+    frame = some(range(n), [1] * n, [1] * n, [[1, 2, 3, 4]] * n)
+    ranks = rerank_by_scores(frame, random_scores(frame, seed=0))
+    assert ranks["rank"].value_counts(normalize=True).to_numpy() == pytest.approx([0.25] * 4, abs=0.03)
+    backwards = frame.take(np.arange(n)[::-1])
+    assert (random_scores(backwards, seed=0)[::-1] == random_scores(frame, seed=0)).all()
+    assert (random_scores(frame, seed=1) != random_scores(frame, seed=0)).any()
+
+
+def test_an_unknown_order_is_refused(tiny, dataset, candidates):
+    with pytest.raises(InputError, match="Unknown order 'best': choose from descending, reversed, shuffled"):
+        candidate_probabilities(Liking(tiny.settings), dataset, candidates["test"], "test", order="best")
+
+
+def test_users_to_rank_are_those_whose_target_was_retrieved(candidates):
+    assert retrieved_candidates(candidates["validation"], size=4).users.tolist() == READ
+    assert retrieved_candidates(candidates["validation"], size=2).users.tolist() == [0, 1, 6, 7]
+    drawn = retrieved_candidates(candidates["validation"], size=4, users=3, seed=1).users
+    assert len(drawn) == 3 and (np.diff(drawn) > 0).all() and set(drawn) <= set(READ)
+    missed = candidates["validation"].take(np.arange(12) % 6 >= 4)
+    with pytest.raises(InputError, match="No user's target is among the candidates"):
+        retrieved_candidates(missed, size=4)
+
+
+def test_a_sum_with_the_retrievers_log_probability_goes_from_the_one_order_to_the_other(candidates):
+    rows = candidates["validation"]
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), size=12).astype(np.float32)
+    logarithms = log_probabilities(probabilities)
+    alone = rerank_by_scores(rows, probabilities)
+    assert rerank_by_scores(rows, with_retriever(rows, logarithms, 0.0)).equals(alone)
+    heavy = rerank_by_scores(rows, with_retriever(rows, logarithms, 1e6))
+    assert heavy["rank"].tolist() == rows.ranks.tolist()
+    scores = with_retriever(rows, logarithms, 2.0)[0]
+    retriever = torch.tensor([4.0, 3.0, 2.0, 1.0]).double().log_softmax(0).numpy()
+    np.testing.assert_allclose(scores, np.log(probabilities[0]) + 2 * retriever, rtol=1e-5)
+    # users who were not read keep the retriever's order
+    unread = with_retriever(rows, log_probabilities(np.zeros((12, 4), dtype=np.float32)), 0.5)
+    assert rerank_by_scores(rows, unread)["rank"].tolist() == rows.ranks.tolist()
+
+
+def test_the_weight_is_the_best_of_those_tried(candidates):
+    rows = candidates["validation"]
+    hits = (rows.items == rows.targets[:, None]).astype(np.float32)
+    assert fit_retriever_weight(rows, 0.05 + 0.8 * hits) == 0.0  # a ranker that knows needs no retriever
+    early = rows.take(rows.ranks <= 2)  # where the retriever is right, and the ranker's order is the reverse
+    assert fit_retriever_weight(early, np.log(np.tile([0.1, 0.2, 0.3, 0.4], (len(early), 1)))) > 0.5
+
+
+def test_overlap_is_one_for_a_title_of_the_history_and_zero_for_other_words(dataset):
+    words = ["red fox", "blue whale", "red fox two", "grey owl"]
+    animals = type(dataset)(
+        "animals", np.array([1, 2, 3, 4]), [0, 4], ["", *words], ["u"], ["", *(f"i{number}" for number in range(1, 5))]
+    )
+    rows = some([0], [3], [2], [[1, 3, 4, 2]])
+    scores = title_overlap(animals, rows, "validation", history_length=2)[0]  # history: 1, 2
+    assert scores[[0, 3]] == pytest.approx([1, 1])
+    assert scores[2] == 0
+    assert 0 < scores[1] < 1
+    assert title_overlap(animals, rows, "validation", history_length=1)[0] == pytest.approx([0, 0, 0, 1])
