@@ -57,6 +57,7 @@ def load_checkpoint(
             header = json.loads((file.metadata() or {})["llamarec"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         progress, stored = header["progress"], header["settings"]
+        settings = {name: value for name, value in settings.items() if name != _undecided(stored)}
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a whole checkpoint ({error}): delete it to start this step again.") from None
     name = first_difference(stored, settings)
@@ -66,6 +67,11 @@ def load_checkpoint(
             "delete it to start this step again, or restore the setting."
         )
     return tensors, progress
+
+
+def _undecided(stored: dict[str, Any]) -> str:
+    """Return what tells nothing of a run's backbone: its name beside the hash of its weights, or a hash not stored."""
+    return "backbone" if "backbone_sha256" in stored else "backbone_sha256"
 
 
 def first_difference(stored: dict[str, Any], settings: dict[str, Any]) -> str | None:

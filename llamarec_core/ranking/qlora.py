@@ -26,7 +26,7 @@ from llamarec_core.ranking.adapter import (
     save_adapter,
     set_adapter_tensors,
 )
-from llamarec_core.ranking.backbone import backbone_name, load_backbone
+from llamarec_core.ranking.backbone import backbone_name, backbone_sha256, load_backbone
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import retrieved_candidates
 from llamarec_core.ranking.tuning import RankerTask, make_accelerator
@@ -75,7 +75,8 @@ def fit_ranker(
     content = hashlib.sha256(b"".join(column.astype("<i4").tobytes() for column in columns)).hexdigest()
     identity = _identity(dataset, settings) | {"seed": seed, "validation": content}
     if settings.start_from is not None:
-        start = load_adapter(Path(settings.start_from), settings={})[0]
+        backbone = {name: identity[name] for name in ("backbone", "backbone_sha256")}
+        start = load_adapter(Path(settings.start_from), settings=backbone)[0]
         identity["started_from_sha256"] = sha256(Path(settings.start_from) / WEIGHTS)
     finished = folder / "adapter"
     if finished.is_dir():
@@ -145,4 +146,5 @@ def load_ranker(
 def _identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
     """Return what an adapter belongs to: the data and all settings that shaped it."""
     shaping = settings.model_dump(mode="json", exclude=NOT_SHAPING)
-    return shaping | {"backbone": backbone_name(settings), "dataset": dataset.name, "data": dataset.content_hash}
+    backbone = {"backbone": backbone_name(settings), "backbone_sha256": backbone_sha256(settings)}
+    return shaping | backbone | {"dataset": dataset.name, "data": dataset.content_hash}

@@ -1,5 +1,6 @@
 import importlib.metadata
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -150,9 +151,64 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         load_backbone(RankerSettings(backbone=str(tmp_path)))
 
 
+@pytest.fixture
+def changed(tiny, tmp_path):
+    """Settings that name a copy of the tiny backbone whose config.json differs."""
+    shutil.copytree(tiny.folder, tmp_path / "changed")
+
+    def change(**fields):
+        path = tmp_path / "changed" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+        return tiny.settings.model_copy(update={"backbone": str(path.parent)})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vocab_size": 1000}, "cannot be loaded"),
+        ({"hidden_size": 63}, "cannot be loaded"),
+        ({"num_attention_heads": 0}, "cannot be loaded"),
+        ({"num_hidden_layers": "two"}, "cannot be loaded"),
+        ({"num_hidden_layers": 3}, r"lacks the weights model\.layers\.2"),
+        ({"rope_parameters": {"rope_type": "moebius"}}, "cannot be loaded"),
+        ({"attn_implementation": "someone/kernel"}, "names 'someone/kernel' as attn_implementation"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "is quantised already"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised already"),
+    ],
+)
+def test_a_config_that_contradicts_weights_or_wants_more_is_refused(changed, fields, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_backbone(changed(**fields), device="cpu")
+    assert len(str(caught.value)) < 700
+
+
+def test_a_tokenizer_of_more_tokens_than_the_weights_is_refused(changed, tokenizer):
+    settings = changed()
+    larger = type(tokenizer).from_pretrained(settings.backbone)
+    larger.add_tokens(["<more>"])
+    larger.save_pretrained(settings.backbone)
+    with pytest.raises(InputError, match="has 49153 tokens, but its weights know 49152"):
+        load_backbone(settings, device="cpu")
+
+
+def test_hashes_of_large_weights_are_remembered_until_the_file_changes(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLAMAREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(backbone, "LARGE_FILE", 1)
+    settings = tiny.settings.model_copy(update={"backbone": str(shutil.copytree(tiny.folder, tmp_path / "copy"))})
+    first = backbone.backbone_sha256(settings)
+    assert first == backbone.backbone_sha256(tiny.settings) != backbone.backbone_sha256(RankerSettings())
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone, "sha256", lambda path: pytest.fail("hashed twice"))
+        assert backbone.backbone_sha256(settings) == first
+    with open(tmp_path / "copy" / "model.safetensors", "ab") as file:
+        file.write(b"more")
+    assert backbone.backbone_sha256(settings) != first
+
+
 def test_missing_weights_are_refused_rather_than_drawn_at_random(tiny, tmp_path):
-    for file in tiny.folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(tiny.folder, tmp_path, dirs_exist_ok=True)
     weights = load_file(tiny.folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -161,8 +217,7 @@ def test_missing_weights_are_refused_rather_than_drawn_at_random(tiny, tmp_path)
 
 
 def test_truncated_weights_are_refused(tiny, tmp_path):
-    for file in tiny.folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(tiny.folder, tmp_path, dirs_exist_ok=True)
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="cannot be loaded"):
