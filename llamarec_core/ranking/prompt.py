@@ -191,9 +191,7 @@ class PromptBuilder:
             InputError: the tokenizer has no single token of its own for each label.
         """
         prompt = self.template.render(["a title"], ["another"])
-        (before, *followed) = self.tokenizer(
-            [prompt, *(prompt + label for label in LABELS)], **PLAIN_TEXT
-        ).input_ids
+        (before, *followed) = self.tokenizer([prompt, *(prompt + label for label in LABELS)], **PLAIN_TEXT).input_ids
         if any(tokens[:-1] != before for tokens in followed):
             raise InputError(
                 f"The tokenizer of {self.settings.backbone!r} does not give each label A…{LABELS[-1]} one token "

@@ -41,7 +41,7 @@ SHARED = {
 }
 """What this study's recipe changes in :data:`SMALL`."""
 
-WORDS = "Red Blue Green Silver Golden Purple Yellow Orange White Black Pink Gray".split()
+WORDS = ["Red", "Blue", "Green", "Silver", "Golden", "Purple", "Yellow", "Orange", "White", "Black", "Pink", "Gray"]
 THINGS = ["soap", "brush", "cream"]
 
 
@@ -127,7 +127,7 @@ def shop():
     for _ in range(150):
         words = generator.choice(len(WORDS), size=4, replace=False)
         pairs = [generator.choice(len(THINGS), size=2, replace=False) for _ in words]
-        sequences.append(np.concatenate([word * len(THINGS) + pair for word, pair in zip(words, pairs, strict=True)]) + 1)
+        sequences.append((words[:, None] * len(THINGS) + np.array(pairs)).ravel() + 1)
     return dataset_of("shop", sequences, [f"{word} {thing}" for word in WORDS for thing in THINGS])
 
 

@@ -40,11 +40,13 @@ def test_the_paper_lists_the_target_among_random_new_items_after_its_history(dat
         (question,) = example.questions
         user, position = int(examples.users[example.prefix]), int(examples.positions[example.prefix])
         sequence = dataset.train(user)
-        assert example.candidates.dtype == np.int32 and len(set(example.candidates)) == 4
+        assert example.candidates.dtype == np.int32
+        assert len(set(example.candidates)) == 4
         assert set(example.candidates) & set(sequence) == {sequence[position]}
         np.testing.assert_array_equal(question.answer, example.candidates == sequence[position])
         assert question.titles == [dataset.titles[item] for item in sequence[:position][-2:]]
-        assert not question.left_out.any() and not question.log_prior.any()
+        assert not question.left_out.any()
+        assert not question.log_prior.any()
 
 
 def test_answers_are_uniform_and_held_out_items_are_drawn_like_any_others(dataset):
@@ -59,7 +61,9 @@ def test_answers_are_uniform_and_held_out_items_are_drawn_like_any_others(datase
 
 @pytest.mark.parametrize("recipe", ["paper", "shared"])
 def test_examples_follow_from_seed_and_number_alone(shop, recipe):
-    settings = SETTINGS if recipe == "paper" else HONEST.model_copy(update={"names_per_prompt": 2, "items_per_prompt": 1})
+    settings = (
+        SETTINGS if recipe == "paper" else HONEST.model_copy(update={"names_per_prompt": 2, "items_per_prompt": 1})
+    )
 
     def draw(seed, *numbers):
         examples = TrainingExamples(shop, settings, shop.titles, seed=seed, held_out_answers=20)
@@ -128,7 +132,9 @@ def test_names_ask_for_a_listed_title_or_words_of_it(shop, parts):
     whole = 0
     for example, question in asked:
         title = shop.titles[example.candidates[question.answer.argmax()]]
-        assert question.answer.sum() == 1 and not question.left_out.any() and not question.log_prior.any()
+        assert question.answer.sum() == 1
+        assert not question.left_out.any()
+        assert not question.log_prior.any()
         assert set(question.titles[-1].split()) & set(title.split())
         assert all(before in shop.titles for before in question.titles[:-1])
         whole += question.titles[-1] == title
@@ -154,7 +160,8 @@ def test_item_questions_ask_what_was_chosen_together_with_an_item_by_others_than
 def test_whoever_is_held_out_is_never_learnt_from(shop):
     examples = TrainingExamples(shop, HONEST, shop.titles, seed=0, held_out_answers=25)
     held = set(examples.users[examples.held_out].tolist())
-    assert len(examples.held_out) >= 25 and len(examples) + len(examples.held_out) == len(examples.users)
+    assert len(examples.held_out) >= 25
+    assert len(examples) + len(examples.held_out) == len(examples.users)
     assert not held & {int(examples.users[example.prefix]) for example in drawn(examples)}
     learnt = {tuple(q.titles) for _, q in of_kind(examples, "next")}
     asked = [examples.draw_held_out(number) for number in range(len(examples.held_out))]

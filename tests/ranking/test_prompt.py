@@ -26,9 +26,7 @@ TITLES = [
 
 SPECIAL = ["<|begin_of_text|>", "<|eot_id|>", "<|im_start|>"]
 
-LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How Llama 3 cuts a text before BPE: punctuation takes the line breaks after it along."""
 
 UNKNOWN = {"unk_token": "<unk>"}
@@ -58,7 +56,9 @@ def llama_3():
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options = {"special_tokens": SPECIAL, "initial_alphabet": alphabet, "vocab_size": 900, "show_progress": False}
     tokenizer.train_from_iterator(texts * 2, trainers.BpeTrainer(**options))
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{SPECIAL[0]} $A", special_tokens=[(SPECIAL[0], 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{SPECIAL[0]} $A", special_tokens=[(SPECIAL[0], 0)]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=SPECIAL[0], eos_token=SPECIAL[1])
 
 
@@ -113,7 +113,8 @@ def test_titles_are_cut_between_characters(any_tokenizer, title_tokens):
         plain = " ".join(title.split())
         tokens = whole(any_tokenizer, f"- {cut}")
         assert len(tokens) - mark <= title_tokens or len(cut) == 1  # a character alone may take more
-        assert plain.startswith(cut) and "\ufffd" not in any_tokenizer.decode(tokens)
+        assert plain.startswith(cut)
+        assert "\ufffd" not in any_tokenizer.decode(tokens)
         assert cut == plain or len(whole(any_tokenizer, f"- {plain}")) - mark > title_tokens
 
 
@@ -191,7 +192,9 @@ def test_sentencepiece_labels_differ_in_the_prompt_and_alone():
 
 
 def test_a_template_of_ones_own_replaces_the_named_one_and_needs_no_label(tokenizer):
-    own = Template(opening="Items:", history_mark=" *", bridge=" then", candidate_mark=" or", closing=" ok ", separator=",")
+    own = Template(
+        opening="Items:", history_mark=" *", bridge=" then", candidate_mark=" or", closing=" ok ", separator=","
+    )
     builder = PromptBuilder(tokenizer, TITLES, RankerSettings(), template=own)
     assert builder.text([1, 6], [6, 1]) == "Items: * Toy Story (1995), * Z then or Z, or Toy Story (1995) ok "
     assert builder.build([1, 6], []) == whole(tokenizer, builder.text([1, 6], []))

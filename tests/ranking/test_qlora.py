@@ -15,7 +15,6 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from llamarec_core.checkpoint import load_checkpoint
 from llamarec_core.files import InputError, sha256
 from llamarec_core.ranking import (
     PromptBuilder,
@@ -145,7 +144,8 @@ def test_the_shared_recipe_goes_on_after_a_kill_too_from_the_adapter_it_started_
     validation, options = shop_candidates["validation"], {"seed": 0, "progress": False}
     fit_ranker(shop, validation, tiny.shared, folder=first, **options)
     curve = curve_of(first)
-    assert curve["nats"].notna().all() and (curve["nats_se"] > 0).all()
+    assert curve["nats"].notna().all()
+    assert (curve["nats_se"] > 0).all()
     assert curve["answers"].iloc[-1] > 14  # several answers an example
     settings = tiny.shared.model_copy(update={"start_from": str(first / "adapter"), "kept_by": "nats"})
     undisturbed = fit_ranker(shop, validation, settings, folder=tmp_path / "undisturbed", **options)
@@ -344,7 +344,9 @@ def test_a_backbone_is_known_by_its_weights_not_by_its_folders_name(tuned, tiny,
     for folder in (same, another):
         shutil.copytree(tiny.folder, folder)
     weights = load_file(another / "model.safetensors")
-    save_file(with_first(weights, lambda tensor: tensor * 1.01), another / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        with_first(weights, lambda tensor: tensor * 1.01), another / "model.safetensors", metadata={"format": "pt"}
+    )
     renamed = load_ranker(dataset, tiny.settings.model_copy(update={"backbone": str(same)}), tuned[1])
     np.testing.assert_array_equal(renamed.probabilities(*REQUESTS), tuned[0].probabilities(*REQUESTS))
     settings = tiny.settings.model_copy(update={"backbone": str(another)})

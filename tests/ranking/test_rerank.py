@@ -116,7 +116,9 @@ def test_users_to_rank_are_those_whose_target_was_retrieved(candidates):
     assert retrieved_candidates(candidates["validation"], size=4).users.tolist() == READ
     assert retrieved_candidates(candidates["validation"], size=2).users.tolist() == [0, 1, 6, 7]
     drawn = retrieved_candidates(candidates["validation"], size=4, users=3, seed=1).users
-    assert len(drawn) == 3 and (np.diff(drawn) > 0).all() and set(drawn) <= set(READ)
+    assert len(drawn) == 3
+    assert (np.diff(drawn) > 0).all()
+    assert set(drawn) <= set(READ)
     missed = candidates["validation"].take(np.arange(12) % 6 >= 4)
     with pytest.raises(InputError, match="No user's target is among the candidates"):
         retrieved_candidates(missed, size=4)
