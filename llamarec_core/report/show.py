@@ -171,7 +171,8 @@ def laid_out(frame: pd.DataFrame, form: Form) -> pd.DataFrame:
                 raise ValueError(f"Two numbers would share the cell {keys[-1]}, {column!r}.")
             line[column] = (Bold if heading in bold and bold[heading][place] else str)(text(cell, row))
             columns[column] = None
-    levels = dict(zip(form.rows, zip(*(dict.fromkeys(keys) if form.across else keys), strict=True), strict=True))
+    named_rows = list(zip(*(dict.fromkeys(keys) if form.across else keys), strict=True)) or [()] * len(form.rows)
+    levels = dict(zip(form.rows, named_rows, strict=True))
     *leading, last = levels
     kept = [*(name for name in leading if len(set(levels[name])) > 1), last]
     index = pd.MultiIndex.from_arrays([levels[name] for name in kept], names=kept)

@@ -160,6 +160,7 @@ def test_any_other_table_is_shown_as_it_is_and_escaped():
     assert repr(shown).startswith("A & B\n")
     assert "wall seconds" in repr(shown)
     assert page == shown._repr_html_()
+    assert "<table" in show_table(results()[:0], "table1")._repr_html_()
 
 
 @pytest.mark.parametrize(
