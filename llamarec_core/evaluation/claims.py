@@ -70,13 +70,7 @@ _AT_LENGTH = 20
 def verdict(measured: float, low: float, high: float, *, published: float, p_holm: float, null: float = 0.0) -> str:
     """Return the verdict on a lead or ratio by :data:`RULES`; noise around no effect gets one, whatever its sign.
 
-    Args:
-        measured: ours.
-        low: the lower end of its 95 % interval.
-        high: the upper end.
-        published: the paper's, above ``null``.
-        p_holm: of the test that ours is ``null``, corrected.
-        null: no effect.
+    ``low`` and ``high`` are the ends of the 95 % interval, ``null`` is no effect, and ``published`` is above it.
     """
     reaches = high >= published
     if measured > null and p_holm < ALPHA:
@@ -190,14 +184,14 @@ def _judged(pair: Mapping[str, Any], lead: float) -> dict[str, Any]:
 
 
 def _of_settings(share: float, bound: float) -> dict[str, Any]:
-    """Return the row of the claim about trained parameters, which the paper's settings decide."""
+    """Return what decides the claim about trained parameters: the paper's settings."""
     decided = "reproduced" if share < bound else "contradicted"
     counted = "counted from the paper's settings; no model of that size was run"
     return {"unit": "share", "measured": share, "verdict": decided, "why": counted}
 
 
 def _of_times(name: str, stated: float, times: pd.DataFrame | None, *, on_gpu: bool, commit: str) -> dict[str, Any]:
-    """Return the row of a claim about time, which only the paper's model on a GPU can test."""
+    """Return what decides a claim about time, which only the paper's model on a GPU can test."""
     row = {"unit": "seconds" if name == "ranking_seconds" else "ratio", "verdict": "not tested"}
     seconds = {} if times is None else times.set_index(["method", "mean_title_length_tokens"])["seconds"].to_dict()
     if not {("LlamaRec", _AT_LENGTH), ("Llama CausalLM", _AT_LENGTH)} <= seconds.keys():

@@ -123,10 +123,8 @@ def difference(
 
     Args:
         ours: floats ``(users,)``, one metric of the one method.
-        theirs: floats ``(users,)``, the same of the other.
-        strata: as for :func:`estimate`.
-        samples: bootstrap samples, and random sign flips.
-        seed: of both.
+        theirs: the same of the other.
+        strata, samples, seed: as for :func:`estimate`; as many signs are flipped.
     """
     differences = np.subtract(_finite(ours), _finite(theirs))
     found = estimate(differences, strata, samples=samples, seed=seed)

@@ -103,15 +103,12 @@ def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame
     """Compare how every strategy orders the same candidates with the retriever's order and with the tuned verbalizer.
 
     Args:
-        answers: as for :func:`strategies_table`.
-        samples: bootstrap samples behind each interval, and sign flips behind each p-value.
-        seed: of both.
+        answers, samples, seed: as for :func:`strategies_table`; as many signs are flipped.
 
     Returns:
-        One row for each data set, strategy, state and reference, over the users whose target was retrieved:
-        ``dataset``, ``method``, ``state``, ``reference`` (``retriever`` or ``verbalizer``), ``metric`` (NDCG@10),
-        ``subset``, ``difference`` (method − reference), ``ci_low``, ``ci_high``, ``p_value``, ``p_holm`` (over all rows
-        of a data set), ``detectable``, ``users``, ``commit``.
+        One row for each data set, strategy, state and reference (``retriever`` or ``verbalizer``), in NDCG@10 over the
+        users whose target was retrieved: the columns of :func:`~llamarec_core.report.results.ranking_tests`, and
+        ``state``; ``p_holm`` is over all rows of a data set.
     """
     cases, rows = pooled(answers), []
     for (dataset, method, state), frame in cases.items():
@@ -131,14 +128,9 @@ def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame
 def claimed_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
     """Compare the tuned strategies as the paper's claims on its Table 4 do, over all users, each by its own ranking.
 
-    Args:
-        answers: as for :func:`strategies_table`; may be empty.
-        samples: bootstrap samples behind each interval, and sign flips behind each p-value.
-        seed: of both.
-
     Returns:
-        LlamaRec minus P5, PALR and GPT4Rec: the columns of :func:`strategy_pairs` but ``state``, and ``seeds``;
-        ``p_holm`` is over these rows of a data set.
+        LlamaRec minus P5, PALR and GPT4Rec: the columns of :func:`~llamarec_core.report.results.ranking_tests`;
+        ``p_holm`` is over these rows of a data set. Empty where there are no answers.
     """
     cases, rows = pooled(answers), []
     for dataset in dict.fromkeys(name for name, _, _ in cases):
