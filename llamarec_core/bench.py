@@ -20,6 +20,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import CausalLM, Strategy, Verbalizer
+from llamarec_core.llm_baselines.generation import PARTS
 from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone
 from llamarec_core.ranking.adapter import add_adapter
 from llamarec_core.ranking.tuning import RankerTask, make_accelerator
@@ -136,13 +137,7 @@ def generate_greedily(model: LlamaForCausalLM, prompt: Sequence[int], count: int
 
 
 class Engine:
-    """CTranslate2, a well-kept engine for processors, with a backbone's weights in float32.
-
-    Args:
-        model: whose folder of weights is converted.
-        tokenizer: of the backbone.
-        folder: gets the converted weights.
-    """
+    """CTranslate2, a well-kept engine for processors; ``folder`` gets the model's weights, converted, in float32."""
 
     def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path):
         import ctranslate2  # of this bench alone
@@ -167,13 +162,7 @@ class Engine:
 
 
 class TrainingStep:
-    """A variant for :func:`compare_times`: one optimiser step of the ranker's tuning, another at each call.
-
-    Args:
-        dataset: to learn from.
-        settings: of the tuning.
-        seed: of the run.
-    """
+    """A variant for :func:`compare_times`: one optimiser step of the ranker's tuning, another at each call."""
 
     def __init__(self, dataset: Dataset, settings: RankerSettings, *, seed: int):
         accelerator = make_accelerator(settings)
@@ -221,22 +210,32 @@ def title_length_times(
         seed: of the requests.
 
     Returns:
-        ``mean_title_length_tokens``, the columns of :func:`ranking_times`, ``precision``.
+        ``mean_title_length_tokens``, ``method``, ``batch`` (requests), ``part`` (:data:`WHOLE`, or one of
+        :data:`~llamarec_core.llm_baselines.generation.PARTS`), ``seconds`` (median over the rounds, a request's equal
+        share of its batch), ``iqr_seconds`` (empty for a single round), ``repetitions``, ``precision``.
     """
-    tables = []
+    rows = []
     for pair in pairs:
-        precisions, generator = {method: name for method, (name, _) in pair.items()}, np.random.default_rng(seed)
-        for number, (batch, length, rounds) in enumerate(cases):
+        generator = np.random.default_rng(seed)
+        for number, (batch, length, count) in enumerate(cases):
             made, *requests = made_up_requests(prompts, length=length, batch=batch, generator=generator)
             strategies = {
-                "LlamaRec": Verbalizer(pair["LlamaRec"][1], made),
-                "Llama CausalLM": CausalLM(pair["Llama CausalLM"][1], made, runs_to_limit=True),
+                "LlamaRec": Verbalizer(pair["LlamaRec"][1], made, batch_size=batch),
+                "Llama CausalLM": CausalLM(pair["Llama CausalLM"][1], made, batch_size=batch, runs_to_limit=True),
             }
-            repetitions = {"LlamaRec": 5 if batch == 1 else 2, "Llama CausalLM": rounds}
-            table = ranking_times(strategies, *requests, repetitions=repetitions, warmup=int(number == 0))
-            table.insert(0, "mean_title_length_tokens", length)
-            tables.append(table.assign(precision=table["method"].map(precisions)))
-    return pd.concat(tables, ignore_index=True)
+            repetitions = {"LlamaRec": 5 if batch == 1 else 2, "Llama CausalLM": count}
+            rounds: dict[str, list[dict[str, float]]] = {name: [] for name in strategies}
+            for turn in range(-int(number == 0), max(repetitions.values())):  # one round of the first case warms up
+                for name in (name for name in strategies if turn < repetitions[name]):
+                    seconds = _seconds_of_parts(strategies[name], *requests)
+                    rounds[name] += [seconds] if turn >= 0 else []
+            case = {"mean_title_length_tokens": length, "batch": batch}
+            for method, of_rounds in rounds.items():
+                case |= {"method": method, "precision": pair[method][0], "repetitions": len(of_rounds)}
+                for part, values in pd.DataFrame(of_rounds).items():
+                    rows.append(case | {"part": part} | _median(list(values)))
+    columns = ["mean_title_length_tokens", "method", "batch", "part", "seconds", "iqr_seconds", "repetitions"]
+    return pd.DataFrame(rows)[[*columns, "precision"]]
 
 
 def made_up_requests(
@@ -268,46 +267,12 @@ def made_up_requests(
     return PromptBuilder(prompts.tokenizer, ["", *titles], prompts.settings), items[:, :past], items[:, past:]
 
 
-def ranking_times(
-    strategies: Mapping[str, Strategy],
-    histories: Sequence[Sequence[int]],
-    candidates: Sequence[Sequence[int]],
-    *,
-    repetitions: Mapping[str, int],
-    warmup: int = 0,
-) -> pd.DataFrame:
-    """Time strategies on the same requests, all of them in one batch, in turn within one run.
-
-    Args:
-        strategies: name → strategy; its ``batch_size`` is set here.
-        histories: item ids, one sequence a request.
-        candidates: item ids, ``(n, K)``.
-        repetitions: name → rounds that count, in which a strategy takes part.
-        warmup: rounds before, that do not.
-
-    Returns:
-        ``method``, ``batch`` (requests), ``part`` (:data:`WHOLE`, or one of
-        :data:`~llamarec_core.llm_baselines.generation.PARTS`), ``seconds`` (median over the rounds, a request's equal
-        share of its batch), ``iqr_seconds`` (interquartile range; empty for a single round), ``repetitions``.
-    """
-    batch = len(histories)
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in strategies}
-    for number in range(-warmup, max(repetitions.values())):
-        for name, strategy in strategies.items():
-            if number >= repetitions[name]:
-                continue
-            strategy.batch_size = batch
-            started = time.perf_counter()
-            cost = strategy.rank(histories, candidates).cost
-            seconds = {WHOLE: (time.perf_counter() - started) / batch}
-            if number >= 0:
-                parts = cost.filter(like="_seconds").rename(columns=lambda column: column.removesuffix("_seconds"))
-                rounds[name].append(seconds | parts.mean().to_dict())
-    return pd.DataFrame(
-        {"method": name, "batch": batch, "part": part, **_median(list(values)), "repetitions": len(values)}
-        for name, of_rounds in rounds.items()
-        for part, values in pd.DataFrame(of_rounds).items()
-    )
+def _seconds_of_parts(strategy: Strategy, histories: np.ndarray, candidates: np.ndarray) -> dict[str, float]:
+    """Return how long a request takes, whole and by parts."""
+    started = time.perf_counter()
+    cost = strategy.rank(histories, candidates).cost
+    whole = (time.perf_counter() - started) / len(histories)
+    return {WHOLE: whole} | {part: cost[f"{part}_seconds"].mean() for part in PARTS}
 
 
 def _tokens_of(prompts: PromptBuilder, texts: Sequence[str]) -> list[int]:

@@ -19,7 +19,7 @@ from llamarec_core.bench import (
     matrix_product,
     peak_memory,
     plain_probabilities,
-    ranking_times,
+    title_length_times,
 )
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import CausalLM, Verbalizer
@@ -111,24 +111,24 @@ def test_a_catalogue_without_words_is_refused(prompts):  # noqa: F811
         made_up_requests(catalogue, length=5, batch=1, generator=np.random.default_rng(0))
 
 
-def test_strategies_are_timed_in_turn_and_by_parts(model, prompts, requests):  # noqa: F811
-    strategies = {"LlamaRec": Verbalizer(model, prompts), "Llama CausalLM": CausalLM(model, prompts)}
+def test_both_methods_are_timed_in_turn_and_by_parts(model, prompts, monkeypatch):  # noqa: F811
     calls = []
-    for name, strategy in strategies.items():
-        whole = strategy.rank
-        strategy.rank = lambda *given, name=name, whole=whole: calls.append(name) or whole(*given)
-    repetitions = {"LlamaRec": 3, "Llama CausalLM": 1}
-    table = ranking_times(strategies, *requests, repetitions=repetitions, warmup=1)
-    assert calls == ["LlamaRec", "Llama CausalLM"] * 2 + ["LlamaRec"] * 2
-    assert list(table) == ["method", "batch", "part", "seconds", "iqr_seconds", "repetitions"]
-    assert set(table["batch"]) == {5}
-    times = table.set_index(["method", "part"])
-    assert times["repetitions"].groupby("method").first().to_dict() == repetitions
-    assert times.loc["Llama CausalLM", "iqr_seconds"].isna().all()
-    assert times.loc["LlamaRec", "iqr_seconds"].notna().all()
-    seconds = times["seconds"]
-    assert seconds["LlamaRec", "generating"] == seconds["LlamaRec", "parsing"] == 0
-    assert seconds["Llama CausalLM", "generating"] > 0
-    for method in strategies:
-        parts = sum(seconds[method, part] for part in PARTS)
-        assert 0 < parts <= 1.2 * seconds[method, WHOLE]
+    for kind in (Verbalizer, CausalLM):
+        whole = kind.rank
+        monkeypatch.setattr(kind, "rank", lambda self, *given, w=whole: calls.append(self.name) or w(self, *given))
+    pair = {"LlamaRec": ("bfloat16", model), "Llama CausalLM": ("float32", model)}
+    table = title_length_times([pair], prompts, cases=[(1, 2, 1), (3, 4, 2)], seed=0)
+    assert calls == ["verbalizer", "causal_lm"] * 2 + ["verbalizer"] * 4 + ["verbalizer", "causal_lm"] * 2
+    columns = ["mean_title_length_tokens", "method", "batch", "part", "seconds", "iqr_seconds", "repetitions"]
+    assert list(table) == [*columns, "precision"]
+    times = {key: rows.set_index("part") for key, rows in table.groupby(["mean_title_length_tokens", "method"])}
+    assert set(times[4, "LlamaRec"]["batch"]) == {3}
+    assert set(times[2, "LlamaRec"]["precision"]) == {"bfloat16"}
+    assert {key: rows["repetitions"].iloc[0] for key, rows in times.items()} == {
+        (2, "LlamaRec"): 5, (2, "Llama CausalLM"): 1, (4, "LlamaRec"): 2, (4, "Llama CausalLM"): 2
+    }  # fmt: skip
+    assert times[2, "Llama CausalLM"]["iqr_seconds"].isna().all()
+    for method, generates in (("LlamaRec", False), ("Llama CausalLM", True)):
+        seconds = times[4, method]["seconds"]
+        assert [seconds["generating"] > 0, seconds["parsing"] > 0] == [generates] * 2
+        assert 0 < sum(seconds[part] for part in PARTS) <= 1.2 * seconds[WHOLE]

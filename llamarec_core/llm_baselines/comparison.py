@@ -145,9 +145,8 @@ class Comparison:
         """Return what a strategy answered; where ``path`` does not hold it yet, ask it and write that file.
 
         Args:
-            strategy: one of :data:`CASES`.
+            strategy, tuned: one of :data:`CASES`.
             path: of the parquet file, see :data:`COLUMNS`.
-            tuned: with its adapter, or as the backbone came.
             commit: that is measured with.
 
         Raises:
@@ -180,11 +179,6 @@ class Comparison:
 
 def measured(strategy: Strategy, dataset: Dataset, sample: Sample) -> pd.DataFrame:
     """Answer requests one by one, then some of them together, and say what both took.
-
-    Args:
-        strategy: with its model and prompts; its ``batch_size`` is set here.
-        dataset: the users' histories.
-        sample: who is asked.
 
     Returns:
         The columns of :data:`COLUMNS` that do not depend on how the strategy came about.
@@ -219,15 +213,9 @@ def measured(strategy: Strategy, dataset: Dataset, sample: Sample) -> pd.DataFra
 
 
 def catalogue_ranks(targets: np.ndarray, answers: Answers, *, n_items: int) -> np.ndarray:
-    """Return the targets' ranks among the items recommended: how a strategy does without a retriever.
+    """Return the targets' ranks among the items recommended, int32 ``(n,)``: how a strategy does without a retriever.
 
-    Args:
-        targets: of the requests that were answered, ``(n,)``.
-        answers: of a strategy that reads no candidates.
-        n_items: of the catalogue; a target that was not recommended gets this rank, the last.
-
-    Returns:
-        int32 ``(n,)``.
+    A target that was not recommended gets the last rank of the catalogue.
     """
     found = [np.flatnonzero(items == target) for target, items in zip(targets, answers.recommended, strict=True)]
     return np.array([ranks[0] + 1 if len(ranks) else n_items for ranks in found], dtype=np.int32)
@@ -236,11 +224,7 @@ def catalogue_ranks(targets: np.ndarray, answers: Answers, *, n_items: int) -> n
 def named_ranks(answers: pd.DataFrame) -> pd.Series:
     """Return the ranks of the targets that an answer names itself: without the retriever's order for the rest.
 
-    Args:
-        answers: :data:`COLUMNS`, of a strategy that generates titles of candidates.
-
-    Returns:
-        Ranks in the order of ``answers``; a target that was not named is beyond any list.
+    Of a strategy that generates titles of candidates; a target that was not named is beyond any list.
     """
     # the candidates named come first, and ``valid`` counts them
     return answers["reranked"].where(answers["reranked"] <= answers["valid"], np.iinfo(np.int32).max)

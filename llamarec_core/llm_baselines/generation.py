@@ -78,6 +78,16 @@ class Hypothesis:
     """Its log-probability, with that of the token that ended it."""
     ended: bool = False
 
+    def followed(
+        self, token: int, value: float, limit: int, ends: Collection[int], constraint: Constraint | None
+    ) -> "Hypothesis":
+        """Return it with one token more, of log-probability ``value``; the rest as of :func:`generate`."""
+        if token in ends:
+            return Hypothesis(self.tokens, self.score + value, ended=True)
+        tokens = (*self.tokens, token)
+        complete = constraint is not None and not constraint(tokens)
+        return Hypothesis(tokens, self.score + value, ended=complete or len(tokens) >= limit)
+
 
 @torch.inference_mode()
 def generate(
@@ -112,7 +122,8 @@ def generate(
     with meter.timed("reading"):
         read = language_model.model(input_ids=tokens, use_cache=True)
         cache = read.past_key_values
-        hidden = read.last_hidden_state[torch.arange(len(tokens), device=model.device), lengths - 1]  # (rows, dim)
+        ends_of_prompts = torch.arange(len(tokens), device=model.device), lengths - 1
+        hidden = read.last_hidden_state[ends_of_prompts]  # (rows, dim)
     for request, prompt in enumerate(prompts):
         meter.add(request, forward_passes=1, tokens_read=len(prompt))
     present = torch.arange(tokens.shape[1], device=model.device) < lengths[:, None]  # (rows, length)
@@ -121,15 +132,14 @@ def generate(
         while True:
             live = [hypothesis.tokens for beam in beams for hypothesis in beam if not hypothesis.ended]  # by row
             log_probabilities = F.linear(hidden, language_model.lm_head.weight).float().log_softmax(-1)
-            best = iter(_best(log_probabilities, live, width, constraint))
-            parents, rows = [], iter(range(len(live)))
+            best = iter(enumerate(_best(log_probabilities, live, width, constraint)))
+            parents = []
             for request, beam in enumerate(beams):
-                options = [(hypothesis, None) for hypothesis in beam if hypothesis.ended]
+                options = [(hypothesis, None) for hypothesis in beam if hypothesis.ended]  # with the row it continues
                 for hypothesis in (hypothesis for hypothesis in beam if not hypothesis.ended):
-                    row = next(rows)
-                    for token, value in next(best):
-                        followed = _followed(hypothesis, token, value, limits[request], ends, constraint)
-                        options.append((followed, row))
+                    row, tokens = next(best)
+                    longer = (hypothesis.followed(*token, limits[request], ends, constraint) for token in tokens)
+                    options += [(option, row) for option in longer]
                 kept = sorted(options, key=lambda option: -option[0].score)[:width]
                 beams[request] = [hypothesis for hypothesis, _ in kept]
                 running = [row for hypothesis, row in kept if not hypothesis.ended]
@@ -151,18 +161,6 @@ def generate(
                 attention_mask=None if present.all() else present.long(),
                 position_ids=lengths[:, None] + len(live[0]),
             ).last_hidden_state[:, -1]  # (rows, dim)
-
-
-def _followed(
-    hypothesis: Hypothesis, token: int, value: float, limit: int, ends: Collection[int], constraint: Constraint | None
-) -> Hypothesis:
-    """Return a hypothesis with one token more, of log-probability ``value``."""
-    score = hypothesis.score + value
-    if token in ends:
-        return Hypothesis(hypothesis.tokens, score, ended=True)
-    tokens = (*hypothesis.tokens, token)
-    complete = constraint is not None and not constraint(tokens)
-    return Hypothesis(tokens, score, ended=complete or len(tokens) >= limit)
 
 
 def _best(

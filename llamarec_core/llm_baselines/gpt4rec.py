@@ -93,14 +93,11 @@ class TitleSearch:
 
 
 def items_found(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return the items that queries find, each query its share of what is asked for, in the queries' order.
+    """Return the items that queries find, each query its share of ``count``, in the queries' order.
 
     Args:
         scores: of each query and item, ``(m, n_items + 1)``.
-        count: most items that are returned.
-
-    Returns:
-        Distinct item ids, at most ``count``, none of which scores 0.
+        count: most items that are returned, distinct, none of which scores 0.
     """
     share, found = -(-count // len(scores)), []
     for of_query in scores:

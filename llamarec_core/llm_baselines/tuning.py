@@ -92,8 +92,8 @@ def fit_strategy(
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: ``folder`` holds a run of other settings, data or seed; no user's target is among the candidates;
-            the loss is no longer a number; or backbone, prompts or adapter are refused.
+        InputError: ``folder`` holds another run, no user's target is among the candidates, the loss is no longer a
+            number, or backbone, prompts or adapter are refused.
     """
     identity = _identity(kind, dataset, settings) | {"seed": seed}
     if not (folder / "adapter").is_dir():
@@ -126,9 +126,7 @@ def load_strategy(
     A strategy that generates runs in float32 on a processor, where a single token takes longer in bfloat16.
 
     Args:
-        kind: of the strategy.
-        dataset: its titles are read.
-        settings: those of the tuning.
+        kind, dataset, settings: those of the tuning.
         folder: not read when ``tuned`` is false.
         tuned: with the adapter, or the backbone as it came.
         identity: what else the tuning must have been of, e.g. its seed.
