@@ -134,8 +134,14 @@ def cache_folder(part: str) -> Path:
 
     Args:
         part: its subfolder, ``data`` or ``backbones``.
+
+    Raises:
+        InputError: the user has no home folder.
     """
-    return Path(os.environ.get("LLAMAREC_CACHE") or pooch.os_cache("llamarec")) / part
+    folder = Path(os.environ.get("LLAMAREC_CACHE") or pooch.os_cache("llamarec"))
+    if folder.parts[0] == "~":
+        raise InputError("There is no home folder for the cache: set LLAMAREC_CACHE to a folder.")
+    return folder / part
 
 
 def _restore(aside: Path, path: Path) -> None:

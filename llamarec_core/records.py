@@ -5,7 +5,7 @@ Each check yields a sentence for what does not fit; :mod:`llamarec_core.verify` 
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,14 +84,20 @@ def manifest_file(root: Path) -> Path:
     return root / "results" / "manifest.json"
 
 
-def manifest_differs(root: Path) -> Iterator[str]:
-    """Yield the files that are not as the committed manifest has them."""
+def manifest_differs(root: Path, *, folders: Collection[str] = ()) -> Iterator[str]:
+    """Yield the files that are not as the committed manifest has them.
+
+    Args:
+        root: the study's folder.
+        folders: of ``results``; none takes all of which the manifest lists something: others are a person's own.
+    """
     file = manifest_file(root)
     if not file.is_file():
         yield "results/manifest.json is missing: restore it, or write it by `llamarec verify --write`."
         return
     listed, there = TypeAdapter(dict[str, str]).validate_python(read_json(file)), manifest(root)
-    for path in sorted(listed.keys() | there.keys()):
+    folders = folders or {path.split("/")[0] for path in listed}
+    for path in sorted(path for path in listed.keys() | there.keys() if path.split("/")[0] in folders):
         if path not in there:
             yield f"results/{path} is missing, which results/manifest.json lists."
         elif path not in listed:

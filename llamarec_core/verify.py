@@ -22,7 +22,7 @@ figures or weights, and the manifest. Git shows who changed the manifest; runnin
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,7 @@ TOLERANCE = 1e-5
 """Relative difference between a committed number and the same computed again: files hold six significant digits."""
 
 
-def verify(root: Path, *, profiles: Iterable[str] = (), write: bool = False) -> str:
+def verify(root: Path, *, profiles: Collection[str] = (), write: bool = False) -> str:
     """Check committed results.
 
     Args:
@@ -77,14 +77,14 @@ def verify(root: Path, *, profiles: Iterable[str] = (), write: bool = False) -> 
     """
     results, history = root / "results", History(root)
     if not write:
-        _refuse_first(manifest_differs(root), "results/manifest.json")
+        _refuse_first(manifest_differs(root, folders=profiles), "results/manifest.json")
     listed = {} if write else read_json(manifest_file(root))
     there = [path.name for path in results.iterdir() if path.is_dir()] + [path.split("/")[0] for path in listed]
     if not profiles:
         _refuse_first(records_differ(results / "bench", root=root), "results/bench")
         _refuse_first(history_differs(results / "bench", history), "results/bench")
     checked, notes = [], [history.missing] if history.missing else []
-    for name in list(profiles) or sorted({*there} - {"bench", "published"}):
+    for name in profiles or sorted({*there} - {"bench", "published"}):
         profile = load_profile(find_profile(name, root=root))
         if not (results / profile.name).is_dir():
             raise InputError(f"{profile.name} has no results: run `make study PROFILE={profile.name}` first.")

@@ -66,7 +66,9 @@ class WorkingCopy:
                 shutil.copy2(copies / path, together.enter_context(replacing(results / path)))
         if changed and (results / "manifest.json").is_file():
             listed = read_json(results / "manifest.json")
-            write_json(results / "manifest.json", listed | {path: sha256(results / path) for path in changed})
+            of_study = {path.split("/")[0] for path in listed}  # a person's own profiles have no place there
+            listed |= {path: sha256(results / path) for path in changed if path.split("/")[0] in of_study}
+            write_json(results / "manifest.json", listed)
         write_json(self._seen, _stamps(results))
 
     def last_words(self) -> str:

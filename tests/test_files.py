@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from llamarec_core.files import InputError, alone, clear_partial, read_json, read_yaml, replacing, sha256, write_json
+from llamarec_core.files import (
+    InputError,
+    alone,
+    cache_folder,
+    clear_partial,
+    read_json,
+    read_yaml,
+    replacing,
+    sha256,
+    write_json,
+)
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -144,6 +154,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
             with open("/dev/full", "w") as full:
                 full.write("x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_home_folder_the_cache_asks_for_one(monkeypatch):
+    monkeypatch.delenv("LLAMAREC_CACHE", raising=False)
+    monkeypatch.setattr("pooch.os_cache", lambda name: Path("~/.cache") / name)  # as where no user is known
+    with pytest.raises(InputError, match="no home folder for the cache: set LLAMAREC_CACHE"):
+        cache_folder("data")
 
 
 def test_json_survives_the_way_to_disk_and_back(tmp_path):

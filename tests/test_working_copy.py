@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from llamarec_core.files import InputError
+from llamarec_core.files import InputError, read_json, sha256, write_json
 from llamarec_core.working_copy import WorkingCopy
 
 
@@ -90,6 +90,18 @@ def test_publishing_is_all_or_nothing(root):
     assert results(root) == before
     copy.publish()
     assert results(root) == before | {"quick/b.csv": "whole", "quick/e/f.csv": "whole"}
+
+
+def test_publishing_keeps_the_manifest_of_the_studys_own_profiles(root):
+    copy = run(root)
+    manifest = root / "results" / "manifest.json"
+    write_json(manifest, {"quick/b.csv": "old", "quick/ranks/a.parquet": "old"})
+    for path in ("quick/b.csv", "quick/c.csv", "mine/c.csv"):
+        (copy.folder / "results" / path).parent.mkdir(exist_ok=True)
+        (copy.folder / "results" / path).write_text("whole")
+    copy.publish()
+    whole = sha256(root / "results" / "quick" / "b.csv")
+    assert read_json(manifest) == {"quick/b.csv": whole, "quick/c.csv": whole, "quick/ranks/a.parquet": "old"}
 
 
 def test_a_second_run_is_refused_until_the_first_has_ended(root):

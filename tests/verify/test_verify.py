@@ -39,6 +39,8 @@ def found(study, **options):
 def test_a_whole_study_has_no_difference(study):
     said = "tiny: whole and from a clean tree; 8 tables follow from the ranks, by their hashes alone: table2."
     assert verify(study) == said
+    (study / "results" / "mine").mkdir()
+    (study / "results" / "mine" / "a.csv").touch()  # a person's own
     assert verify(study, profiles=["tiny"]) == said
 
 
