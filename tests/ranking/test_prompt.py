@@ -26,10 +26,14 @@ TITLES = [
 
 SPECIAL = ["<|begin_of_text|>", "<|eot_id|>", "<|im_start|>"]
 
-LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 """How Llama 3 cuts a text before BPE: punctuation takes the line breaks after it along."""
 
 UNKNOWN = {"unk_token": "<unk>"}
+OF_LLAMA_2 = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def sentencepiece():
@@ -43,7 +47,7 @@ def sentencepiece():
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **UNKNOWN, bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **UNKNOWN, **OF_LLAMA_2)
 
 
 def llama_3():
