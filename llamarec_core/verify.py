@@ -76,6 +76,8 @@ def verify(root: Path, *, profiles: Collection[str] = (), write: bool = False) -
             the manifest is written: other files than results differ from the commit.
     """
     results, history = root / "results", History(root)
+    for name in profiles:
+        load_profile(find_profile(name, root=root))  # a name is checked before anything is read
     if not write:
         _refuse_first(manifest_differs(root, folders=profiles), "results/manifest.json")
     listed = {} if write else read_json(manifest_file(root))
