@@ -106,6 +106,12 @@ def say_how_it_was_run(app: Any, page: str, source: list[str]) -> None:
     source[0] = nbformat.writes(notebook)
 
 
+def leave_mathjax_out(app: Any, page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
+    """Load MathJax, the heaviest file of the book, only on pages that hold mathematics."""
+    if not app.env.get_domain("math").data["has_equations"].get(page):
+        context["script_files"] = [file for file in context["script_files"] if "mathjax" not in str(file.filename)]
+
+
 def _record(executed: Path) -> dict[str, Any] | None:
     """Return the provenance record of an executed notebook: the one whose command writes this file."""
     provenance = executed.with_name("provenance.json")
@@ -149,4 +155,5 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("bibtex-entries", BibtexEntries)
     app.connect("config-inited", write_footer)
     app.connect("source-read", say_how_it_was_run)
+    app.connect("html-page-context", leave_mathjax_out, priority=900)  # after Sphinx has added it
     return {"parallel_read_safe": True, "parallel_write_safe": True}
