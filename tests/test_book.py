@@ -175,6 +175,15 @@ def resolve(name):
     return found
 
 
+def test_the_map_for_contributors_names_each_file_of_the_library():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert len(text.splitlines()) <= 80
+    library = ROOT / "llamarec_core"
+    files = {file.relative_to(library).as_posix() for file in library.rglob("*.py") if file.name != "__init__.py"}
+    named = {name for name in re.findall(r"`([\w/]+\.py)`", text) if not name.endswith("__init__.py")}
+    assert named == files
+
+
 def test_a_name_that_is_gone_is_found():
     with pytest.raises(AttributeError):
         resolve("llamarec_core.retrieval.lru.LRURec.stop")
@@ -207,7 +216,8 @@ def test_no_page_weighs_more_than_a_megabyte_and_a_half_and_the_opening_page_les
         tags = page.find_all(["script", "img"], src=True) + page.find_all("link", rel="stylesheet", href=True)
         addresses = {urlsplit(tag.get("src") or tag["href"]) for tag in tags}
         paths = {address.path for address in addresses if address.scheme != "data"}  # such a picture is in the page
-        font = file.parents[len(Path(in_book(file)).parts) - 1] / "_static/vendor/fontawesome/webfonts/fa-solid-900.woff2"
+        root = file.parents[len(Path(in_book(file)).parts) - 1]
+        font = root / "_static" / "vendor" / "fontawesome" / "webfonts" / "fa-solid-900.woff2"
         parts = {file, font, *((file.parent / unquote(path)).resolve() for path in paths if path)}
         weight = sum(transferred(part) for part in parts if part.is_file())
         most = 700_000 if in_book(file) == "book/index.html" else 1_500_000

@@ -71,3 +71,9 @@ def test_all_files_say_the_same(citation):
 
 def test_the_licence_named_is_the_licence_given(citation):
     assert (ROOT / "LICENSE").read_text().startswith(f"{citation['license']} License")
+
+
+def test_the_opening_page_has_a_line_to_cite(citation):
+    page = (ROOT / "book" / "index.md").read_text()
+    author, year = citation["authors"][0]["name"], citation["date-released"][:4]
+    assert f"{author} ({year}). *{citation['title']}*. <{citation['repository-code']}>." in page
