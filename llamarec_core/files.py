@@ -219,10 +219,25 @@ def read_yaml(path: Path) -> Any:
     if path.stat().st_size > _LARGEST_YAML:
         raise InputError(f"{path} is larger than {_LARGEST_YAML // 2**10} kB, which no file of settings needs.")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Plain)  # noqa: S506 (a safe loader)
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text in UTF-8: save it in that encoding.") from None
+    return parse_yaml(text, place=str(path))
+
+
+def parse_yaml(text: str, *, place: str) -> Any:
+    """Parse YAML without aliases.
+
+    Args:
+        text: the YAML.
+        place: where a person gave it.
+
+    Raises:
+        InputError: it is not YAML, or a key stands twice in one place.
+    """
+    try:
+        return yaml.load(text, Loader=_Plain)  # noqa: S506 (a safe loader)
     except RecursionError:
-        raise InputError(f"{path} is not valid YAML: it nests too deeply.") from None
+        raise InputError(f"{place} is not valid YAML: it nests too deeply.") from None
     except (yaml.YAMLError, ValueError) as error:  # also a number of 5,000 digits, or the 31st of February
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+        raise InputError(f"{place} is not valid YAML: {' '.join(str(error).split())}.") from None

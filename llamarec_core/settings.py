@@ -5,13 +5,14 @@ A profile changes settings, never the code: sizes, and for a small backbone also
 the authors' configuration).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from llamarec_core.checked import Fraction, Name, PositiveInt, Seed, Settings, Width, first_fault
-from llamarec_core.files import InputError, read_yaml
+from llamarec_core.files import InputError, parse_yaml, read_yaml
 
 MAX_CANDIDATES = 20
 """The verbalizer's labels are the letters A…T, twenty of them."""
@@ -241,6 +242,21 @@ class Profile(Settings):
             }
         )
 
+    def given(self, texts: Sequence[str]) -> "Profile":
+        """Return the profile with settings that were given as text, e.g. ``ranker.title_tokens=32``.
+
+        What a profile says of one data set wins over its rest: apply :meth:`for_dataset` first.
+
+        Raises:
+            InputError: a text has another form, or its setting is unknown or out of range.
+        """
+        profile = self
+        for text in texts:
+            part, field, value = setting_of(text)
+            changed = getattr(profile, part).changed({field: value}, place=part)
+            profile = profile.model_copy(update={part: changed})
+        return profile
+
     def columns(self, dataset: str) -> dict[str, str]:
         """Return what the files of a data set call their columns, where that differs from our names."""
         return self.datasets.get(dataset, Overrides()).columns
@@ -256,6 +272,19 @@ class Profile(Settings):
             raise InputError(f"Profile {self.name!r} has no variant {name!r} of the ranker: choose from {known}.")
         changed = self.ranker.changed(self.variants[name], place=f"variants.{name}")
         return self.model_copy(update={"ranker": changed})
+
+
+def setting_of(text: str) -> tuple[str, str, Any]:
+    """Return the part, the name and the value of a setting given as text, ``part.name=value``; the value is YAML.
+
+    Raises:
+        InputError: it has another form.
+    """
+    name, equals, value = text.partition("=")
+    part, _, field = name.partition(".")
+    if not (equals and field and part in ("retriever", "ranker", "evaluation")):
+        raise InputError(f"The setting {text[:100]!r} is not of the form ranker.title_tokens=32.")
+    return part, field, parse_yaml(value, place=name)
 
 
 def load_profile(path: Path) -> Profile:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import papermill
 import psutil
@@ -17,7 +18,7 @@ import pytest
 
 from llamarec_core.data import find_item
 from llamarec_core.files import alone
-from llamarec_core.recommend import Recommender
+from llamarec_core.recommender import Recommender
 from llamarec_core.study import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -201,12 +202,12 @@ def test_a_second_run_in_one_checkout_is_refused(tmp_path):
 
 def test_recommend_answers_with_a_ranked_list_and_probabilities(undisturbed, monkeypatch):
     monkeypatch.chdir(undisturbed)
-    recommender = Recommender(profile="smoke")
+    recommender = Recommender.of_study("smoke", "ml-100k-1998")
     history = ["Toy Story (1995)", "toy story 1995", "50"]
     ranked = recommender.recommend(history, count=10)
     assert ranked["rank"].tolist() == list(range(1, 11))
-    assert ranked["probability"].is_monotonic_decreasing
-    assert ranked["probability"].sum() == pytest.approx(1, abs=1e-4)
+    assert ranked["score"].is_monotonic_decreasing
+    assert np.exp(ranked["log_p_ranker"]).sum() == pytest.approx(1, abs=1e-4)
     assert not set(ranked["title"]) & {
         "Toy Story (1995)",
         recommender.dataset.titles[find_item(recommender.dataset, "50")],

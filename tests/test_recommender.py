@@ -1,0 +1,258 @@
+"""A recommender of a made-up shop: trained, saved, carried away, asked for one user and for all."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from llamarec_core.data import load_dataset
+from llamarec_core.files import InputError
+from llamarec_core.fitting import _warnings
+from llamarec_core.orders import slide
+from llamarec_core.ranking import write_random_backbone
+from llamarec_core.recommender import Recommender
+from llamarec_core.settings import Profile
+
+ROOT = Path(__file__).parents[1]
+TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+KINDS = ("soap", "kettle", "lamp", "chair")
+COLOURS = ("red", "blue", "green", "white", "black", "brown")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A shop's two files: forty customers who buy mostly one kind of thing."""
+    folder = tmp_path_factory.mktemp("data") / "shop"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    rows = []
+    for user in range(40):
+        favourites = [f"{KINDS[user % 4]}-{colour}" for colour in COLOURS]
+        others = [f"{kind}-{colour}" for kind in KINDS for colour in COLOURS if kind != KINDS[user % 4]]
+        bought = [*generator.permutation(favourites)[:5], *generator.choice(others, 2, replace=False)]
+        rows += [f"u{user:02},{item},{time}" for time, item in enumerate(generator.permutation(bought))]
+    (folder / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows))
+    titles = [f"{kind}-{colour},{colour.title()} {kind}" for kind in KINDS for colour in COLOURS]
+    (folder / "items.csv").write_text("item_id,title\n" + "\n".join(titles))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    """The smallest settings, with a backbone of random weights."""
+    backbone = tmp_path_factory.mktemp("backbones") / "tiny"
+    write_random_backbone(backbone, LlamaConfig(**TINY, num_key_value_heads=2, tie_word_embeddings=True), seed=0)
+    ranker = {
+        "backbone": str(backbone), "quantization": "none", "dtype": "float32", "history_length": 3, "candidates": 6,
+        "title_tokens": 8, "training_examples": 8, "batch_size": 4, "warmup_steps": 0, "validate_every": 1,
+        "validation_users": 8,
+    }  # fmt: skip
+    return Profile(name="tiny", datasets={"shop": {}}, retriever={"epochs": 4, "validate_every": 1}, ranker=ranker)
+
+
+@pytest.fixture(scope="module")
+def trained(shop, profile, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    recommender = Recommender.train(load_dataset("shop", folder=shop), profile, folder=folder / "run", progress=False)
+    recommender.save(folder / "saved")
+    return recommender, folder
+
+
+@pytest.fixture
+def recommender(trained):
+    return Recommender.load(trained[1] / "saved")
+
+
+def test_the_folder_answers_from_anywhere_without_the_study(trained, tmp_path):
+    """Moved, and asked by a process in another folder that finds nothing but the package."""
+    shutil.copytree(trained[1] / "saved", tmp_path / "elsewhere" / "moved")
+    shutil.copytree(ROOT / "llamarec_core", tmp_path / "site" / "llamarec_core")
+    script = (
+        "import sys; from llamarec_core.recommender import Recommender; loaded = Recommender.load('moved')\n"
+        "loaded.recommend(['Red soap', 'kettle-blue'], 6).to_parquet('one.parquet')\n"
+        "loaded.recommend_users(loaded.dataset.user_ids, 3).to_parquet('all.parquet')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-P", "-c", script]
+    subprocess.run(command, cwd=tmp_path / "elsewhere", env=environment, check=True)
+    one, everyone = (pd.read_parquet(tmp_path / "elsewhere" / f"{name}.parquet") for name in ("one", "all"))
+    here = trained[0]
+    pd.testing.assert_frame_equal(one, here.recommend(["Red soap", "kettle-blue"], 6), rtol=1e-4)
+    assert everyone.groupby("user").size().to_dict() == dict.fromkeys(here.dataset.user_ids, 3)
+
+
+def test_fused_is_the_sum_by_hand(recommender):
+    history = ["Red soap", "Blue soap"]
+    fused = recommender.recommend(history, 6).set_index("item_id")
+    past = np.array([recommender.dataset.item_ids.index(item) for item in ("soap-red", "soap-blue")])
+    scores = recommender.retriever.score([past])[0]
+    scores[past] = -torch.inf
+    best = scores.sort(descending=True, stable=True).indices[:6]
+    log_p_retriever = scores[best].double().log_softmax(0).numpy()
+    log_p_ranker = np.log(recommender.ranker.probabilities([past], [best.numpy()])[0])
+    expected = pd.Series(log_p_ranker + recommender.weight * log_p_retriever, index=best.numpy())
+    expected = expected.sort_values(ascending=False, kind="stable")
+    assert [recommender.dataset.item_ids[item] for item in expected.index] == fused.index.tolist()
+    np.testing.assert_allclose(fused["score"], expected, rtol=1e-4)
+    np.testing.assert_allclose(fused["score"], fused["log_p_ranker"] + recommender.weight * fused["log_p_retriever"])
+    for order in ("ranker", "retriever"):
+        alone = recommender.recommend(history, 6, order=order)
+        np.testing.assert_allclose(alone["score"], alone[f"log_p_{order}"])
+        assert alone["score"].is_monotonic_decreasing
+        assert set(alone["item_id"]) == set(fused.index)
+    assert "log_p_ranker" not in recommender.recommend(history, order="retriever")
+
+
+def test_many_are_answered_as_one_by_one(recommender):
+    user = recommender.dataset.user_ids[3]
+    sequence = [recommender.dataset.item_ids[item] for item in recommender.dataset.sequence(3)]
+    together = recommender.recommend_users([user, ["soap-red"], sequence], 4)
+    for key, history in ((user, sequence), (1, ["soap-red"]), (2, sequence)):
+        rows = together[together["user"] == key].drop(columns="user").reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, recommender.recommend(history, 4), rtol=1e-4)
+    assert not set(together[together["user"] == user]["item_id"]) & set(sequence)
+
+
+def test_items_are_left_out_and_chosen_from(recommender):
+    lamps = [f"lamp-{colour}" for colour in COLOURS]
+    found = recommender.recommend(["soap-red"], 6, only=lamps, exclude=["Red lamp"])
+    assert set(found["item_id"]) == set(lamps) - {"lamp-red"}
+    assert recommender.recommend(["soap-red"], 20, order="retriever")["item_id"].nunique() == 20
+    with pytest.raises(InputError, match="Nothing is left"):
+        recommender.recommend(["lamp-red"], 6, only=["lamp-red"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"history": []}, "The history is empty"),
+        ({"history": ["Red sope"]}, "did you mean 'Red soap'"),
+        ({"history": ["soap-red"], "count": 7}, "choose from 1 to 6"),
+        ({"history": ["soap-red"], "order": "best"}, "Unknown order 'best'"),
+    ],
+)
+def test_a_faulty_question_is_answered_by_a_sentence_before_a_model_is_loaded(recommender, asked, sentence):
+    with pytest.raises(InputError, match=sentence):
+        recommender.recommend(**{"count": 6} | asked)
+    assert not {"retriever", "ranker"} & vars(recommender).keys()
+
+
+def test_candidates_of_ones_own_are_ranked_in_one_pass_where_one_suffices(recommender):
+    history, own = ["soap-red"], ["Blue soap", "Red lamp", "chair-brown", "kettle-green"]
+    once = recommender.rank(history, own)
+    pd.testing.assert_frame_equal(once, recommender.rank(history, own, window=4, step=1))
+    past, listed = ([recommender.dataset.item_ids.index(item) for item in items] for items in (
+        ["soap-red"], ["soap-blue", "lamp-red", "chair-brown", "kettle-green"]))  # fmt: skip
+    np.testing.assert_allclose(
+        np.sort(np.exp(once["log_p_ranker"])), np.sort(recommender.ranker.probabilities([past], [listed])[0]), rtol=1e-4
+    )
+    assert len(recommender.rank(history, own[:2], order="ranker")) == 2
+    with pytest.raises(InputError, match="at least two, each once"):
+        recommender.rank(history, ["soap-blue", "Blue soap"])
+    with pytest.raises(InputError, match="choose a window of 2 to 20"):
+        recommender.rank(history, own, window=21)
+
+
+def test_a_sliding_window_brings_the_best_to_the_front(recommender):
+    """By the retriever, whose scores do not depend on the window, all places that a window keeps are exact."""
+    scores = np.random.default_rng(0).permutation(50).astype(np.float32)
+    items = np.arange(1, 51, dtype=np.int32)
+    options = {"weight": 1.0, "order": "retriever"}
+    ranked, parts = slide(None, np.array([1]), items, scores, window=20, step=10, **options)
+    assert ranked[:10].tolist() == items[np.argsort(-scores)][:10].tolist()
+    assert sorted(ranked) == items.tolist()
+    assert parts.index.tolist() == ranked.tolist()
+    everyone = [item for item in recommender.dataset.item_ids[1:] if item != "soap-red"]
+    ranked = recommender.rank(["soap-red"], everyone, window=6, step=3)
+    assert sorted(ranked["item_id"]) == sorted(everyone)
+
+
+def test_a_changed_data_set_or_backbone_is_refused(trained, shop, tmp_path, monkeypatch):
+    saved = tmp_path / "saved"
+    shutil.copytree(trained[1] / "saved", saved)
+    shutil.copytree(shop, tmp_path / "data" / "shop")
+    monkeypatch.setenv("LLAMAREC_DATA", str(tmp_path / "data"))
+    Recommender.load(saved)
+    with open(tmp_path / "data" / "shop" / "items.csv", "a") as file:
+        file.write("\nvase,Vase")
+    with pytest.raises(InputError, match=r"The data set shop changed since .* \(items.csv\)"):
+        Recommender.load(saved)
+    monkeypatch.delenv("LLAMAREC_DATA")
+    other = tmp_path / "tiny"
+    write_random_backbone(other, LlamaConfig(**TINY, num_key_value_heads=2, tie_word_embeddings=True), seed=1)
+    moved = Recommender.load(saved, settings=[f"ranker.backbone={other}"])
+    with pytest.raises(InputError, match="backbone_sha256"):
+        moved.recommend(["soap-red"], 6)
+    with pytest.raises(InputError, match="belongs to training"):
+        Recommender.load(saved, settings=["retriever.dim=8"])
+    with pytest.raises(InputError, match="holds no recommender"):
+        Recommender.load(tmp_path)
+
+
+def test_held_out_users_say_what_each_order_is_worth(trained):
+    recommender, folder = trained
+    found = json.loads((folder / "saved" / "held_out.json").read_text())
+    assert list(found["ndcg@10"]) == ["random", "popularity", "title overlap", "retriever", "ranker", "fused"]
+    assert all(row["ci_low"] <= row["measured"] <= row["ci_high"] for row in found["ndcg@10"].values())
+    assert found["users"] == 40
+    assert len(recommender.summary().splitlines()) == 7 + len(found["warnings"])
+
+
+def test_what_the_ranker_did_not_learn_is_said():
+    generator = np.random.default_rng(0)
+    low, high = generator.random(500) / 2, 0.4 + generator.random(500) / 2
+    drawn = {"samples": 200, "seed": 0}
+    useless = {"random": low, "ranker": low[::-1], "retriever": high, "fused": high}
+    assert "no better than random" in _warnings(useless, 0.0, **drawn)[0]
+    echo = useless | {"ranker": high}
+    assert "only repeats" in _warnings(echo, 0.97, **drawn)[0]
+    assert "adds nothing" in _warnings(echo, 0.2, **drawn)[0]
+    assert _warnings(echo | {"fused": high + 0.1}, 0.2, **drawn) == []
+
+
+def test_the_service_of_the_page_answers(trained, monkeypatch):
+    """With a stand-in for FastAPI, which is no dependency."""
+    page = (ROOT / "book" / "own_data.md").read_text()
+    (service,) = re.findall(r"^:caption: service.py\n\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    fastapi = ModuleType("fastapi")
+    fastapi.FastAPI = lambda: SimpleNamespace(get=lambda path: lambda function: function)
+    fastapi.HTTPException, fastapi.Query = type("HTTPException", (Exception,), {}), lambda: None
+    monkeypatch.setitem(sys.modules, "fastapi", fastapi)
+    (trained[1] / "shop-recommender").symlink_to(trained[1] / "saved")
+    monkeypatch.chdir(trained[1])
+    names = {}
+    exec(compile(service, "service.py", "exec"), names)  # noqa: S102
+    assert [row["rank"] for row in names["recommend"](["soap-red"], count=3)] == [1, 2, 3]
+    with pytest.raises(fastapi.HTTPException, match="No item of shop is called 'sope'"):
+        names["recommend"](["sope"], count=3)
+
+
+def test_the_command_fits_and_recommends(shop, profile, tmp_path):
+    import yaml
+
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(profile.model_dump(mode="json", exclude={"name"})))
+
+    def llamarec(*arguments):
+        command = [Path(sys.executable).parent / "llamarec", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    answer = llamarec("fit", str(shop), "--profile", "tiny.yaml", "--out", "mine", "-s", "ranker.title_tokens=4")
+    assert answer.returncode == 0, answer.stderr
+    assert "  fused " in answer.stdout
+    answer = llamarec("recommend", "--from", "mine", "--user", "u00", "--json", "--count", "2", "--order", "retriever")
+    assert [row["rank"] for row in json.loads(answer.stdout)] == [1, 2]
+    answer = llamarec("recommend", "--from", "mine", "--users", "all", "--output", "recs.parquet", "--count", "5")
+    assert answer.returncode == 0, answer.stderr
+    assert len(pd.read_parquet(tmp_path / "recs.parquet")) == 200
+    assert "title_tokens: 4" in (tmp_path / "mine" / "settings.yaml").read_text()
