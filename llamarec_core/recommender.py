@@ -40,12 +40,8 @@ class Recommender:
         held_out: what :func:`~llamarec_core.fitting.measure` found on held-out users, or empty.
 
     Args:
-        dataset: of the training.
-        retriever: settings of the retriever.
-        ranker: settings of the ranker.
+        dataset, retriever, ranker, weight, held_out: the attributes.
         weights: folders with ``retriever.safetensors`` and with ``adapter``.
-        weight: of log P_retriever in the order ``fused``.
-        held_out: see above.
         changes: settings of the ranker to rank with, other than those of the tuning.
     """
 
@@ -183,7 +179,7 @@ class Recommender:
             settings: as of :meth:`load`.
 
         Raises:
-            InputError: this is no copy of the study, or the study has not been run for them.
+            InputError: this is no copy of the study, or it has not been run for them.
         """
         root = find_root()
         run = load_profile(find_profile(profile, root=root)).for_dataset(dataset)
@@ -247,8 +243,7 @@ class Recommender:
             progress: show a progress bar on stderr.
 
         Returns:
-            The rows of :meth:`recommend` for one after the other, after a column ``user`` (the id, or the number of the
-            history, counted from 0).
+            The rows of :meth:`recommend`, and before them ``user``: the id, or the number of the history from 0.
 
         Raises:
             InputError: as :meth:`recommend`, or a user is unknown.
