@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import nbformat
 import psutil
 import torch
 
@@ -38,6 +37,8 @@ def notebook_hash(notebook: Path | bytes) -> str:
     Args:
         notebook: its file, or what the file holds.
     """
+    import nbformat  # slow to import, and every training imports this module
+
     content = notebook if isinstance(notebook, bytes) else notebook.read_bytes()
     cells = nbformat.reads(content.decode(), as_version=4).cells
     written = [

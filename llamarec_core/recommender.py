@@ -3,8 +3,7 @@
     Dataset, settings ──train──▶ Recommender ──save──▶ folder ──load──▶ recommend, recommend_users, rank
 
 The folder holds ``settings.yaml`` (both stages, the fusion weight, the backbone's name and hash), ``dataset/``,
-``retriever.safetensors``, ``adapter/`` and ``held_out.json``. It needs no copy of the study. Only the backbone is not
-in it. What is slow to import is imported when it is needed, so that an unknown title is answered at once.
+``retriever.safetensors``, ``adapter/`` and ``held_out.json``, but not the backbone. It needs no copy of the study.
 """
 
 import shutil
@@ -34,7 +33,7 @@ class Recommender:
     """Both stages of one data set.
 
     Attributes:
-        dataset: items, titles, and the users' histories.
+        dataset: items, titles and histories.
         retriever_settings, ranker_settings: what the stages were trained with.
         weight: w of the order ``fused``.
         held_out: what :func:`~llamarec_core.fitting.measure` found on held-out users, or empty.
@@ -68,7 +67,7 @@ class Recommender:
 
     @cached_property
     def retriever(self) -> "Retriever":
-        """The trained retriever."""
+        """The trained retriever, loaded when it is needed: an unknown title is answered at once."""
         from llamarec_core.retrieval import load_retriever
 
         return load_retriever(self.dataset, self.retriever_settings, self._weights[0])
@@ -98,12 +97,10 @@ class Recommender:
 
         Args:
             dataset: all but each user's last two interactions are learnt.
-            settings: a profile; what it says of single data sets is not applied, for which there is
-                :meth:`~llamarec_core.settings.Profile.for_dataset`.
+            settings: a profile, after :meth:`~llamarec_core.settings.Profile.for_dataset`.
             folder: of the training, with its curves; a run that was killed goes on from there.
             seed: of every random draw.
-            minutes: time budget of the ranker's tuning, in place of the profile's.
-            start_from: folder of an adapter to start from, in place of the profile's.
+            minutes, start_from: the ranker's time budget and the adapter to start from, in place of the profile's.
             progress: show progress bars on stderr.
 
         Raises:
@@ -124,9 +121,10 @@ class Recommender:
         """Write the recommender's folder, whole or not at all."""
         from llamarec_core.ranking.backbone import backbone_name, backbone_sha256
 
-        backbone, ranker = self.ranker_settings.backbone, self.ranker_settings.model_dump(mode="json")
-        if Path(backbone).expanduser().is_dir():
-            ranker["backbone"] = str(Path(backbone).expanduser().resolve())
+        ranker = self.ranker_settings.model_dump(mode="json")
+        backbone = Path(ranker["backbone"]).expanduser()
+        if backbone.is_dir():
+            ranker["backbone"] = str(backbone.resolve())
         settings = {
             "retriever_weight": self.weight,
             "backbone": {"name": backbone_name(self.ranker_settings), "sha256": backbone_sha256(self.ranker_settings)},
@@ -147,12 +145,10 @@ class Recommender:
 
         Args:
             folder: the recommender's.
-            settings: of the ranker, to rank with, as text: ``ranker.backbone=…`` where a local folder moved,
-                ``ranker.dtype=float32``, ``ranker.history_length=10``.
+            settings: of the ranker, to rank with, as text, e.g. ``ranker.backbone=…`` where a local folder moved.
 
         Raises:
-            InputError: the folder holds no whole recommender, or raw files that ``LLAMAREC_DATA`` names are no longer
-                those that it was trained on.
+            InputError: the folder holds no whole recommender, or its raw files changed where ``LLAMAREC_DATA`` is set.
         """
         folder = Path(folder)
         if not (folder / "settings.yaml").is_file():
@@ -165,18 +161,12 @@ class Recommender:
             raise InputError(f"{folder / 'settings.yaml'}: {first_fault(error)}") from None
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{folder / 'settings.yaml'} is not a recommender's: train it again.") from None
-        dataset, held_out = Dataset.load(folder / "dataset"), read_json(folder / "held_out.json")
-        options = {"weights": (folder, folder), "weight": weight, "held_out": held_out}
-        return cls(dataset, *stages, **options, changes=_changes(stages[1], settings))
+        options = {"held_out": read_json(folder / "held_out.json"), "changes": _changes(stages[1], settings)}
+        return cls(Dataset.load(folder / "dataset"), *stages, weights=(folder, folder), weight=weight, **options)
 
     @classmethod
     def of_study(cls, profile: str, dataset: str, *, settings: Sequence[str] = ()) -> "Recommender":
         """Put a recommender together from the weights among the results of the copy of the study that one works in.
-
-        Args:
-            profile: a profile's name or file.
-            dataset: a data set that it has run.
-            settings: as of :meth:`load`.
 
         Raises:
             InputError: this is no copy of the study, or it has not been run for them.
@@ -191,7 +181,7 @@ class Recommender:
         return cls(data, run.retriever, run.ranker, weight=weight, **options)
 
     def summary(self) -> str:
-        """Return what the orders are worth on held-out users, and what to doubt, as lines for a person."""
+        """Return what the orders are worth on held-out users, and what to doubt."""
         from llamarec_core.fitting import told
 
         return told(self.held_out)
@@ -209,8 +199,7 @@ class Recommender:
 
         Args:
             history: titles or source ids, oldest first. Its items are never recommended.
-            count: rows to return; the ranker reads ``candidates`` items, so that this is the most but for
-                ``order="retriever"``.
+            count: rows to return, at most as many as the ranker reads, but for ``order="retriever"``.
             exclude: titles or ids that are not recommended either, such as what is sold out.
             only: titles or ids to choose from; ``None`` takes the catalogue.
             order: one of :data:`~llamarec_core.orders.ORDERS`.
@@ -240,7 +229,7 @@ class Recommender:
         Args:
             users: ids of users of the data set, whose whole sequences are read, or histories as of :meth:`recommend`.
             count, exclude, only, order: as of :meth:`recommend`.
-            progress: show a progress bar on stderr.
+            progress: show a progress bar.
 
         Returns:
             The rows of :meth:`recommend`, and before them ``user``: the id, or the number of the history from 0.
@@ -261,12 +250,12 @@ class Recommender:
             allowed = np.isin(np.arange(len(allowed)), self._items(only))
         allowed[[0, *self._items(exclude)]] = False
         listed = list(retrieved(self.retriever, histories, allowed, count=max(count, size)))
+        reader = None if order == "retriever" else self.ranker
         options = {"weight": self.weight, "order": order, "progress": progress}
-        found = ordered(self._reader(order), histories, listed, **options)
+        found = ordered(reader, histories, listed, **options)
         frames = [self._frame(*best, order).head(count) for best in found]
-        lengths = [len(frame) for frame in frames]
         together = pd.concat(frames, ignore_index=True)
-        together.insert(0, "user", np.repeat(np.array(names, dtype=object), lengths))
+        together.insert(0, "user", np.repeat(np.array(names, dtype=object), [len(frame) for frame in frames]))
         return together
 
     def rank(
@@ -280,8 +269,6 @@ class Recommender:
     ) -> pd.DataFrame:
         """Order candidates that came from elsewhere, such as from a retriever of one's own.
 
-        What fits into one prompt is ordered in one pass, and longer lists by :func:`~llamarec_core.orders.slide`.
-
         Args:
             history: titles or source ids, oldest first.
             candidates: titles or ids, best first, at least two.
@@ -290,7 +277,8 @@ class Recommender:
             order: one of :data:`~llamarec_core.orders.ORDERS`.
 
         Returns:
-            As :meth:`recommend`, one row a candidate.
+            As :meth:`recommend`, one row a candidate, from one pass or, of long lists, as of
+            :func:`~llamarec_core.orders.slide`.
 
         Raises:
             InputError: there are fewer than two candidates, one stands twice or is unknown, or ``window`` or
@@ -304,7 +292,8 @@ class Recommender:
         scores = self.retriever.score([past])[0].numpy(force=True)
         listed = np.array(items, dtype=np.int32), scores[items]
         options = {"weight": self.weight, "order": order, "window": window, "step": step}
-        return self._frame(*slide(self._reader(order), past, *listed, **options), order)
+        reader = None if order == "retriever" else self.ranker
+        return self._frame(*slide(reader, past, *listed, **options), order)
 
     def _items(self, names: Iterable[str]) -> list[int]:
         return [find_item(self.dataset, str(name)) for name in names]
@@ -318,9 +307,6 @@ class Recommender:
         if user not in numbers:
             raise InputError(f"{self.dataset.name} has no user {user[:100]!r}: give an id of its interactions.")
         return self.dataset.sequence(numbers[user])
-
-    def _reader(self, order: Order) -> "VerbalizerRanker | None":
-        return None if order == "retriever" else self.ranker
 
     def _frame(self, items: np.ndarray, parts: pd.DataFrame, order: Order) -> pd.DataFrame:
         told = {

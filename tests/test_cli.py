@@ -35,12 +35,21 @@ def test_data_says_what_a_folder_holds_and_what_was_dropped(tmp_path):
     assert row.split() == ["shop", "5", "5", "25", "5.0", "1.0"]
 
 
-def test_data_imports_no_torch():
-    script = "import sys; from llamarec_core.cli import main; sys.argv[1:] = ['data', 'ml-100k-1998']\n"
-    script += "try: main()\nfinally: print({'torch', 'transformers', 'scipy', 'sklearn'} & {*sys.modules})"
+@pytest.mark.parametrize(
+    ("arguments", "beginning"),
+    [
+        (["data", "ml-100k-1998"], ["ml-100k-1998", "943", "1349"]),
+        (["recommend", "--from", "/nowhere", "Toy Story (1995)"], []),
+        (["--help"], []),
+    ],
+)
+def test_what_needs_no_model_imports_no_torch(arguments, beginning):
+    script = f"import sys; from llamarec_core.cli import main; sys.argv[1:] = {arguments}\n"
+    script += "try: main()\nfinally: print({'torch', 'transformers', 'scipy', 'sklearn', 'nbformat'} & {*sys.modules})"
     answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert answer.stdout.splitlines()[-2].split()[:3] == ["ml-100k-1998", "943", "1349"]
-    assert answer.stdout.splitlines()[-1] == "set()"
+    *_, row, imported = ["", *answer.stdout.splitlines()]
+    assert imported == "set()"
+    assert row.split()[: len(beginning)] == beginning
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,22 @@ carries the run's settings in its header, as a checkpoint does.
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
+from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
 from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.files import InputError, replacing
 from llamarec_core.ranking.backbone import backbone_name
 from llamarec_core.settings import RankerSettings
+
+if TYPE_CHECKING:  # PEFT takes seconds to import, and serving does without it
+    from peft import PeftModel
 
 WEIGHTS = "adapter_model.safetensors"
 """PEFT's name for an adapter's file of weights."""
@@ -30,7 +35,7 @@ LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 """The linear layers of a Llama's block."""
 
 
-def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int) -> PeftModel:
+def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int) -> "PeftModel":
     """Put freshly initialised factors beside the layers that the settings name.
 
     Args:
@@ -47,6 +52,10 @@ def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int)
             f"target_modules: {unknown[0] if unknown else 'nothing'} is no linear layer of a Llama: "
             f"choose from {', '.join(LINEAR_LAYERS)}."
         )
+    with warnings.catch_warnings():  # it imports bitsandbytes
+        warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+        from peft import LoraConfig, get_peft_model
+
     torch.manual_seed(seed)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -62,18 +71,58 @@ def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int)
     return adapted
 
 
-def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+def adapter_tensors(model: "PeftModel") -> dict[str, torch.Tensor]:
     """Return the adapter's weights by the names that PEFT gives them in files."""
+    from peft import get_peft_model_state_dict
+
     return get_peft_model_state_dict(model, save_embedding_layers=False)
 
 
-def set_adapter_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
+def set_adapter_tensors(model: "PeftModel", tensors: dict[str, torch.Tensor]) -> None:
     """Put in weights that :func:`adapter_tensors` returned.
 
     Raises:
         InputError: they are not of this adapter, by their names and shapes, or not all of them are numbers.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
+    from peft import set_peft_model_state_dict
+
+    _refuse_others(tensors, {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()})
+    set_peft_model_state_dict(model, tensors)
+
+
+def attach_adapter(model: LlamaForCausalLM, tensors: dict[str, torch.Tensor], settings: RankerSettings) -> None:
+    """Put a tuned adapter beside a backbone's layers to rank with, as :func:`freeze_adapter` does, but without PEFT.
+
+    Args:
+        model: the frozen backbone; its layers get hooks.
+        tensors: the weights, as of :func:`adapter_tensors`.
+        settings: ``lora_rank``, ``lora_alpha`` and ``target_modules`` are read.
+
+    Raises:
+        InputError: as :func:`set_adapter_tensors`.
+    """
+    layers = {
+        f"base_model.model.{name}": layer
+        for name, layer in model.named_modules()
+        if name.rpartition(".")[2] in settings.target_modules
+    }
+    rank, precision = settings.lora_rank, model.lm_head.weight.dtype
+    shapes = {f"{name}.lora_A.weight": (rank, layer.in_features) for name, layer in layers.items()}
+    shapes |= {f"{name}.lora_B.weight": (layer.out_features, rank) for name, layer in layers.items()}
+    _refuse_others(tensors, shapes)
+    for name, layer in layers.items():
+        down, up = (tensors[f"{name}.lora_{part}.weight"].to(model.device, precision) for part in "AB")
+        layer.register_forward_hook(_adding(down, up, settings.lora_alpha / rank))
+
+
+def _adding(down: torch.Tensor, up: torch.Tensor, scale: float) -> Callable[..., torch.Tensor]:
+    def add(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        return output + F.linear(F.linear(inputs[0], down), up) * scale
+
+    return add
+
+
+def _refuse_others(tensors: dict[str, torch.Tensor], expected: dict[str, tuple[int, ...]]) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -83,7 +132,6 @@ def set_adapter_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> N
             )
         if not torch.isfinite(tensors[name]).all():
             raise InputError(f"The adapter's weight {name} holds values that are not numbers: tune the ranker again.")
-    set_peft_model_state_dict(model, tensors)
 
 
 def rounded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -91,7 +139,7 @@ def rounded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
 
 
-def freeze_adapter(model: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
+def freeze_adapter(model: "PeftModel", tensors: dict[str, torch.Tensor]) -> None:
     """Put weights in to rank with, in the backbone's precision: beside bfloat16, float32 costs a fifth of the time."""
     set_adapter_tensors(model, tensors)
     precision = model.get_base_model().lm_head.weight.dtype
@@ -103,7 +151,7 @@ def freeze_adapter(model: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def save_adapter(
-    folder: Path, model: PeftModel, tensors: dict[str, torch.Tensor], *, progress: dict[str, Any], settings: dict
+    folder: Path, model: "PeftModel", tensors: dict[str, torch.Tensor], *, progress: dict[str, Any], settings: dict
 ) -> None:
     """Write an adapter's folder in PEFT's form, whole or not at all.
 

@@ -31,10 +31,6 @@ from transformers import (
 from llamarec_core.files import InputError, cache_folder, replacing, sha256, write_text
 from llamarec_core.settings import RankerSettings
 
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
-    import bitsandbytes
-
 HUB_IDS = {"llama-2-7b": "meta-llama/Llama-2-7b-hf"}
 """Short names of backbones that come from the Hugging Face hub."""
 
@@ -106,7 +102,8 @@ def load_backbone(
             f"The tokenizer of the backbone {settings.backbone!r} has {known} tokens, but its weights know {embedded}: "
             "fetch or copy it again, all from one place."
         )
-    _keep_trainable_on_cpu(model)
+    if settings.quantization == "nf4":
+        _keep_trainable_on_cpu(model)
     return model.eval().requires_grad_(False), tokenizer
 
 
@@ -259,6 +256,9 @@ def _keep_trainable_on_cpu(model: LlamaForCausalLM) -> None:
     It does so in place at the first forward pass in evaluation mode; training would then go on
     without an error and learn nothing.
     """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+        import bitsandbytes  # slow to import
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False

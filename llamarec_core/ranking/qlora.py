@@ -20,6 +20,7 @@ from llamarec_core.files import sha256, write_json
 from llamarec_core.ranking.adapter import (
     WEIGHTS,
     add_adapter,
+    attach_adapter,
     freeze_adapter,
     load_adapter,
     rounded,
@@ -138,8 +139,7 @@ def load_ranker(
     settings = settings.model_copy(update=changes)
     model, tokenizer = load_backbone(settings)
     if tensors:
-        model = add_adapter(model, settings, seed=0)
-        freeze_adapter(model, tensors)
+        attach_adapter(model, tensors, settings)
     return VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings))
 
 

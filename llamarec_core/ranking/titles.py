@@ -1,7 +1,6 @@
 """The order of the candidates by the words of their titles, which needs no language model."""
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from llamarec_core.data import Dataset
 from llamarec_core.retrieval.candidates import Candidates
@@ -21,6 +20,8 @@ def title_overlap(dataset: Dataset, candidates: Candidates, split: str, *, histo
     Returns:
         Scores for :func:`~llamarec_core.ranking.rerank_by_scores`, between 0 and 1, ``(n, n_candidates)``.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
+
     vectors = TfidfVectorizer().fit_transform(dataset.titles)  # (n_items + 1, words)
     scores = np.empty(candidates.items.shape)
     for row, (user, items) in enumerate(zip(candidates.users, candidates.items, strict=True)):

@@ -10,12 +10,10 @@ would. :mod:`~llamarec_core.ranking.qlora` drives this.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
@@ -33,6 +31,9 @@ from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.seeds import torch_seed
 from llamarec_core.settings import RankerSettings
+
+if TYPE_CHECKING:  # slow to import, and of no use to who only ranks
+    from accelerate import Accelerator
 
 MAX_GRADIENT_NORM = 1.0
 """A gradient of a larger norm is scaled down to this one."""
@@ -70,7 +71,7 @@ class RankerTask:
         settings: RankerSettings,
         *,
         seed: int,
-        accelerator: Accelerator,
+        accelerator: "Accelerator",
     ):
         self.ranker, self.dataset, self.validation, self.settings = ranker, dataset, validation, settings
         self.seed, self.accelerator = seed, accelerator
@@ -148,6 +149,8 @@ class RankerTask:
         mine = np.arange(self.accelerator.process_index, len(candidates), self.accelerator.num_processes)
         options = {"order": order, "seed": self.seed}
         own = candidate_probabilities(self.ranker, self.dataset, candidates.take(mine), "validation", **options)
+        from accelerate.utils import gather_object
+
         gathered = gather_object(list(zip(mine.tolist(), own, strict=True)))
         return log_probabilities(np.stack([of_user for _, of_user in sorted(gathered, key=lambda pair: pair[0])]))
 
@@ -168,12 +171,14 @@ class RankerTask:
         return np.concatenate(gains)
 
 
-def make_accelerator(settings: RankerSettings) -> Accelerator:
+def make_accelerator(settings: RankerSettings) -> "Accelerator":
     """Return the accelerator of this process: on GPUs where there are any, else on the CPU.
 
     Raises:
         InputError: the accumulation cannot be shared out evenly to the processes.
     """
+    from accelerate import Accelerator
+
     plain = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     if settings.gradient_accumulation % plain.num_processes:
         raise InputError(

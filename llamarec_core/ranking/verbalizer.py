@@ -13,11 +13,10 @@ padding after it, and no mask is needed. :mod:`~llamarec_core.ranking.rerank` ma
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -25,6 +24,9 @@ from transformers import LlamaForCausalLM
 
 from llamarec_core.files import InputError
 from llamarec_core.ranking.prompt import PromptBuilder
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 TOKEN_BUDGET = 16_384
 """Tokens in one forward pass, padding included: long prompts go in smaller batches, which bounds the memory."""
@@ -43,7 +45,7 @@ class NextTokenLogits(nn.Module):
         model: the backbone, or the backbone with its adapter.
     """
 
-    def __init__(self, model: LlamaForCausalLM | PeftModel):
+    def __init__(self, model: "LlamaForCausalLM | PeftModel"):
         super().__init__()
         self.model = model
 
@@ -73,7 +75,7 @@ class NextTokenLogits(nn.Module):
         Returns:
             float32 logits, ``(batch, n)`` or ``(batch, k, n)``.
         """
-        language_model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        language_model = self.model if isinstance(self.model, LlamaForCausalLM) else self.model.get_base_model()
         after = {"use_cache": False}
         if beginnings is not None:
             after = _read_beginnings(language_model, beginnings, beginning_lengths, tokens)
@@ -99,7 +101,7 @@ class VerbalizerRanker:
         batch_size: most prompts in one forward pass, which holds at most :data:`TOKEN_BUDGET` tokens.
     """
 
-    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = BATCH_SIZE):
+    def __init__(self, model: "LlamaForCausalLM | PeftModel", prompts: PromptBuilder, *, batch_size: int = BATCH_SIZE):
         self.model = model
         self.prompts = prompts
         self.batch_size = batch_size
