@@ -97,8 +97,9 @@ def fit(
 ) -> None:
     """Train a recommender on data of your own, and say on held-out users what it is worth."""
     from llamarec_core.data import describe, load_dataset
-    from llamarec_core.recommender import Recommender
+    from llamarec_core.recommender import Recommender, checked_place
 
+    out = checked_place(out)
     whole, name = _profile(profile), folder.resolve().name
     chosen = whole.for_dataset(name).given(settings or ())
     dataset = load_dataset(name, folder=folder, columns=columns or whole.columns(name))

@@ -22,7 +22,7 @@ from llamarec_core.data import Dataset, changed_files, find_item, load_dataset
 from llamarec_core.files import InputError, read_json, read_yaml, replacing, write_json, write_text
 from llamarec_core.orders import Order, checked_order, ordered, retrieved, slide
 from llamarec_core.paths import Paths, find_profile, find_root
-from llamarec_core.settings import MAX_CANDIDATES, Profile, RankerSettings, RetrieverSettings, load_profile, setting_of
+from llamarec_core.settings import MAX_CANDIDATES, Profile, RankerSettings, RetrieverSettings, load_profile
 
 if TYPE_CHECKING:
     from llamarec_core.ranking import VerbalizerRanker
@@ -118,7 +118,7 @@ class Recommender:
         return made
 
     def save(self, folder: Path) -> None:
-        """Write the recommender's folder, whole or not at all."""
+        """Write the recommender's folder, whole or not at all; :func:`checked_place` refuses what is in its way."""
         from llamarec_core.ranking.backbone import backbone_name, backbone_sha256
 
         ranker = self.ranker_settings.model_dump(mode="json")
@@ -131,7 +131,7 @@ class Recommender:
             "retriever": self.retriever_settings.model_dump(mode="json"),
             "ranker": ranker | {"start_from": None},  # a folder of this machine, which nothing reads again
         }
-        with replacing(Path(folder)) as temporary:
+        with replacing(checked_place(folder)) as temporary:
             temporary.mkdir()
             self.dataset.save(temporary / "dataset")
             shutil.copyfile(self._weights[0] / "retriever.safetensors", temporary / "retriever.safetensors")
@@ -161,7 +161,7 @@ class Recommender:
             raise InputError(f"{folder / 'settings.yaml'}: {first_fault(error)}") from None
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{folder / 'settings.yaml'} is not a recommender's: train it again.") from None
-        options = {"held_out": read_json(folder / "held_out.json"), "changes": _changes(stages[1], settings)}
+        options = {"held_out": read_json(folder / "held_out.json"), "changes": stages[1].changes(settings)}
         return cls(Dataset.load(folder / "dataset"), *stages, weights=(folder, folder), weight=weight, **options)
 
     @classmethod
@@ -177,7 +177,7 @@ class Recommender:
         prepared = paths.dataset_folder()
         data = Dataset.load(prepared) if prepared.is_dir() else load_dataset(dataset)
         weight = read_json(paths.weights / "retriever_weight.json")["ranker"]
-        options = {"weights": (paths.weights, paths.weights), "changes": _changes(run.ranker, settings)}
+        options = {"weights": (paths.weights, paths.weights), "changes": run.ranker.changes(settings)}
         return cls(data, run.retriever, run.ranker, weight=weight, **options)
 
     def summary(self) -> str:
@@ -318,12 +318,13 @@ class Recommender:
         return pd.concat([pd.DataFrame(told), parts.reset_index(drop=True)], axis=1)
 
 
-def _changes(ranker: RankerSettings, given: Sequence[str]) -> dict[str, Any]:
-    """Return settings to rank with that were given as text, checked."""
-    changes = {}
-    for part, name, value in map(setting_of, given):
-        if part != "ranker":
-            raise InputError(f"{part}.{name} belongs to training: here only settings of the ranker can change.")
-        changes[name] = value
-    checked = ranker.changed(changes, place="ranker")
-    return {name: getattr(checked, name) for name in changes}
+def checked_place(folder: Path) -> Path:
+    """Return the absolute place of a recommender's folder, which may replace another recommender.
+
+    Raises:
+        InputError: anything else is there.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and not (folder / "settings.yaml").is_file():
+        raise InputError(f"{folder} exists and holds no recommender, which alone may be replaced: name another folder.")
+    return folder

@@ -142,6 +142,20 @@ class RankerSettings(Settings):
     """The curve's column by which the best adapter is kept: NDCG@10 of the ranker by itself, as published, or with the
     retriever's score added, or the meter."""
 
+    def changes(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Return settings to rank with, which were given as text, e.g. ``ranker.dtype=float32``, by name.
+
+        Raises:
+            InputError: a setting is unknown, out of range, or not one of the ranker's.
+        """
+        found = {}
+        for part, name, value in map(setting_of, texts):
+            if part != "ranker":
+                raise InputError(f"{part}.{name} belongs to training: here only settings of the ranker can change.")
+            found[name] = value
+        checked = self.changed(found, place="ranker")
+        return {name: getattr(checked, name) for name in found}
+
     @model_validator(mode="after")
     def _fits_together(self) -> "RankerSettings":
         most = MAX_CANDIDATES

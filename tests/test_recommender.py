@@ -197,6 +197,9 @@ def test_a_changed_data_set_or_backbone_is_refused(trained, shop, tmp_path, monk
         Recommender.load(saved, settings=["retriever.dim=8"])
     with pytest.raises(InputError, match="holds no recommender"):
         Recommender.load(tmp_path)
+    with pytest.raises(InputError, match="which alone may be replaced"):
+        moved.save(shop)
+    assert (shop / "items.csv").exists()
 
 
 def test_held_out_users_say_what_each_order_is_worth(trained):
