@@ -92,9 +92,9 @@ def measure(
         progress: show a progress bar.
 
     Returns:
-        ``users``, ``retrieved`` (how many of them the ranker can help), ``ndcg@10`` (order → ``measured``, ``ci_low``,
-        ``ci_high``), ``correlation`` (mean rank correlation of the ranker's scores with the retriever's) and
-        ``warnings`` (sentences).
+        ``users``, ``retrieved`` (how many of them the ranker can help), ``ndcg@10`` (a row an order: ``order``,
+        ``measured``, ``ci_low``, ``ci_high``), ``correlation`` (mean rank correlation of the ranker's scores with the
+        retriever's) and ``warnings`` (sentences).
     """
     size = ranker.prompts.settings.candidates
     users = sampled_users(dataset.n_users, USERS, "test")
@@ -115,7 +115,7 @@ def measure(
     return {
         "users": len(users),
         "retrieved": int(retrieved.sum()),
-        "ndcg@10": {name: estimate(values, **drawn)._asdict() for name, values in gains.items()},
+        "ndcg@10": [{"order": name} | estimate(values, **drawn)._asdict() for name, values in gains.items()],
         "correlation": (correlation := _correlation(read[retrieved])),
         "warnings": _warnings(gains, correlation, **drawn),
     }
@@ -124,8 +124,8 @@ def measure(
 def told(measured: dict[str, Any]) -> str:
     """Return what :func:`measure` found as lines for a person."""
     lines = [f"NDCG@10 on {measured['users']} held-out users; the next item of {measured['retrieved']} is a candidate:"]
-    for name, found in measured["ndcg@10"].items():
-        lines.append(f"  {name:14s} {found['measured']:.4f}  [{found['ci_low']:.4f}, {found['ci_high']:.4f}]")
+    for found in measured["ndcg@10"]:
+        lines.append(f"  {found['order']:14s} {found['measured']:.4f}  [{found['ci_low']:.4f}, {found['ci_high']:.4f}]")
     return "\n".join([*lines, *(f"Warning: {warning}" for warning in measured["warnings"])])
 
 
