@@ -69,6 +69,7 @@ document.addEventListener("DOMContentLoaded", () => {
       draw();
     };
     headings.forEach((heading, column) => {
+      if (!heading.textContent.trim()) return;
       const button = Object.assign(document.createElement("button"), { type: "button", className: "table-sort" });
       button.append(...heading.childNodes);
       heading.append(button);
