@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from llamarec_core.files import InputError
-from llamarec_core.settings import GridSettings, load_profile
+from llamarec_core.settings import GridSettings, Profile, load_profile
 
 PROFILES = sorted((Path(__file__).parents[1] / "notebooks" / "profiles").glob("*.yaml"))
 MINIMAL = "datasets: {ml-100k-1998: {}}\n"
@@ -59,7 +59,7 @@ def test_the_papers_grid_has_ten_points():
         (MINIMAL + "retriever: {method: gru}", "retriever.method: Input should be 'lrurec'"),
         (
             MINIMAL + "ranker: {template: chat}",
-            "ranker.template: Input should be 'ranking', 'alpaca' or 'candidates_first'",
+            "ranker.template: Input should be 'ranking', 'alpaca', 'candidates_first' or 'label_after'",
         ),
         (MINIMAL + "ranker: {candidates: 21}", "21 is more than the 20 labels"),
         (MINIMAL + "ranker: {learning_rate: .nan}", "ranker.learning_rate: Input should be a finite number"),
@@ -98,5 +98,20 @@ def test_a_profile_in_another_encoding_is_named(tmp_path):
 
 
 def test_an_unknown_profile_is_answered_with_the_known_ones():
-    with pytest.raises(InputError, match="Unknown profile 'quik'.*choose from gpu, paper, quick, small, smoke"):
+    with pytest.raises(InputError, match="Unknown profile 'quik'.*choose from paper, quick, small, smoke"):
         load_profile(PROFILES[0].with_name("quik.yaml"))
+
+
+def test_settings_given_as_text_win_and_are_checked():
+    profile = Profile(name="p", datasets={"shop": {"ranker": {"title_tokens": 9}}}).for_dataset("shop")
+    given = profile.given(["ranker.title_tokens=32", "ranker.target_modules=[q_proj]", "retriever.dropout=0.3"])
+    assert given.ranker.title_tokens == 32
+    assert given.ranker.target_modules == ("q_proj",)
+    assert given.retriever.dropout == 0.3
+    for text, message in (
+        ("title_tokens=3", "not of the form"),
+        ("ranker.tokens=3", "ranker.tokens"),
+        ("ranker.x", "not of"),
+    ):
+        with pytest.raises(InputError, match=message):
+            profile.given([text])
