@@ -48,8 +48,8 @@ def write_users(
                 "shuffled": _rounded(shuffled, row),
             }
         )
-    # a title must not be able to end the script element
-    write_text(path, json.dumps({"dataset": dataset.name, "users": users}, ensure_ascii=False).replace("<", "\\u003c"))
+    told = json.dumps({"dataset": dataset.name, "users": users}, ensure_ascii=False, separators=(",", ":"))
+    write_text(path, told.replace("<", "\\u003c"))  # a title must not be able to end the script element
 
 
 def _rounded(probabilities: Mapping[str, np.ndarray], row: int) -> dict[str, list[float]]:
