@@ -16,6 +16,9 @@ from llamarec_core.files import InputError, read_yaml
 MAX_CANDIDATES = 20
 """The verbalizer's labels are the letters A…T, twenty of them."""
 
+SHARING = ("candidates_first", "label_after")
+"""Templates whose prompts begin with the list of candidates, so that several histories can follow it."""
+
 Method = Literal["lrurec", "sasrec", "bert4rec", "narm", "item_knn"]
 """The retrievers."""
 
@@ -75,7 +78,7 @@ class RankerSettings(Settings):
     """``nf4``, 4-bit NormalFloat, doubly quantised as published, or ``none``, which leaves weights in ``dtype``."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the backbone's arithmetic; the adapter's weights are always float32."""
-    template: Literal["ranking", "alpaca", "candidates_first"] = "ranking"
+    template: Literal["ranking", "alpaca", "candidates_first", "label_after"] = "ranking"
     """The prompt's wording."""
     label_tokens: Literal["in_prompt", "as_published"] = "in_prompt"
     """Which token stands for a label, the one the tokenizer makes inside the prompt or that of the letter alone."""
@@ -93,38 +96,34 @@ class RankerSettings(Settings):
     """Dropout on the adapter's input."""
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear layers that get an adapter, the paper's W_Q and W_V."""
-    warmup: Literal["none", "label_binding"] = "none"
-    """``label_binding`` first teaches which label a title stands under; the paper has no such phase."""
-    binding_examples: PositiveInt = 480
-    """Sequences of the label-binding phase."""
-    binding_resembling: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Share of the titles of the label-binding phase that are asked for by another title, which shares words with it:
-    a history names no candidate, but what resembles one."""
-    binding_histories: Annotated[int, Field(ge=0)] = 0
-    """Pools of a second part of the label-binding phase, in which histories of titles ask for what resembles them."""
-    binding_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
-    """AdamW's step size in the label-binding phase."""
-    negatives: Literal["random", "retrieved"] = "random"
-    """Training candidates beside the targets, from the whole catalogue or from what the retriever recommends; where
-    users share a list, who stands together follows from it."""
+    start_from: str | None = None
+    """Folder of an adapter to start from, of the same backbone and shape; empty starts from a fresh one."""
+    negatives: Literal["random", "neighbours"] = "random"
+    """Training candidates beside the target, from the whole catalogue or item neighbours of the history, counted
+    without its user; of the latter, prefixes whose target is not listed are left out."""
     users_per_prompt: PositiveInt = 1
     """Users who share one list of training candidates, each with the history to itself; the paper has one."""
-    targets_per_user: PositiveInt = 1
-    """Titles of a training history after each of which the next one is asked for; the paper asks once, at the end."""
+    names_per_prompt: Annotated[int, Field(ge=0)] = 0
+    """Listed titles that are asked for by name after each list."""
+    name_parts: bool = True
+    """Ask for most names by parts of the title; otherwise always by the whole title."""
+    items_per_prompt: Annotated[int, Field(ge=0)] = 0
+    """Questions after each list which candidates were chosen together with an item that is not listed."""
+    list_prior: bool = True
+    """Add the list's log prior to the logits in the loss where users share a list of neighbours."""
+    loss: Literal["vocabulary", "labels"] = "vocabulary"
+    """A softmax over the whole vocabulary, as published, or over the labels alone."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """Divides the labels' logits of next items in the loss over the labels: names want sharp logits, next items soft
+    ones."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
     """AdamW's step size after warm-up; it then falls linearly to zero."""
-    temperature: Annotated[float, Field(gt=0.0)] | None = None
-    """Empty: the loss is a softmax over the whole vocabulary. A number divides the labels' logits in a softmax over the
-    labels alone, so that a confident warm-up is refined and not unlearnt."""
-    soft_targets: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Share of the loss that teaches the retriever's distribution over the candidates instead of the one target; it
-    needs a ``temperature``."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """AdamW's decoupled weight decay."""
     epochs: Annotated[int, Field(ge=0)] = 1
-    """Passes over the training examples; 0 leaves it at the warm-up."""
+    """Passes over the training examples; 0 trains nothing."""
     training_examples: PositiveInt | None = None
-    """Examples drawn from the training prefixes for an epoch; empty takes all of them."""
+    """Examples in an epoch, each led by another training prefix; empty takes all prefixes."""
+    minutes: Annotated[float, Field(gt=0.0)] | None = None
+    """Time budget of the tuning; the step size reaches zero when it is over. Empty makes runs exactly repeatable."""
     batch_size: PositiveInt = 16
     """Examples in one forward pass."""
     gradient_accumulation: PositiveInt = 1
@@ -134,43 +133,34 @@ class RankerSettings(Settings):
     validate_every: PositiveInt = 100
     """Optimiser steps between two validations; a checkpoint is written at each."""
     validation_users: PositiveInt | None = None
-    """Users of the retrieved validation subset to validate on, drawn once; empty takes all of them."""
-    kept_by: Literal["ranker", "with_retriever"] = "ranker"
-    """The adapter that is kept is the best on validation by itself, as published, or with the retriever's score added:
-    there a preference for early labels, which the retriever's order rewards, is no advantage."""
-    weight_users: PositiveInt | None = None
-    """Users of the retrieved validation subset on whom the retriever's weight is fitted; empty takes all of them."""
-    evaluation_batch_size: PositiveInt = 16
-    """Prompts ranked in one forward pass."""
+    """Users of the retrieved validation subset to validate on, drawn once; empty takes all of them. The retriever's
+    weight is fitted on them too."""
+    meter_answers: Annotated[int, Field(ge=0)] = 0
+    """Answers of training users who are held out to measure learning in nats an answer; 0 holds nobody out."""
+    kept_by: Literal["ndcg@10", "ndcg@10_with_retriever", "nats"] = "ndcg@10"
+    """The curve's column by which the best adapter is kept: NDCG@10 of the ranker by itself, as published, or with the
+    retriever's score added, or the meter."""
 
     @model_validator(mode="after")
-    def _labels_suffice(self) -> "RankerSettings":
+    def _fits_together(self) -> "RankerSettings":
         most = MAX_CANDIDATES
         if self.candidates > most:
             raise ValueError(f"candidates: {self.candidates} is more than the {most} labels A…T: choose at most {most}")
-        targets = self.users_per_prompt * self.targets_per_user
-        if targets > self.candidates:
+        if self.users_per_prompt > self.candidates:
             raise ValueError(
-                f"users_per_prompt · targets_per_user: {targets} targets are more than the {self.candidates} "
-                "candidates: choose fewer of either"
-            )
-        if targets > 1 and self.template != "candidates_first":
-            raise ValueError(
-                f"template: {self.template} has one question a prompt: with several users_per_prompt or "
-                "targets_per_user choose candidates_first"
-            )
-        if self.binding_histories and self.template != "candidates_first":
-            raise ValueError(
-                f"binding_histories: template: {self.template} puts the history first, where several cannot follow one "
-                "list of candidates: choose candidates_first"
-            )
-        if self.soft_targets and self.temperature is None:
-            raise ValueError("soft_targets: they are a distribution over the labels alone: set a temperature too")
-        if self.targets_per_user > self.history_length:
-            raise ValueError(
-                f"targets_per_user: {self.targets_per_user} is more than the history's {self.history_length} titles: "
+                f"users_per_prompt: {self.users_per_prompt} users are more than the {self.candidates} candidates: "
                 "choose fewer"
             )
+        several = self.users_per_prompt + self.names_per_prompt + self.items_per_prompt > 1
+        if several and self.template not in SHARING:
+            raise ValueError(
+                f"template: {self.template} puts the history first, so that a list has one question: with several "
+                f"users_per_prompt, names_per_prompt or items_per_prompt choose {' or '.join(SHARING)}"
+            )
+        if (self.names_per_prompt or self.items_per_prompt or self.temperature != 1.0) and self.loss != "labels":
+            raise ValueError("loss: names_per_prompt, items_per_prompt and temperature need loss: labels")
+        if self.kept_by == "nats" and not self.meter_answers:
+            raise ValueError("kept_by: nats needs meter_answers")
         return self
 
 

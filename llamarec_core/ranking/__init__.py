@@ -8,9 +8,8 @@ simpler orders of the same candidates.
 """
 
 from llamarec_core.ranking.ablations import UNTUNED, Ablation
-from llamarec_core.ranking.adapter import answers_learnt, kept_row
+from llamarec_core.ranking.adapter import kept_row
 from llamarec_core.ranking.backbone import default_device, load_backbone, write_random_backbone
-from llamarec_core.ranking.examples import draw_examples
 from llamarec_core.ranking.prompt import LABELS, TEMPLATES, PromptBuilder
 from llamarec_core.ranking.qlora import fit_ranker, load_ranker
 from llamarec_core.ranking.rerank import (
@@ -29,7 +28,6 @@ from llamarec_core.ranking.rerank import (
     with_retriever,
 )
 from llamarec_core.ranking.titles import title_overlap
-from llamarec_core.ranking.tuning import kept_by
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
 
 __all__ = [
@@ -40,14 +38,11 @@ __all__ = [
     "Ablation",
     "PromptBuilder",
     "VerbalizerRanker",
-    "answers_learnt",
     "candidate_items",
     "candidate_probabilities",
     "default_device",
-    "draw_examples",
     "fit_ranker",
     "fit_retriever_weight",
-    "kept_by",
     "kept_row",
     "load_backbone",
     "load_ranker",

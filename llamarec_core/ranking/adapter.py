@@ -67,8 +67,27 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def set_adapter_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back weights that :func:`adapter_tensors` returned."""
+    """Put in weights that :func:`adapter_tensors` returned.
+
+    Raises:
+        InputError: they are not of this adapter, by their names and shapes, or not all of them are numbers.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise InputError(
+                f"The adapter's weight {name} has the shape {found.get(name)}, but these settings make it "
+                f"{expected.get(name)}: use the settings that the adapter was tuned with."
+            )
+        if not torch.isfinite(tensors[name]).all():
+            raise InputError(f"The adapter's weight {name} holds values that are not numbers: tune the ranker again.")
     set_peft_model_state_dict(model, tensors)
+
+
+def rounded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return an adapter's weights in bfloat16, as they are kept: half the space, and ranking reads them so."""
+    return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
 
 
 def freeze_adapter(model: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
@@ -111,14 +130,5 @@ def load_adapter(folder: Path, *, settings: dict[str, Any]) -> tuple[dict[str, t
 
 
 def kept_row(folder: Path) -> dict[str, Any] | None:
-    """Return the row of the validation curve at which an adapter was kept, or ``None`` where there is no adapter.
-
-    Its ``examples`` and ``answers`` are 0 if validation kept what the ranking phase began with.
-    """
+    """Return the row of the curve at which an adapter was kept, or ``None`` where there is no adapter."""
     return load_adapter(folder, settings={})[1]["best"] if folder.is_dir() else None
-
-
-def answers_learnt(folder: Path) -> int | None:
-    """Return how many answers an adapter had learnt after its warm-up, or ``None`` where there is no adapter."""
-    row = kept_row(folder)
-    return row and row["answers"]

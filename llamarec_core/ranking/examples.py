@@ -1,181 +1,261 @@
-"""Training examples: prefixes of the training sequences and what to rank after them (LlamaRec, section 3.2.2).
+"""Training examples: lists of candidates, and what is asked of them (LlamaRec, section 3.2.2).
 
 The paper's recipe: for a prefix (i_1, …, i_t) of a user's training sequence the history is i_1 … i_{t−1}; the
 candidates are the target i_t and uniformly random items outside the user's training sequence, in random order. The
 published code also draws items that come later in that sequence; they are left out here, because it makes no sense to
-teach that what the user chose next is wrong. Held-out items are drawn like any others: nothing about them is given
-away.
+teach that what the user chose next is wrong.
 
-One label a prompt is a slow teacher for a small backbone, so an example may ask more of one list of candidates, which
-is this study's addition: ``users_per_prompt`` users share the list, each reading it by itself, and each is asked after
-each of the last ``targets_per_user`` titles of a history. One user's targets are then the others' negatives. With
-``negatives: retrieved`` those who stand together chose what the retriever recommends to the first of them, so that the
-list is as hard as a retriever's; and as each of its items is somebody's target, none gives itself away as a mere
-negative. Where a list has room for more, it is filled from the catalogue, or from what is recommended to its users.
+One answer a prompt is a slow teacher for a small backbone, and random negatives are no candidates. So this study adds:
 
-The tuning loop in :mod:`~llamarec_core.ranking.tuning` reads the examples.
+*Honest lists* (``negatives: neighbours``). A list to learn on looks like a list that will be ranked: the item neighbours
+of the history, counted without its user. Prefixes whose target is not among them are left out, as the ranker cannot
+help there either.
+
+*Shared lists* (``users_per_prompt``). Several users' histories follow one list, each read by itself, so that an answer
+costs a quarter of the tokens. Then the list gives the answer away: popular items are the answer more often. The share q
+of each candidate among the answers that the list could have been asked for is its *prior*; the loss adds log q to the
+logits, so that only what the history tells is learnt (logit adjustment, Menon et al., 2021, arXiv 2007.07314).
+
+*Names* (``names_per_prompt``). Some of the listed titles are asked for by themselves, whole or in parts. That binds
+labels to titles, and it teaches that a part of a title points to the whole.
+
+*Item questions* (``items_per_prompt``). After one item: which of the list was chosen together with it? The answer is a
+distribution, counted over all users, and so far less noisy than what one user chose next.
+
+:mod:`~llamarec_core.ranking.batches` turns examples into tensors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
+from llamarec_core.retrieval.item_knn import cooccurrences, incidence, training_prefix_candidates
 from llamarec_core.settings import RankerSettings
 
-NO_ANSWER = -1
-"""Stands where a training sequence is too short for as many targets."""
+SMOOTHING = 0.5
+"""Added to each candidate's count of answers, so that none has a prior of zero."""
+
+WHOLE_NAMES = 0.3
+"""Share of the questions by name that ask for the whole title."""
+
+KEPT_WORDS = 0.4
+"""Probability with which a word of a title is kept when it is asked for in parts."""
 
 
 @dataclass(frozen=True)
-class TrainingExamples:
-    """The examples of one epoch, in the order in which they are seen."""
+class Question:
+    """Titles that follow a list, after the last of which a label is asked for."""
 
-    users: np.ndarray
-    """Whose prefixes they are, ``(n, users)``."""
-    positions: np.ndarray
-    """The last target's place in the training sequence; the history is what comes before, ``(n, users)``."""
+    kind: str
+    """``next``, ``name`` or ``item``."""
+    titles: list[str]
+    answer: np.ndarray
+    """Probability of each candidate, float32 ``(n_candidates,)``; for ``next`` and ``name`` one of them has it all."""
+    left_out: np.ndarray
+    """What else the user chose is neither the answer nor wrong: bool ``(n_candidates,)``."""
+    log_prior: np.ndarray
+    """What the list alone says of the answer, float32 ``(n_candidates,)``."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One list of candidates and its questions."""
+
     candidates: np.ndarray
-    """Item ids in the order of their labels, int32, ``(n, n_candidates)``."""
-    answers: np.ndarray
-    """The targets' places among the candidates, in the order of time, ``(n, users, targets)``, or :data:`NO_ANSWER`."""
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ``users``, ``positions`` and ``candidates``."""
-        return self.users, self.positions, self.candidates
+    """Item ids in the order of their labels, int32 ``(n_candidates,)``."""
+    questions: list[Question]
 
 
-def draw_examples(
-    dataset: Dataset, settings: RankerSettings, *, seed: int, epoch: int, retrieved: pd.DataFrame | None = None
-) -> TrainingExamples:
-    """Draw the examples of an epoch; the same seed and epoch draw the same.
+class TrainingExamples:
+    """Draws the examples of one data set.
+
+    Attributes:
+        users, positions, targets: the prefixes to learn, int32 ``(n,)`` each; a prefix is
+            ``dataset.train(user)[:position]`` and its target the item at ``position``.
+        held_out: the same prefixes' numbers of users who are kept for the meter and never learnt from.
 
     Args:
         dataset: its training split is read.
-        settings: ``training_examples`` (of all prefixes, without repetition), ``candidates``, ``negatives``,
-            ``users_per_prompt`` and ``targets_per_user`` are read.
-        seed: of the run.
-        epoch: counts from 0; each draws other prefixes, negatives and orders.
-        retrieved: ``user`` and ``items``, what the retriever recommends after each training sequence; read when the
-            settings draw negatives from it.
+        settings: ``candidates``, ``negatives``, ``history_length`` and the ``…_per_prompt`` settings are read.
+        titles: of each item as prompts show it.
+        seed: of every draw.
+        held_out_answers: so many prefixes are held out, of whole users.
 
     Raises:
-        InputError: no training sequence has two items, a user leaves too few items for negatives, or ``retrieved`` is
-            needed and missing.
+        InputError: no training sequence has two items, or a user leaves too few items for a list.
     """
-    generator = np.random.default_rng([seed, epoch])
-    negatives = _Negatives(dataset, settings, retrieved)
-    users, positions = _prefixes(dataset, settings, generator)
-    if settings.users_per_prompt > 1 and settings.negatives == "retrieved":
-        users, positions = negatives.neighbours(users, positions, generator)
-    shape = (len(users), settings.users_per_prompt, settings.targets_per_user)
-    candidates = np.empty((len(users), settings.candidates), dtype=np.int32)
-    answers = np.full(shape, NO_ANSWER)
-    for row in range(len(users)):
-        targets = [
-            dataset.train(int(user))[max(1, position + 1 - settings.targets_per_user) : position + 1]
-            for user, position in zip(users[row], positions[row], strict=True)
-        ]
-        asked = list(dict.fromkeys(np.concatenate(targets).tolist()))
-        listed = np.array(asked + negatives.draw(users[row], settings.candidates - len(asked), generator))
-        order = generator.permutation(settings.candidates)
-        candidates[row] = listed[order]
-        place = {item: label for label, item in enumerate(candidates[row].tolist())}
-        for column, items in enumerate(targets):
-            answers[row, column, shape[2] - len(items) :] = [place[item] for item in items.tolist()]
-    return TrainingExamples(users, positions, candidates, answers)
 
-
-def _prefixes(
-    dataset: Dataset, settings: RankerSettings, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the prefixes of each example, as users and positions, ``(n, users_per_prompt)`` each."""
-    prefixes = np.maximum(np.diff(dataset.offsets) - 3, 0)  # of each user: the first training item has no history
-    ends = np.cumsum(prefixes)
-    together = settings.users_per_prompt
-    if np.count_nonzero(prefixes) < together:
-        raise InputError(
-            f"{dataset.name} has only {np.count_nonzero(prefixes)} users with two items to train on, of which a prompt "
-            f"takes {together}: use a data set of longer histories."
-        )
-    n_examples = min(settings.training_examples or ends[-1], ends[-1])
-    if together == 1:
-        chosen = generator.choice(ends[-1], size=n_examples, replace=False)  # (n,)
-        users = np.searchsorted(ends, chosen, side="right")
-        return users[:, None], (chosen - (ends - prefixes)[users] + 1)[:, None]
-    # distinct users stand together: each pass over them is one more random order of all
-    able = np.flatnonzero(prefixes)
-    per_pass = len(able) // together
-    passes = [generator.permutation(able)[: per_pass * together] for _ in range(-(-n_examples // per_pass))]
-    users = np.concatenate(passes).reshape(-1, together)[:n_examples]
-    # so that few sequences are cut short of targets, a position is drawn from the last ones where there are enough
-    first = np.minimum(settings.targets_per_user, prefixes[users])
-    return users, generator.integers(first, prefixes[users] + 1)
-
-
-class _Negatives:
-    """Draws items that a prompt's users did not choose in training."""
-
-    def __init__(self, dataset: Dataset, settings: RankerSettings, retrieved: pd.DataFrame | None):
-        self._dataset = dataset
-        self._targets = settings.targets_per_user
-        self._retrieved = None
-        if settings.negatives == "retrieved":
-            if retrieved is None:
-                raise InputError("negatives: retrieved needs what the retriever recommends: run 2_retriever first.")
-            self._retrieved = dict(zip(retrieved["user"], retrieved["items"], strict=True))
-
-    def neighbours(
-        self, users: np.ndarray, positions: np.ndarray, generator: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Replace all but each example's first prefix by others whose targets are recommended to its user."""
-        owners = np.repeat(np.arange(self._dataset.n_users), np.diff(self._dataset.offsets))
-        places = np.arange(self._dataset.n_interactions) - self._dataset.offsets[owners]
-        prefixes = np.diff(self._dataset.offsets)[owners] - 3
-        able = np.flatnonzero((places >= np.minimum(self._targets, prefixes)) & (places >= 1) & (places <= prefixes))
-        able = able[np.argsort(self._dataset.items[able], kind="stable")]  # of one item side by side
-        items = self._dataset.items[able]
-        given, users, positions = (users, positions), users.copy(), positions.copy()
-        width = users.shape[1]
-        for row, (user, position) in enumerate(zip(users[:, 0], positions[:, 0], strict=True)):
-            together, listed = {int(user)}, {int(self._dataset.train(int(user))[position])}
-            column = 1
-            for item in generator.permutation(self._retrieved[int(user)]):
-                first, last = np.searchsorted(items, [item, item + 1])
-                if column == width or first == last or item in listed:
-                    continue
-                chosen = able[generator.integers(first, last)]
-                if owners[chosen] not in together:
-                    users[row, column], positions[row, column] = owners[chosen], places[chosen]
-                    together.add(int(owners[chosen]))
-                    listed.add(int(item))
-                    column += 1
-            # the last columns keep who stood there, or get one who was replaced where that user stands here already
-            kept = [
-                place for place in (*range(column, width), *range(1, column)) if given[0][row, place] not in together
-            ]
-            users[row, column:], positions[row, column:] = (whole[row, kept[: width - column]] for whole in given)
-        return users, positions
-
-    def draw(self, users: np.ndarray, count: int, generator: np.random.Generator) -> list[int]:
-        """Draw distinct items outside the users' training sequences, in random order."""
-        outside = np.ones(self._dataset.n_items + 1, dtype=bool)
-        outside[0] = False
-        for user in users:
-            outside[self._dataset.train(int(user))] = False
-        if self._retrieved is None:
-            allowed = np.flatnonzero(outside)
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: RankerSettings,
+        titles: Sequence[str],
+        *,
+        seed: int,
+        held_out_answers: int = 0,
+    ):
+        self.dataset, self.settings, self.titles, self.seed = dataset, settings, titles, seed
+        self._words = [title.split() for title in titles]
+        lengths = np.maximum(np.diff(dataset.offsets) - 3, 0)  # the first training item has nothing before it
+        if not lengths.any():
+            raise InputError(f"{dataset.name} holds nothing to learn from: no user has four interactions.")
+        if settings.negatives == "neighbours":
+            self.users, self.positions, self._lists = training_prefix_candidates(dataset, k=settings.candidates)
         else:
-            recommended = np.unique(np.concatenate([self._retrieved[int(user)] for user in users]))
-            allowed = recommended[outside[recommended]]
+            self.users = np.repeat(np.arange(dataset.n_users, dtype=np.int32), lengths)
+            self.positions = np.concatenate([np.arange(1, length + 1, dtype=np.int32) for length in lengths])
+            self._lists = None
+        self.targets = dataset.items[dataset.offsets[self.users] + self.positions]
+        if self._lists is not None:
+            honest = (self._lists == self.targets[:, None]).any(1)
+            if not honest.any():
+                raise InputError(
+                    f"No user of {dataset.name} chose what item neighbours list: set negatives: random, or take more data."
+                )
+            self.users, self.positions, self.targets, self._lists = (
+                of_prefixes[honest] for of_prefixes in (self.users, self.positions, self.targets, self._lists)
+            )
+        self.held_out, self._learnt = self._hold_out(held_out_answers)
+        self._of_item = {held: self._by_target(rows) for held, rows in ((True, self.held_out), (False, self._learnt))}
+        self._answers = np.bincount(self.targets[self._learnt], minlength=dataset.n_items + 1) + SMOOTHING
+        self._together = None
+        if settings.items_per_prompt:
+            kept = np.setdiff1d(np.arange(dataset.n_users), self.users[self.held_out])
+            chosen = incidence([dataset.train(int(user)) for user in kept], dataset.n_items)
+            self._together, self._counts = cooccurrences(chosen)
+
+    def __len__(self) -> int:
+        """Return the number of prefixes to learn, each of which leads one example in an epoch."""
+        return len(self._learnt)
+
+    def draw(self, number: int) -> Example:
+        """Draw an example; the same number and seed draw the same. Each pass over the prefixes is another order."""
+        epoch, place = divmod(number, len(self._learnt))
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch, self._order = epoch, self._generator(0, epoch).permutation(self._learnt)
+        generator = self._generator(1, number)
+        lead = int(self._order[place])
+        together = self._sharing(lead, self.settings.users_per_prompt - 1, generator)
+        candidates = self._list([lead, *together], generator)
+        questions = [self._next(candidates, prefix) for prefix in (lead, *together)]
+        questions += [self._name(candidates, generator) for _ in range(self.settings.names_per_prompt)]
+        questions += [self._item(candidates, generator) for _ in range(self.settings.items_per_prompt)]
+        return Example(candidates, [question for question in questions if question is not None])
+
+    def draw_held_out(self, number: int, *, users: int = 8) -> Example:
+        """Draw next-item questions of users who are never learnt from."""
+        generator = self._generator(2, number)
+        lead = int(self.held_out[number % len(self.held_out)])
+        together = self._sharing(lead, users - 1, generator, held_out=True)
+        candidates = self._list([lead, *together], generator)
+        return Example(candidates, [self._next(candidates, prefix) for prefix in (lead, *together)])
+
+    def _hold_out(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the prefixes of enough users, in random order, and all others."""
+        if not count:
+            return np.empty(0, dtype=np.int64), np.arange(len(self.users))
+        users = self._generator(3).permutation(np.unique(self.users))
+        sizes = np.bincount(self.users, minlength=self.dataset.n_users)[users]
+        # a small data set keeps nine users of ten to learn from
+        enough = min(np.searchsorted(np.cumsum(sizes), count) + 1, max(1, len(users) // 10))
+        held = np.isin(self.users, users[:enough])
+        return self._generator(4).permutation(np.flatnonzero(held)), np.flatnonzero(~held)
+
+    def _by_target(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = rows[np.argsort(self.targets[rows], kind="stable")]
+        return rows, self.targets[rows]
+
+    def _sharing(
+        self, lead: int, count: int, generator: np.random.Generator, *, held_out: bool = False
+    ) -> list[int]:
+        """Draw prefixes of other users to stand beside a leading one, their targets among its candidates."""
+        rows, targets = self._of_item[held_out]
+        if self._lists is None:  # of random lists any target can be a candidate
+            pool = generator.choice(rows, size=min(len(rows), 8 * count), replace=False) if count else []
+        else:
+            firsts, lasts = (np.searchsorted(targets, self._lists[lead], side=side) for side in ("left", "right"))
+            pool = np.concatenate([rows[first:last] for first, last in zip(firsts, lasts, strict=True)])
+            pool = generator.permutation(pool)
+        users, found = {int(self.users[lead])}, []
+        for prefix in pool:
+            if len(found) == count:
+                break
+            if int(self.users[prefix]) not in users:
+                users.add(int(self.users[prefix]))
+                found.append(int(prefix))
+        return found
+
+    def _list(self, prefixes: list[int], generator: np.random.Generator) -> np.ndarray:
+        """Return the candidates of an example in random order."""
+        if self._lists is not None:
+            return generator.permutation(self._lists[prefixes[0]])
+        targets = list(dict.fromkeys(self.targets[prefixes].tolist()))
+        chosen = np.concatenate([self.dataset.train(int(user)) for user in self.users[prefixes]])
+        allowed = np.setdiff1d(np.arange(1, self.dataset.n_items + 1), chosen)
+        count = self.settings.candidates - len(targets)
         if len(allowed) < count:
             raise InputError(
-                f"{self._dataset.name} has {self._dataset.n_items} items, of which a prompt leaves only {len(allowed)} "
+                f"{self.dataset.name} has {self.dataset.n_items} items, of which a prompt leaves only {len(allowed)} "
                 f"to draw {count} negatives from: set candidates lower."
             )
-        return generator.choice(allowed, size=count, replace=False).tolist()
+        return generator.permutation(np.append(targets, generator.choice(allowed, count, replace=False))).astype(np.int32)
+
+    def _next(self, candidates: np.ndarray, prefix: int) -> Question:
+        """Ask what a user chose next."""
+        user, position = int(self.users[prefix]), int(self.positions[prefix])
+        answer = candidates == self.targets[prefix]
+        shared = self.settings.users_per_prompt > 1 and self.settings.list_prior and self._lists is not None
+        prior = np.log(self._answers[candidates]) if shared else np.zeros(len(candidates))
+        history = self.dataset.train(user)[:position][-self.settings.history_length :]
+        left_out = np.isin(candidates, self.dataset.train(user)) & ~answer
+        return _question("next", [self.titles[item] for item in history], answer, left_out, prior)
+
+    def _name(self, candidates: np.ndarray, generator: np.random.Generator) -> Question:
+        """Ask for a listed title by its name or by parts of it, after some other titles."""
+        label = int(generator.integers(len(candidates)))
+        before = [self.titles[item] for item in self._any_items(int(generator.integers(3)), generator)]
+        whole = generator.random() < WHOLE_NAMES or not self.settings.name_parts
+        item = int(candidates[label])
+        named = self.titles[item] if whole else self._parts(item, generator)
+        answer = np.arange(len(candidates)) == label
+        return _question("name", [*before, named], answer, np.zeros_like(answer), np.zeros(len(candidates)))
+
+    def _parts(self, item: int, generator: np.random.Generator) -> str:
+        """Draw some words of a title, half of the time shuffled, half of the time beside half of another title."""
+        words = self._words[item] or [""]
+        kept = [word for word in words if generator.random() < KEPT_WORDS] or [words[generator.integers(len(words))]]
+        if generator.random() < 0.5:
+            kept = [kept[place] for place in generator.permutation(len(kept))]
+        if generator.random() < 0.5:
+            other = self._words[self._any_items(1, generator)[0]]
+            half = other[: len(other) // 2 + 1]
+            kept = [*kept, *half] if generator.random() < 0.5 else [*half, *kept]
+        return " ".join(kept)
+
+    def _any_items(self, count: int, generator: np.random.Generator) -> list[int]:
+        return (generator.integers(self.dataset.n_items, size=count) + 1).tolist()
+
+    def _item(self, candidates: np.ndarray, generator: np.random.Generator) -> Question | None:
+        """Ask which candidates were chosen by the users who chose an item that is not listed; ``None`` if there is none."""
+        for candidate in generator.permutation(candidates):
+            row = slice(*self._together.indptr[candidate : candidate + 2])
+            beside, counts = self._together.indices[row], self._together.data[row].copy()
+            counts[np.isin(beside, candidates)] = 0
+            if counts.any():
+                item = int(generator.choice(beside, p=counts / counts.sum()))
+                answer = self._together[item, candidates].toarray()[0]
+                prior = np.log(self._counts[candidates] + SMOOTHING)
+                left_out = np.zeros(len(candidates), dtype=bool)
+                return _question("item", [self.titles[item]], answer, left_out, prior)
+        return None
+
+    def _generator(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *purpose])
+
+
+def _question(kind: str, titles: list[str], answer: np.ndarray, left_out: np.ndarray, log_prior: np.ndarray) -> Question:
+    probabilities = (answer / answer.sum()).astype(np.float32)
+    return Question(kind, titles, probabilities, left_out, log_prior.astype(np.float32))

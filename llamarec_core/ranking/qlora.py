@@ -2,14 +2,13 @@
 
 The backbone stays frozen, and quantised if the settings say so; an adapter is trained on the label
 alone. Validation ranks the retriever's own candidates with the verbalizer, once before any step
-(zero-shot) and then at intervals; the adapter of the best NDCG@10 is kept::
+(zero-shot) and then at intervals; the best adapter is kept::
 
     candidates file, Dataset ──fit_ranker──▶ folder ──load_ranker──▶ VerbalizerRanker ──rerank──▶ ranks
 
-While it runs, the folder holds ``checkpoint.safetensors``; in the end ``training.csv`` (the curve),
-``ranker.json`` (settings and outcome, for people), ``circumstances.json`` (commit, machine, peak memory) and
-``adapter/``, which PEFT can load too. Several processes (``accelerate launch``, ``torchrun``) need a folder that all
-of them see.
+The folder then holds ``adapter/``, which PEFT can load too, ``ranker.json`` (settings and outcome, for people), and
+what :func:`llamarec_core.training.train` leaves. Several processes (``accelerate launch``, ``torchrun``) need a folder
+that all of them see.
 """
 
 import hashlib
@@ -18,22 +17,28 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from tqdm import tqdm
 
-from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
-from llamarec_core.files import InputError, replacing, write_json
-from llamarec_core.provenance import circumstances, peak_memory_mib
-from llamarec_core.ranking.adapter import add_adapter, freeze_adapter, load_adapter, save_adapter
+from llamarec_core.files import sha256, write_json
+from llamarec_core.ranking.adapter import (
+    WEIGHTS,
+    add_adapter,
+    freeze_adapter,
+    load_adapter,
+    rounded,
+    save_adapter,
+    set_adapter_tensors,
+)
 from llamarec_core.ranking.backbone import backbone_name, load_backbone
-from llamarec_core.ranking.batches import Teacher
-from llamarec_core.ranking.binding import bind_labels
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import candidate_items, retrieved_rows
-from llamarec_core.ranking.tuning import Tuning, best_row, make_accelerator
+from llamarec_core.ranking.tuning import RankerTask, make_accelerator
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
 from llamarec_core.settings import RankerSettings
+from llamarec_core.training import Plan, train
+
+NOT_SHAPING = {"minutes", "start_from"}
+"""Settings that may differ from those of an adapter's tuning when it is loaded."""
 
 
 def fit_ranker(
@@ -43,9 +48,6 @@ def fit_ranker(
     *,
     seed: int,
     folder: Path,
-    binding_folder: Path | None = None,
-    retrieved: pd.DataFrame | None = None,
-    teacher: Teacher | None = None,
     progress: bool = True,
 ) -> VerbalizerRanker:
     """Tune a ranker, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
@@ -58,10 +60,6 @@ def fit_ranker(
         settings: backbone, prompt, adapter and tuning.
         seed: of the adapter's initial weights, the examples, dropout and the choice of validation users.
         folder: where checkpoint, curve and adapter are written.
-        binding_folder: where the label-binding phase is kept, if not in ``folder``: several tunings may share it.
-        retrieved: what the retriever recommends after each training sequence (``user``, ``target``, ``items``), for
-            settings that draw negatives from it.
-        teacher: the retriever, as :func:`llamarec_core.retrieval.scorer` returns it, for settings with soft targets.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -69,97 +67,66 @@ def fit_ranker(
 
     Raises:
         InputError: ``folder`` holds a run of other settings, data, candidates or seed; no user's target is
-            among the candidates; the loss is no longer a number; the teacher is missing; or backbone, prompts or
-            adapter are refused.
+            among the candidates; the loss is no longer a number; or backbone, prompts, adapter or ``start_from`` are
+            refused.
     """
-    if settings.soft_targets and teacher is None:
-        raise InputError("soft_targets need the retriever that they come from: give it as teacher.")
     folder = Path(folder)
-    chosen = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
-    validation = retrieved_rows(candidates, "validation", **chosen)
+    validation = retrieved_rows(
+        candidates, "validation", size=settings.candidates, users=settings.validation_users, seed=seed
+    )
     identity = _identity(dataset, settings) | {"seed": seed, "validation": _rows_hash(validation)}
-    if settings.negatives == "retrieved" and retrieved is not None:
-        identity["retrieved"] = _rows_hash(retrieved)
-    checkpoint, finished = folder / "checkpoint.safetensors", folder / "adapter"
+    if settings.start_from is not None:
+        start = load_adapter(Path(settings.start_from), settings={})[0]
+        identity["started_from_sha256"] = sha256(Path(settings.start_from) / WEIGHTS)
+    finished = folder / "adapter"
     if finished.is_dir():
         load_adapter(finished, settings=identity)  # refuses the adapter of another run
-        checkpoint.unlink(missing_ok=True)  # a kill between the last two lines of this function leaves it behind
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)  # a kill at the very end leaves it behind
         return load_ranker(dataset, settings, folder)
-    reached = None
-    if checkpoint.exists():
-        tensors, reached = load_checkpoint(checkpoint, settings=identity)
 
-    made = circumstances(Path(__file__).parent)  # now, because the code on disk may change while it runs
     accelerator = make_accelerator(settings)
     model, tokenizer = load_backbone(settings, device=accelerator.device)
-    prompts = PromptBuilder(tokenizer, dataset.titles, settings)
     model = add_adapter(model, settings, seed=seed)
-    ranker = VerbalizerRanker(model, prompts, batch_size=settings.evaluation_batch_size)
-    if settings.warmup == "label_binding" and not reached:
-        main = accelerator.is_main_process
-        bind_labels(
-            ranker,
-            dataset,
-            settings,
-            seed=seed,
-            folder=binding_folder or folder,
-            writes=main,
-            progress=progress and main,
-        )
-    options = {"retrieved": retrieved, "teacher": teacher, "seed": seed, "accelerator": accelerator}
-    tuning = Tuning(ranker, dataset, validation, settings, **options)
-    if reached:
-        tuning.restore(tensors, reached["curve"])
-    bar = tqdm(
-        desc=f"Tuning {backbone_name(settings)} on {dataset.name}",
-        total=tuning.total,
-        initial=tuning.step,
-        unit="step",
-        mininterval=10,
-        disable=not (progress and accelerator.is_main_process),
+    if settings.start_from is not None:
+        set_adapter_tensors(model, start)
+    ranker = VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings))
+    task = RankerTask(ranker, dataset, validation, settings, seed=seed, accelerator=accelerator)
+    plan = Plan(
+        steps=settings.epochs * task.steps_per_epoch,
+        validate_every=settings.validate_every,
+        kept_by=settings.kept_by,
+        warmup_steps=settings.warmup_steps,
+        minutes=settings.minutes,
+        validate_first=True,
+        first_counts=settings.start_from is not None,  # a fresh adapter counts only while there is no other
     )
-    with bar:
-        while not tuning.curve or tuning.step < tuning.total:
-            if tuning.curve:
-                tuning.train(settings.validate_every, bar)
-            tuning.validate()
-            bar.set_postfix(tuning.figures())
-            if accelerator.is_main_process:
-                reached = {"curve": tuning.curve}
-                save_checkpoint(checkpoint, tensors=tuning.tensors(), progress=reached, settings=identity)
-    # rounded before it is used, so that what ranks here is what is kept, in half the space
-    best = {name: tensor.to(torch.bfloat16) for name, tensor in tuning.best.items()}
-    freeze_adapter(model, best)
-    if accelerator.is_main_process:
-        with replacing(folder / "training.csv") as temporary:
-            pd.DataFrame(tuning.curve).to_csv(temporary, index=False)
-        # the clock stays out of these files, so that the same weights are the same bytes
-        outcome = {
-            "best": {
-                name: value for name, value in best_row(tuning.curve, settings=settings).items() if name != "seconds"
-            }
-        }
-        write_json(folder / "ranker.json", identity | outcome)
-        write_json(folder / "circumstances.json", made | {"peak_memory_mib": peak_memory_mib()})
-        save_adapter(finished, model, best, progress=outcome, settings=identity)
-        checkpoint.unlink()
-    accelerator.wait_for_everyone()
+
+    def save(best: dict[str, Any], row: dict[str, Any]) -> None:
+        write_json(folder / "ranker.json", identity | {"best": row})
+        save_adapter(finished, model, rounded(best), progress={"best": row}, settings=identity)
+
+    best = train(
+        task,
+        plan,
+        folder=folder,
+        identity=identity,
+        save=save,
+        description=f"Tuning {backbone_name(settings)} on {dataset.name}",
+        accelerator=accelerator,
+        progress=progress,
+    )
+    freeze_adapter(model, rounded(best))  # what ranks here is what is kept
     return ranker
 
 
 def load_ranker(
-    dataset: Dataset,
-    settings: RankerSettings,
-    folder: Path,
-    *,
-    tuned: bool = True,
-    **changes: Any,
+    dataset: Dataset, settings: RankerSettings, folder: Path, *, tuned: bool = True, **changes: Any
 ) -> VerbalizerRanker:
     """Load the ranker that :func:`fit_ranker` left in ``folder``, or its backbone alone (zero-shot).
 
     Args:
         dataset: its titles are read.
-        settings: those of the tuning; ``evaluation_batch_size`` and ``weight_users`` alone may differ.
+        settings: those of the tuning; :data:`NOT_SHAPING` alone may differ.
         folder: where the ranker was tuned; not read when ``tuned`` is false.
         tuned: with the adapter, or the backbone as it came.
         changes: settings of the prompt or of the backbone's precision to rank with, other than those of the tuning.
@@ -167,20 +134,18 @@ def load_ranker(
     Raises:
         InputError: there is no finished ranker, or it was tuned with other settings or on other data.
     """
-    identity = _identity(dataset, settings)
-    tensors = load_adapter(Path(folder) / "adapter", settings=identity)[0] if tuned else None
+    tensors = load_adapter(Path(folder) / "adapter", settings=_identity(dataset, settings))[0] if tuned else None
     settings = settings.model_copy(update=changes)
     model, tokenizer = load_backbone(settings)
-    prompts = PromptBuilder(tokenizer, dataset.titles, settings)
     if tensors:
         model = add_adapter(model, settings, seed=0)
         freeze_adapter(model, tensors)
-    return VerbalizerRanker(model, prompts, batch_size=settings.evaluation_batch_size)
+    return VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings))
 
 
 def _identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
     """Return what an adapter belongs to: the data and all settings that shaped it."""
-    shaping = settings.model_dump(mode="json", exclude={"evaluation_batch_size", "weight_users"})
+    shaping = settings.model_dump(mode="json", exclude=NOT_SHAPING)
     return shaping | {"backbone": backbone_name(settings), "dataset": dataset.name, "data": dataset.content_hash}
 
 

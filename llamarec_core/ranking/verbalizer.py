@@ -29,6 +29,8 @@ from llamarec_core.ranking.prompt import PromptBuilder
 TOKEN_BUDGET = 16_384
 """Tokens in one forward pass, padding included: long prompts go in smaller batches, which bounds the memory."""
 
+BATCH_SIZE = 16
+"""Most prompts in one forward pass."""
 
 SIMILAR = 0.95
 """A prompt shorter than this share of a batch's longest waits for the next batch: it would mostly be padding."""
@@ -97,7 +99,7 @@ class VerbalizerRanker:
         batch_size: most prompts in one forward pass, which holds at most :data:`TOKEN_BUDGET` tokens.
     """
 
-    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int):
+    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = BATCH_SIZE):
         self.model = model
         self.prompts = prompts
         self.batch_size = batch_size
@@ -123,7 +125,7 @@ class VerbalizerRanker:
                 model's logits are not numbers.
         """
         requests = zip(histories, candidates, strict=True)
-        prompts = [self.prompts.build(history, labelled) for history, labelled in requests]
+        prompts = self.prompts.encode([self.prompts.text(history, labelled) for history, labelled in requests])
         self._refuse_too_long(prompts)
         n_candidates = len(candidates[0]) if len(candidates) else 0
         label_ids = torch.tensor(self.prompts.label_ids[:n_candidates], device=self.model.device)
