@@ -2,43 +2,35 @@
 
     candidates, histories, titles ──prompt──▶ token ids ──backbone, verbalizer──▶ P(candidate) ──▶ ranks
 
-:func:`fit_ranker` tunes the model (QLoRA), :func:`load_ranker` loads it with or without its adapter,
-:func:`rerank` returns the targets' ranks. The ``rerank_…`` functions make the ranks of other scores, and of
-simpler orders of the same candidates.
+:func:`fit_ranker` tunes the model (QLoRA), :func:`load_ranker` loads it with or without its adapter, and
+:func:`rerank_by_scores` makes ranks of what it says, alone or :func:`with_retriever`.
 """
 
 from llamarec_core.ranking.ablations import UNTUNED, Ablation
 from llamarec_core.ranking.adapter import kept_row
 from llamarec_core.ranking.backbone import default_device, load_backbone, write_random_backbone
-from llamarec_core.ranking.prompt import LABELS, TEMPLATES, PromptBuilder
+from llamarec_core.ranking.prompt import TEMPLATES, PromptBuilder
 from llamarec_core.ranking.qlora import fit_ranker, load_ranker
 from llamarec_core.ranking.rerank import (
     ORDERS,
-    candidate_items,
     candidate_probabilities,
     fit_retriever_weight,
     log_probabilities,
-    rerank,
-    rerank_at_random,
-    rerank_by_item_scores,
+    random_scores,
     rerank_by_scores,
-    retrieved_rows,
-    shown_candidates,
-    split_rows,
+    retrieved_candidates,
     with_retriever,
 )
 from llamarec_core.ranking.titles import title_overlap
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
 
 __all__ = [
-    "LABELS",
     "ORDERS",
     "TEMPLATES",
     "UNTUNED",
     "Ablation",
     "PromptBuilder",
     "VerbalizerRanker",
-    "candidate_items",
     "candidate_probabilities",
     "default_device",
     "fit_ranker",
@@ -47,13 +39,9 @@ __all__ = [
     "load_backbone",
     "load_ranker",
     "log_probabilities",
-    "rerank",
-    "rerank_at_random",
-    "rerank_by_item_scores",
+    "random_scores",
     "rerank_by_scores",
-    "retrieved_rows",
-    "shown_candidates",
-    "split_rows",
+    "retrieved_candidates",
     "title_overlap",
     "with_retriever",
     "write_random_backbone",

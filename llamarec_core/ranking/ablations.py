@@ -22,6 +22,7 @@ from llamarec_core.ranking.rerank import (
     shown_candidates,
     with_retriever,
 )
+from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
 
 UNTUNED = "untuned"
@@ -36,7 +37,7 @@ class Ablation:
 
     Args:
         dataset: the users' histories and the titles.
-        rows: the candidates of ``validation`` and ``test``, of users whose target is among them.
+        candidates: those of ``validation`` and ``test``, of users whose target is among them.
         tunings: name → settings and folder of a finished tuning; the first is what a variant starts from.
         seed: of shuffled orders.
         progress: show progress bars.
@@ -45,13 +46,13 @@ class Ablation:
     def __init__(
         self,
         dataset: Dataset,
-        rows: Mapping[str, pd.DataFrame],
+        candidates: Mapping[str, Candidates],
         tunings: Mapping[str, tuple[RankerSettings, Path]],
         *,
         seed: int,
         progress: bool = True,
     ):
-        self.dataset, self.rows, self.tunings = dataset, rows, tunings
+        self.dataset, self.candidates, self.tunings = dataset, candidates, tunings
         self.seed, self.progress = seed, progress
         self.weights: dict[tuple[str, str], float] = {}
         self._frames: list[pd.DataFrame] = []
@@ -70,9 +71,7 @@ class Ablation:
             changes: settings to rank with other than those of the tuning.
         """
         probabilities = self.probabilities("test", tuning=tuning, order=order, **changes)
-        shown = shown_candidates(
-            self.rows["test"]["user"].to_numpy(), probabilities.shape[1], order=order, seed=self.seed
-        )
+        shown = shown_candidates(self.candidates["test"].users, probabilities.shape[1], order=order, seed=self.seed)
         answers = np.take_along_axis(probabilities, shown, axis=1).argmax(axis=1) + 1
         self.add_scores(group, variant, probabilities, answers=answers)
 
@@ -91,13 +90,13 @@ class Ablation:
             variant: its name on the page.
             scores: of ``validation`` and ``test``, as for :func:`~llamarec_core.ranking.rerank.with_retriever`.
         """
-        weight = fit_retriever_weight(self.rows["validation"], scores["validation"])
+        weight = fit_retriever_weight(self.candidates["validation"], scores["validation"])
         self.weights[group, variant] = weight
-        self.add_scores(group, variant, with_retriever(self.rows["test"], scores["test"], weight))
+        self.add_scores(group, variant, with_retriever(self.candidates["test"], scores["test"], weight))
 
     def add_scores(self, group: str, variant: str, scores: np.ndarray, *, answers: np.ndarray | None = None) -> None:
         """Rank by given scores of the test users' candidates; ``answers`` are the labels chosen, counted from 1."""
-        frame = rerank_by_scores(self.rows["test"], scores)
+        frame = rerank_by_scores(self.candidates["test"], scores)
         answers = np.zeros(len(frame), dtype=np.int32) if answers is None else answers.astype(np.int32)
         self._frames.append(frame.assign(answer=answers, group=group, variant=variant))
 
@@ -111,7 +110,7 @@ class Ablation:
             settings, folder = self.tunings[first if tuning in (None, UNTUNED) else tuning]
             ranker = load_ranker(self.dataset, settings, folder, tuned=tuning != UNTUNED, **changes)
             self._probabilities[key] = candidate_probabilities(
-                ranker, self.dataset, self.rows[split], split, order=order, seed=self.seed, progress=self.progress
+                ranker, self.dataset, self.candidates[split], split, order=order, seed=self.seed, progress=self.progress
             )
         return self._probabilities[key]
 

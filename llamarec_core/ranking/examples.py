@@ -7,9 +7,9 @@ teach that what the user chose next is wrong.
 
 One answer a prompt is a slow teacher for a small backbone, and random negatives are no candidates. So this study adds:
 
-*Honest lists* (``negatives: neighbours``). A list to learn on looks like a list that will be ranked: the item neighbours
-of the history, counted without its user. Prefixes whose target is not among them are left out, as the ranker cannot
-help there either.
+*Honest lists* (``negatives: neighbours``). A list to learn on looks like a list that will be ranked: the item
+neighbours of the history, counted without its user. Prefixes whose target is not among them are left out, as the ranker
+cannot help there either.
 
 *Shared lists* (``users_per_prompt``). Several users' histories follow one list, each read by itself, so that an answer
 costs a quarter of the tokens. Then the list gives the answer away: popular items are the answer more often. The share q
@@ -33,6 +33,7 @@ import numpy as np
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.retrieval.item_knn import cooccurrences, incidence, training_prefix_candidates
+from llamarec_core.seeds import rng
 from llamarec_core.settings import RankerSettings
 
 SMOOTHING = 0.5
@@ -67,6 +68,8 @@ class Example:
     candidates: np.ndarray
     """Item ids in the order of their labels, int32 ``(n_candidates,)``."""
     questions: list[Question]
+    prefix: int
+    """Number of the prefix that leads it."""
 
 
 class TrainingExamples:
@@ -113,7 +116,8 @@ class TrainingExamples:
             honest = (self._lists == self.targets[:, None]).any(1)
             if not honest.any():
                 raise InputError(
-                    f"No user of {dataset.name} chose what item neighbours list: set negatives: random, or take more data."
+                    f"No user of {dataset.name} chose what item neighbours list: set negatives: random, or take more "
+                    "data."
                 )
             self.users, self.positions, self.targets, self._lists = (
                 of_prefixes[honest] for of_prefixes in (self.users, self.positions, self.targets, self._lists)
@@ -121,7 +125,7 @@ class TrainingExamples:
         self.held_out, self._learnt = self._hold_out(held_out_answers)
         self._of_item = {held: self._by_target(rows) for held, rows in ((True, self.held_out), (False, self._learnt))}
         self._answers = np.bincount(self.targets[self._learnt], minlength=dataset.n_items + 1) + SMOOTHING
-        self._together = None
+        self._epoch, self._order = -1, self._learnt
         if settings.items_per_prompt:
             kept = np.setdiff1d(np.arange(dataset.n_users), self.users[self.held_out])
             chosen = incidence([dataset.train(int(user)) for user in kept], dataset.n_items)
@@ -134,43 +138,41 @@ class TrainingExamples:
     def draw(self, number: int) -> Example:
         """Draw an example; the same number and seed draw the same. Each pass over the prefixes is another order."""
         epoch, place = divmod(number, len(self._learnt))
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._order = epoch, self._generator(0, epoch).permutation(self._learnt)
-        generator = self._generator(1, number)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, rng(self.seed, "order", epoch).permutation(self._learnt)
+        generator = rng(self.seed, "example", number)
         lead = int(self._order[place])
         together = self._sharing(lead, self.settings.users_per_prompt - 1, generator)
         candidates = self._list([lead, *together], generator)
         questions = [self._next(candidates, prefix) for prefix in (lead, *together)]
         questions += [self._name(candidates, generator) for _ in range(self.settings.names_per_prompt)]
         questions += [self._item(candidates, generator) for _ in range(self.settings.items_per_prompt)]
-        return Example(candidates, [question for question in questions if question is not None])
+        return Example(candidates, [question for question in questions if question is not None], lead)
 
     def draw_held_out(self, number: int, *, users: int = 8) -> Example:
         """Draw next-item questions of users who are never learnt from."""
-        generator = self._generator(2, number)
+        generator = rng(self.seed, "held out", number)
         lead = int(self.held_out[number % len(self.held_out)])
         together = self._sharing(lead, users - 1, generator, held_out=True)
         candidates = self._list([lead, *together], generator)
-        return Example(candidates, [self._next(candidates, prefix) for prefix in (lead, *together)])
+        return Example(candidates, [self._next(candidates, prefix) for prefix in (lead, *together)], lead)
 
     def _hold_out(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the prefixes of enough users, in random order, and all others."""
         if not count:
             return np.empty(0, dtype=np.int64), np.arange(len(self.users))
-        users = self._generator(3).permutation(np.unique(self.users))
+        users = rng(self.seed, "held-out users").permutation(np.unique(self.users))
         sizes = np.bincount(self.users, minlength=self.dataset.n_users)[users]
         # a small data set keeps nine users of ten to learn from
         enough = min(np.searchsorted(np.cumsum(sizes), count) + 1, max(1, len(users) // 10))
         held = np.isin(self.users, users[:enough])
-        return self._generator(4).permutation(np.flatnonzero(held)), np.flatnonzero(~held)
+        return rng(self.seed, "held-out order").permutation(np.flatnonzero(held)), np.flatnonzero(~held)
 
     def _by_target(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = rows[np.argsort(self.targets[rows], kind="stable")]
         return rows, self.targets[rows]
 
-    def _sharing(
-        self, lead: int, count: int, generator: np.random.Generator, *, held_out: bool = False
-    ) -> list[int]:
+    def _sharing(self, lead: int, count: int, generator: np.random.Generator, *, held_out: bool = False) -> list[int]:
         """Draw prefixes of other users to stand beside a leading one, their targets among its candidates."""
         rows, targets = self._of_item[held_out]
         if self._lists is None:  # of random lists any target can be a candidate
@@ -201,7 +203,9 @@ class TrainingExamples:
                 f"{self.dataset.name} has {self.dataset.n_items} items, of which a prompt leaves only {len(allowed)} "
                 f"to draw {count} negatives from: set candidates lower."
             )
-        return generator.permutation(np.append(targets, generator.choice(allowed, count, replace=False))).astype(np.int32)
+        return generator.permutation(np.append(targets, generator.choice(allowed, count, replace=False))).astype(
+            np.int32
+        )
 
     def _next(self, candidates: np.ndarray, prefix: int) -> Question:
         """Ask what a user chose next."""
@@ -239,7 +243,7 @@ class TrainingExamples:
         return (generator.integers(self.dataset.n_items, size=count) + 1).tolist()
 
     def _item(self, candidates: np.ndarray, generator: np.random.Generator) -> Question | None:
-        """Ask which candidates were chosen by the users who chose an item that is not listed; ``None`` if there is none."""
+        """Ask what was chosen together with an item that is not listed; ``None`` where no such item is known."""
         for candidate in generator.permutation(candidates):
             row = slice(*self._together.indptr[candidate : candidate + 2])
             beside, counts = self._together.indices[row], self._together.data[row].copy()
@@ -252,10 +256,9 @@ class TrainingExamples:
                 return _question("item", [self.titles[item]], answer, left_out, prior)
         return None
 
-    def _generator(self, *purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *purpose])
 
-
-def _question(kind: str, titles: list[str], answer: np.ndarray, left_out: np.ndarray, log_prior: np.ndarray) -> Question:
+def _question(
+    kind: str, titles: list[str], answer: np.ndarray, left_out: np.ndarray, log_prior: np.ndarray
+) -> Question:
     probabilities = (answer / answer.sum()).astype(np.float32)
     return Question(kind, titles, probabilities, left_out, log_prior.astype(np.float32))

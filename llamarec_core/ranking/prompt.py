@@ -171,9 +171,7 @@ class PromptBuilder:
         """Cut texts to the settings' ``title_tokens``, between two characters."""
         limit = self.settings.title_tokens
         # after a space, as they stand in a prompt
-        encoded = self.tokenizer(
-            [f" {text}" for text in texts], add_special_tokens=False, return_offsets_mapping=True
-        )
+        encoded = self.tokenizer([f" {text}" for text in texts], add_special_tokens=False, return_offsets_mapping=True)
         result = []
         for text, offsets in zip(texts, encoded.offset_mapping, strict=True):
             if len(offsets) > limit:

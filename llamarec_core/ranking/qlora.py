@@ -15,9 +15,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from llamarec_core.data import Dataset
 from llamarec_core.files import sha256, write_json
 from llamarec_core.ranking.adapter import (
@@ -31,9 +28,10 @@ from llamarec_core.ranking.adapter import (
 )
 from llamarec_core.ranking.backbone import backbone_name, load_backbone
 from llamarec_core.ranking.prompt import PromptBuilder
-from llamarec_core.ranking.rerank import candidate_items, retrieved_rows
+from llamarec_core.ranking.rerank import retrieved_candidates
 from llamarec_core.ranking.tuning import RankerTask, make_accelerator
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
+from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
 from llamarec_core.training import Plan, train
 
@@ -43,7 +41,7 @@ NOT_SHAPING = {"minutes", "start_from"}
 
 def fit_ranker(
     dataset: Dataset,
-    candidates: pd.DataFrame,
+    validation: Candidates,
     settings: RankerSettings,
     *,
     seed: int,
@@ -56,7 +54,7 @@ def fit_ranker(
 
     Args:
         dataset: prefixes of its training split are learnt.
-        candidates: the retriever's candidates; those for validation decide which adapter is kept.
+        validation: the retriever's candidates for the validation targets, which decide which adapter is kept.
         settings: backbone, prompt, adapter and tuning.
         seed: of the adapter's initial weights, the examples, dropout and the choice of validation users.
         folder: where checkpoint, curve and adapter are written.
@@ -71,10 +69,11 @@ def fit_ranker(
             refused.
     """
     folder = Path(folder)
-    validation = retrieved_rows(
-        candidates, "validation", size=settings.candidates, users=settings.validation_users, seed=seed
-    )
-    identity = _identity(dataset, settings) | {"seed": seed, "validation": _rows_hash(validation)}
+    chosen = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
+    validation = retrieved_candidates(validation, **chosen)
+    columns = (validation.users, validation.targets, validation.items)
+    content = hashlib.sha256(b"".join(column.astype("<i4").tobytes() for column in columns)).hexdigest()
+    identity = _identity(dataset, settings) | {"seed": seed, "validation": content}
     if settings.start_from is not None:
         start = load_adapter(Path(settings.start_from), settings={})[0]
         identity["started_from_sha256"] = sha256(Path(settings.start_from) / WEIGHTS)
@@ -147,8 +146,3 @@ def _identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
     """Return what an adapter belongs to: the data and all settings that shaped it."""
     shaping = settings.model_dump(mode="json", exclude=NOT_SHAPING)
     return shaping | {"backbone": backbone_name(settings), "dataset": dataset.name, "data": dataset.content_hash}
-
-
-def _rows_hash(rows: pd.DataFrame) -> str:
-    parts = (rows["user"].to_numpy(np.int32), rows["target"].to_numpy(np.int32), candidate_items(rows).astype(np.int32))
-    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()

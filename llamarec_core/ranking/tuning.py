@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -28,10 +27,11 @@ from llamarec_core.ranking.rerank import (
     fit_retriever_weight,
     log_probabilities,
     ndcg_at_10,
-    rerank_by_scores,
     with_retriever,
 )
 from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
+from llamarec_core.retrieval.candidates import Candidates
+from llamarec_core.seeds import torch_seed
 from llamarec_core.settings import RankerSettings
 
 MAX_GRADIENT_NORM = 1.0
@@ -66,7 +66,7 @@ class RankerTask:
         self,
         ranker: VerbalizerRanker,
         dataset: Dataset,
-        validation: pd.DataFrame,
+        validation: Candidates,
         settings: RankerSettings,
         *,
         seed: int,
@@ -88,7 +88,7 @@ class RankerTask:
         counted = []
         self._network.train()
         for batch, micro_batch in self._micro_batches(number):
-            _seed_dropout(self.seed, micro_batch)
+            torch.manual_seed(torch_seed(self.seed, micro_batch))
             with self.accelerator.accumulate(self._network):
                 loss = self._losses(batch).mean()
                 self.accelerator.backward(loss)
@@ -103,11 +103,11 @@ class RankerTask:
         """Rank the validation users' candidates, and read the meter."""
         scores = self._scores(self.validation)
         weight = fit_retriever_weight(self.validation, scores)
-        shuffled = self.validation[:SHUFFLED_USERS]
+        shuffled = self.validation.take(np.arange(min(SHUFFLED_USERS, len(self.validation))))
         columns = {
-            "ndcg@10": _ndcg(self.validation, scores),
-            "ndcg@10_with_retriever": _ndcg(self.validation, with_retriever(self.validation, scores, weight)),
-            "ndcg@10_shuffled": _ndcg(shuffled, self._scores(shuffled, order="shuffled")),
+            "ndcg@10": ndcg_at_10(self.validation, scores),
+            "ndcg@10_with_retriever": ndcg_at_10(self.validation, with_retriever(self.validation, scores, weight)),
+            "ndcg@10_shuffled": ndcg_at_10(shuffled, self._scores(shuffled, order="shuffled")),
         }
         if self.settings.meter_answers:
             gains = self._gains()
@@ -143,12 +143,12 @@ class RankerTask:
         shared = {"beginnings": batch.beginnings, "beginning_lengths": batch.beginning_lengths}
         return self._network(batch.tokens, batch.lengths, token_ids, **shared)
 
-    def _scores(self, rows: pd.DataFrame, *, order: str = "descending") -> np.ndarray:
+    def _scores(self, candidates: Candidates, *, order: str = "descending") -> np.ndarray:
         """Return the ranker's scores of validation users' candidates, ``(n, n_candidates)``, by all processes."""
-        mine = range(self.accelerator.process_index, len(rows), self.accelerator.num_processes)
+        mine = np.arange(self.accelerator.process_index, len(candidates), self.accelerator.num_processes)
         options = {"order": order, "seed": self.seed}
-        own = candidate_probabilities(self.ranker, self.dataset, rows.iloc[mine], "validation", **options) if mine else []
-        gathered = gather_object(list(zip(mine, own, strict=True)))
+        own = candidate_probabilities(self.ranker, self.dataset, candidates.take(mine), "validation", **options)
+        gathered = gather_object(list(zip(mine.tolist(), own, strict=True)))
         return log_probabilities(np.stack([of_user for _, of_user in sorted(gathered, key=lambda pair: pair[0])]))
 
     def _gains(self) -> np.ndarray:
@@ -182,11 +182,3 @@ def make_accelerator(settings: RankerSettings) -> Accelerator:
         )
     plain.gradient_accumulation_steps = settings.gradient_accumulation // plain.num_processes
     return plain
-
-
-def _ndcg(rows: pd.DataFrame, scores: np.ndarray) -> float:
-    return ndcg_at_10(rerank_by_scores(rows, scores)["rank"].to_numpy())
-
-
-def _seed_dropout(seed: int, micro_batch: int) -> None:
-    torch.manual_seed(int(np.random.SeedSequence([seed, micro_batch]).generate_state(1)[0]))
