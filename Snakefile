@@ -40,6 +40,9 @@ try:
         # are not, but slow a quiet machine by a third.
         if psutil.cpu_percent(interval=0.5) > 25:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # glibc keeps what a tuning frees. Its batches have ever new shapes, so that it would grow to twice the memory.
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "4194304")
+        os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "268435456")
 except InputError as error:
     raise SystemExit(f"llamarec: {error}")
 
