@@ -28,9 +28,9 @@ class Tables:
         seed: of the bootstrap, and of the ranker whose variants were compared; ``None`` takes the profile's.
     """
 
-    BY_HASH = ("table2", "ranker_training_", "strategies_training_", "ties", "validation_as_published")
-    """How the names begin of tables that no committed ranks give: they follow from data sets, from the times of a run,
-    or from orders of ties that are at hand no more. Their hashes alone hold them."""
+    BY_HASH = ("table2", "ranker_", "strategies_training_", "ties", "validation_as_published")
+    """How the names begin of tables that their hashes alone hold. They follow from data sets, from the times of a run, or
+    from orders of ties that are at hand no more; ``ranker_…`` are parts of ``ranker``, which follows from ranks."""
 
     def __init__(self, profile: Profile, root: Path, *, seed: int | None = None) -> None:
         self.profile, self.root = profile, root
