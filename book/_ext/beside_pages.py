@@ -17,7 +17,7 @@ def copy_tables(app: Any, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         results = Path(app.srcdir) / "results"
         for file in (*results.glob("*/tables/*.*"), *results.glob("bench/*.*")):
-            if file.suffix in (".csv", ".tex"):
+            if file.suffix in (".csv", ".tex", ".bib"):
                 target = Path(app.outdir) / file.relative_to(app.srcdir)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
