@@ -38,11 +38,6 @@ def test_every_import_is_declared():
     assert missing == set()
 
 
-def test_what_writes_markdown_for_pandas_is_declared():
-    assert any(".to_markdown(" in file.read_text() for file in (ROOT / "llamarec_core").rglob("*.py"))
-    assert "tabulate" in declared()
-
-
 def locked(file):
     """Return name → hashes of each requirement of a lock file."""
     text = re.sub(r"^#.*\n", "", (ROOT / file).read_text(), flags=re.MULTILINE)
