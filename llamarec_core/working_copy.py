@@ -111,13 +111,16 @@ class WorkingCopy:
                 link.symlink_to(os.path.relpath(path, link.parent))
 
     def _update(self) -> None:
-        """Take over what changed among the committed results since the last run, and what the copy has lost."""
+        """Take over what changed among the committed results since the last run.
+
+        What an interrupted step removed from the copy stays away: put back, it would pass for what the step had made.
+        """
         seen, now = read_json(self._seen) if self._seen.is_file() else {}, _stamps(self.root / "results")
         for path in seen.keys() | now.keys():
             copy = self.folder / "results" / path
             if path not in now:
                 copy.unlink(missing_ok=True)
-            elif seen.get(path) != now[path] or not copy.is_file():
+            elif seen.get(path) != now[path]:
                 with replacing(copy) as temporary:
                     shutil.copy2(self.root / "results" / path, temporary)
         write_json(self._seen, now)
