@@ -24,7 +24,7 @@ from llamarec_core.llm_baselines.generation import PARTS
 from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone
 from llamarec_core.ranking.adapter import add_adapter
 from llamarec_core.ranking.tuning import RankerTask, make_accelerator
-from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pack, pad
 from llamarec_core.settings import RankerSettings
 
 MATRIX = 2048
@@ -121,11 +121,9 @@ def continued_probabilities(
     model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], label_ids: Sequence[int], *, shared: int
 ) -> np.ndarray:
     """Rank prompts whose first ``shared`` tokens are the same, which are read once; returns P(candidate)."""
-    rest, lengths = pad([prompt[shared:] for prompt in prompts], device=model.device)
-    beginning, length = pad([prompts[0][:shared]], device=model.device)
-    labels = torch.tensor(label_ids, device=model.device)
-    logits = NextTokenLogits(model)(rest, lengths, labels, beginnings=beginning, beginning_lengths=length)
-    return logits.softmax(-1).cpu().numpy()
+    packed = pack([prompts[0][:shared]], [[prompt[shared:] for prompt in prompts]], device=model.device)
+    logits = NextTokenLogits(model)(**packed, token_ids=torch.tensor(label_ids, device=model.device))
+    return logits[0].softmax(-1).cpu().numpy()
 
 
 @torch.inference_mode()

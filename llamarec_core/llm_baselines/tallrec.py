@@ -23,7 +23,7 @@ from llamarec_core.files import InputError
 from llamarec_core.llm_baselines.base import Answer, Strategy, in_order
 from llamarec_core.llm_baselines.generation import Meter
 from llamarec_core.ranking.prompt import PromptBuilder, Template
-from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pack
 
 
 class TALLRec(Strategy):
@@ -83,10 +83,10 @@ class TALLRec(Strategy):
                 texts = [self.prompts.text(history, [item]) for item in listed]
                 shared, rest = self.prompts.encode_shared(texts) if self.cached else ([], self.prompts.encode(texts))
             self._refuse_too_long(len(shared) + max(map(len, rest)))
-            tokens, lengths = pad(rest, device=self.model.device)
-            beginning, length = pad([shared], device=self.model.device) if shared else (None, None)
+            beginnings, endings = ([shared], [rest]) if shared else ([[]] * len(rest), [[prompt] for prompt in rest])
+            packed = pack(beginnings, endings, device=self.model.device)
             with meter.timed("reading"):
-                logits = network(tokens, lengths, answers, beginnings=beginning, beginning_lengths=length)  # (K, 2)
+                logits = network(**packed, token_ids=answers).view(-1, 2)  # (K, 2)
                 scores = (logits[:, 0] - logits[:, 1]).cpu().numpy().astype(np.float64)
             read = len(shared) + sum(map(len, rest))
             meter.add(request, forward_passes=len(rest) + bool(shared), tokens_read=read, valid=len(listed))

@@ -12,6 +12,7 @@ carries the run's settings in its header, as a checkpoint does.
 import hashlib
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,19 @@ def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         adapted = get_peft_model(model, config)
     config.base_model_name_or_path = backbone_name(settings)  # PEFT notes the folder, which says nothing elsewhere
+    for layer in adapted.modules():
+        if hasattr(layer, "lora_A"):
+            layer.forward = partial(_adapted, layer)
     return adapted
+
+
+def _adapted(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Return what PEFT's layer computes, in the backbone's precision: PEFT casts all inputs to the factors' float32."""
+    (name,) = layer.active_adapters
+    down, up = (factor[name].weight.to(inputs.dtype) for factor in (layer.lora_A, layer.lora_B))
+    output = layer.base_layer(inputs)
+    low = F.linear(layer.lora_dropout[name](inputs), down).flatten(0, -2) * layer.scaling[name]
+    return torch.addmm(output.flatten(0, -2), low, up.T).view_as(output)
 
 
 def adapter_tensors(model: "PeftModel") -> dict[str, torch.Tensor]:

@@ -21,26 +21,20 @@ from torch.nn import functional as F
 
 from llamarec_core.ranking.examples import Example, Question
 from llamarec_core.ranking.prompt import PromptBuilder
-from llamarec_core.ranking.verbalizer import pad
+from llamarec_core.ranking.verbalizer import pack
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one forward pass reads and is asked; ``n`` questions over all its examples."""
 
-    tokens: torch.Tensor
-    """Prompts, or what follows their shared beginnings, padded on the right, ``(rows, length)``."""
-    lengths: torch.Tensor
-    """Where each row's question stands, ``(rows,)``."""
-    rows: torch.Tensor
-    """The row of each question, ``(n,)``: examples with fewer questions than others leave rows unread."""
+    prompts: dict[str, torch.Tensor | None]
+    """As :func:`~llamarec_core.ranking.verbalizer.pack` returns them, a row an example, a prompt a question."""
+    asked: torch.Tensor
+    """Each question's index among all rows' prompts, ``(n,)``: rows with fewer questions repeat their last."""
     questions: list[Question]
     n_tokens: int
     """Without padding."""
-    beginnings: torch.Tensor | None = None
-    """The lists that questions share, padded on the right, ``(examples, beginning_length)``."""
-    beginning_lengths: torch.Tensor | None = None
-    """Without padding, ``(examples,)``."""
 
     @property
     def n_answers(self) -> int:
@@ -50,26 +44,20 @@ class Batch:
 
 def make_batch(prompts: PromptBuilder, examples: list[Example], *, device: torch.device | str) -> Batch:
     """Return the batch of some examples; what the prompts of an example begin with is read once."""
-    beginnings, followed = [], []
+    beginnings, endings = [], []
     for example in examples:
         candidates = [prompts.titles[item] for item in example.candidates]
         texts = [prompts.template.render(question.titles, candidates) for question in example.questions]
-        shared, endings = prompts.encode_shared(texts)
+        shared, of_example = prompts.encode_shared(texts)
         beginnings.append(shared)
-        followed.append(endings)
-    width = max(map(len, followed))
-    rows = [row for of_example in followed for row in of_example + [of_example[0]] * (width - len(of_example))]
-    asked = [place * width + branch for place, branches in enumerate(followed) for branch in range(len(branches))]
-    tokens, lengths = pad(rows, device=device)
-    shared = pad(beginnings, device=device) if any(beginnings) else (None, None)
+        endings.append(of_example)
+    width = max(map(len, endings))
+    asked = [row * width + prompt for row, of_row in enumerate(endings) for prompt in range(len(of_row))]
     return Batch(
-        tokens=tokens,
-        lengths=lengths,
-        rows=torch.tensor(asked, device=device),
+        prompts=pack(beginnings, endings, device=device),
+        asked=torch.tensor(asked, device=device),
         questions=[question for example in examples for question in example.questions],
-        n_tokens=sum(map(len, beginnings)) + sum(len(row) for of_example in followed for row in of_example),
-        beginnings=shared[0],
-        beginning_lengths=shared[1],
+        n_tokens=sum(map(len, beginnings)) + sum(len(ending) for of_row in endings for ending in of_row),
     )
 
 
@@ -77,12 +65,12 @@ def vocabulary_loss(logits: torch.Tensor, batch: Batch, target_ids: torch.Tensor
     """Return each question's cross-entropy over the whole vocabulary, ``(n,)``.
 
     Args:
-        logits: ``(rows, vocabulary)``.
+        logits: ``(rows, k, vocabulary)``.
         batch: its questions; the labels of what else the user chose are left out.
         target_ids: the labels' tokens, ``(n_candidates,)``.
     """
     answers, left_out, _ = _stacked(batch, logits.device)
-    read = logits[batch.rows]  # (n, vocabulary)
+    read = logits.flatten(0, 1)[batch.asked]  # (n, vocabulary)
     labels = read[:, target_ids].masked_fill(left_out, -torch.inf)
     read = read.index_copy(1, target_ids, labels)
     return F.cross_entropy(read, target_ids[answers.argmax(1)], reduction="none")
@@ -94,7 +82,7 @@ def label_log_probabilities(
     """Return log p, log q and the answers of each question, ``(n, n_candidates)`` each.
 
     Args:
-        logits: of the labels, ``(rows, n_candidates)``.
+        logits: of the labels, ``(rows, k, n_candidates)``.
         batch: its questions; the labels of what else the user chose are left out (−∞).
         temperature: T of all questions but those by name.
     """
@@ -102,7 +90,7 @@ def label_log_probabilities(
     by_name = torch.tensor([question.kind == "name" for question in batch.questions], device=logits.device)
     divisor = torch.where(by_name, 1.0, temperature)[:, None]
     prior = log_prior.masked_fill(left_out, -torch.inf)
-    return (logits[batch.rows] / divisor + prior).log_softmax(-1), prior.log_softmax(-1), answers
+    return (logits.flatten(0, 1)[batch.asked] / divisor + prior).log_softmax(-1), prior.log_softmax(-1), answers
 
 
 def expected(answers: torch.Tensor, log_probabilities: torch.Tensor) -> torch.Tensor:

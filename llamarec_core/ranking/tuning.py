@@ -141,8 +141,7 @@ class RankerTask:
         return -expected(answers, of_answers)
 
     def _logits(self, batch: Batch, token_ids: torch.Tensor | None = None) -> torch.Tensor:
-        shared = {"beginnings": batch.beginnings, "beginning_lengths": batch.beginning_lengths}
-        return self._network(batch.tokens, batch.lengths, token_ids, **shared)
+        return self._network(**batch.prompts, token_ids=token_ids)
 
     def _scores(self, candidates: Candidates, *, order: str = "descending") -> np.ndarray:
         """Return the ranker's scores of validation users' candidates, ``(n, n_candidates)``, by all processes."""

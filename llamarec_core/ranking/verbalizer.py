@@ -13,7 +13,8 @@ padding after it, and no mask is needed. :mod:`~llamarec_core.ranking.rerank` ma
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -55,35 +56,34 @@ class NextTokenLogits(nn.Module):
         lengths: torch.Tensor,
         token_ids: torch.Tensor | None = None,
         *,
-        beginnings: torch.Tensor | None = None,
-        beginning_lengths: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the logits of the token after each prompt.
 
-        Prompts that begin alike can share the work: each beginning is read once, its keys and values are kept, and
-        ``tokens`` are only what follows it.
-
         Args:
-            tokens: prompts, or what follows their beginnings, padded on the right, ``(batch, length)``.
+            tokens: prompts padded on the right, ``(batch, length)``; or what :func:`pack` makes of prompts that begin
+                alike, with its ``positions`` and ``seen``.
             lengths: how many of a row's tokens its prompt takes, ``(batch,)``, or several such counts, each of a prompt
                 of its own, ``(batch, k)``.
             token_ids: tokens whose logits are computed, ``(n,)``; without it those of the whole vocabulary.
-            beginnings: what prompts share, padded on the right, ``(n_beginnings, beginning_length)``; each is continued
-                by the next ``batch / n_beginnings`` rows.
-            beginning_lengths: without padding, ``(n_beginnings,)``, where ``beginnings`` are given.
+            positions: of each token in its prompt, ``(batch, length)``.
+            seen: whether a token may look at another, ``(batch, length, length)``.
 
         Returns:
             float32 logits, ``(batch, n)`` or ``(batch, k, n)``.
         """
         language_model = self.model if isinstance(self.model, LlamaForCausalLM) else self.model.get_base_model()
-        after = {"use_cache": False}
-        if beginnings is not None:
-            after = _read_beginnings(language_model, beginnings, beginning_lengths, tokens)
+        mask = None
+        if seen is not None:
+            lowest = torch.finfo(language_model.dtype).min
+            mask = torch.zeros_like(seen, dtype=language_model.dtype).masked_fill_(~seen, lowest)[:, None]
         rows = torch.arange(len(tokens), device=tokens.device).view(-1, *[1] * (lengths.ndim - 1))
         read = torch.zeros_like(tokens, dtype=torch.bool)
         read[rows, lengths - 1] = True
+        options = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
         with _feeding_forward(language_model.model.layers[-1].mlp, at=read):
-            hidden = language_model.model(input_ids=tokens, **after).last_hidden_state  # (batch, length, dim)
+            hidden = language_model.model(input_ids=tokens, **options).last_hidden_state  # (batch, length, dim)
         last = hidden[rows, lengths - 1]  # (batch, dim) or (batch, k, dim)
         head = language_model.lm_head.weight  # (vocabulary, dim)
         if token_ids is None:
@@ -179,6 +179,48 @@ def pad(prompts: Sequence[Sequence[int]], *, device: torch.device | str) -> tupl
     return tokens.to(device), lengths
 
 
+def pack(
+    beginnings: Sequence[Sequence[int]], endings: Sequence[Sequence[Sequence[int]]], *, device: torch.device | str
+) -> dict[str, torch.Tensor | None]:
+    """Return prompts that begin alike as one row, for :class:`NextTokenLogits`: what they share is read only once.
+
+    An ending sees its row's beginning and itself, and is counted on from the beginning::
+
+        beginning  ending  ending  …          a row's tokens
+        0 1 … b−1  b b+1   b b+1   …          their positions
+
+    Args:
+        beginnings: what the prompts of each row share; it may be empty.
+        endings: how each prompt of each row goes on.
+        device: of the tensors.
+
+    Returns:
+        ``tokens``, ``lengths`` (of the prompts' ends in their row; a row with fewer prompts repeats its last),
+        ``positions`` and ``seen``. The last two are ``None`` where each row is one prompt.
+    """
+    rows = [[*shared, *chain(*of_row)] for shared, of_row in zip(beginnings, endings, strict=True)]
+    tokens, _ = pad(rows, device=device)
+    width = max(map(len, endings))
+    lengths = torch.zeros(len(rows), width, dtype=torch.long)
+    positions, owners = (torch.zeros(tokens.shape, dtype=torch.long) for _ in range(2))
+    for row, (shared, of_row) in enumerate(zip(beginnings, endings, strict=True)):
+        parts = [len(shared), *map(len, of_row)]
+        ends = list(accumulate(parts))
+        lengths[row] = torch.tensor(ends[1:] + ends[-1:] * (width - len(of_row)))
+        positions[row, : ends[-1]] = torch.cat(
+            [torch.arange(parts[0]), *(torch.arange(part) + parts[0] for part in parts[1:])]
+        )
+        owners[row, : ends[-1]] = torch.repeat_interleave(torch.tensor(parts))
+    if width == 1:
+        return {"tokens": tokens, "lengths": lengths.to(device), "positions": None, "seen": None}
+    same = (owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == 0)
+    seen = same & torch.ones(same.shape[1:], dtype=torch.bool).tril()  # (batch, length, length)
+    return {
+        name: tensor.to(device)
+        for name, tensor in [("tokens", tokens), ("lengths", lengths), ("positions", positions), ("seen", seen)]
+    }
+
+
 @contextmanager
 def _feeding_forward(network: nn.Module, *, at: torch.Tensor) -> Iterator[None]:
     """Let a feed-forward network work at some positions alone, ``(batch, length)``; elsewhere it says zero."""
@@ -197,23 +239,6 @@ def _feeding_forward(network: nn.Module, *, at: torch.Tensor) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _read_beginnings(
-    language_model: LlamaForCausalLM, beginnings: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor
-) -> dict[str, Any]:
-    """Return what the backbone needs to read ``tokens`` on from their beginnings."""
-    cache = language_model.model(input_ids=beginnings, use_cache=True).past_key_values
-    each = len(tokens) // len(beginnings)
-    cache.batch_repeat_interleave(each)
-    lengths = lengths.repeat_interleave(each)[:, None]  # (batch, 1)
-    # a beginning's padding stands before what follows it, where causal attention alone would see it
-    present = torch.arange(beginnings.shape[1], device=tokens.device) < lengths
-    return {
-        "past_key_values": cache,
-        "attention_mask": torch.cat([present, torch.ones_like(tokens, dtype=torch.bool)], dim=1).long(),
-        "position_ids": lengths + torch.arange(tokens.shape[1], device=tokens.device),
-    }
 
 
 def _bar(total: int, *, shown: bool) -> tqdm:

@@ -5,7 +5,7 @@ import torch
 from llamarec_core.files import InputError
 from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone, verbalizer
 from llamarec_core.ranking.adapter import add_adapter
-from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pack, pad
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +121,8 @@ def test_shared_lists_are_read_as_each_users_own_prompt(tiny, dataset):
     histories, lists = [[1, 2, 3], [4, 5], [6], [2, 5]], [[6, 7, 8, 9], [1, 12, 3, 10]]
     texts = [prompts.text(history, lists[row // 2]) for row, history in enumerate(histories)]
     shared = [prompts.encode_shared(texts[:2]), prompts.encode_shared(texts[2:])]
-    beginnings, beginning_lengths = pad([beginning for beginning, _ in shared], device="cpu")
-    assert beginning_lengths[0] != beginning_lengths[1]  # one of them is padded
-    tokens, lengths = pad([ending for _, endings in shared for ending in endings], device="cpu")
-    together = NextTokenLogits(model)(tokens, lengths, beginnings=beginnings, beginning_lengths=beginning_lengths)
+    assert len(shared[0][0]) != len(shared[1][0])
+    together = NextTokenLogits(model)(**pack(*zip(*shared, strict=True), device="cpu")).flatten(0, 1)
     for row, alone in enumerate(prompts.encode(texts)):
         logits = NextTokenLogits(model)(torch.tensor([alone]), torch.tensor([len(alone)]))[0]
         torch.testing.assert_close(together[row], logits, atol=1e-4, rtol=1e-4)
