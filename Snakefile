@@ -317,6 +317,12 @@ rule retriever:
         PAPERMILL
 
 
+def started_from(wildcards):
+    """The adapter from which the tuning starts: another data set's may be made first."""
+    folder = SETTINGS.for_dataset(wildcards.dataset).ranker.start_from
+    return [f"{folder}/adapter_model.safetensors"] if folder else []
+
+
 rule ranker:
     message: "3_ranker on {wildcards.dataset}: tune the backbone, rank the candidates"
     input:
@@ -324,9 +330,11 @@ rule ranker:
         profile=PROFILE_FILE,
         library=library("ranking"),
         candidates=f"{WORK}/candidates.parquet",
+        start=started_from,
     output:
         notebook=f"{NOTEBOOKS}/{{dataset}}/3_ranker.ipynb",
         ranks=expand(RANKS, method=RANKED, allow_missing=True),
+        adapter=f"{PATHS.weights}/adapter/adapter_model.safetensors",
     threads: workflow.cores
     params:
         "-r dataset {dataset}",

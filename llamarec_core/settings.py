@@ -98,7 +98,8 @@ class RankerSettings(Settings):
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear layers that get an adapter, the paper's W_Q and W_V."""
     start_from: str | None = None
-    """Folder of an adapter to start from, of the same backbone and shape; empty starts from a fresh one."""
+    """Folder of an adapter to start from, of the same backbone and shape; in a profile it is counted from the study's
+    folder. Empty starts from a fresh one."""
     negatives: Literal["random", "neighbours"] = "random"
     """Training candidates beside the target, from the whole catalogue or item neighbours of the history, counted
     without its user; of the latter, prefixes whose target is not listed are left out."""

@@ -56,6 +56,11 @@ class Run(Paths):
         self._raw_hashes: dict[str, dict[str, str]] = {}
         self._written: list[Path] = []
         self._started = time.perf_counter()
+        self._settings = recorded_settings(self.profile)
+        if self.profile.ranker.start_from:  # from here on a path of this checkout
+            start_from = str(root / self.profile.ranker.start_from)
+            ranker = self.profile.ranker.model_copy(update={"start_from": start_from})
+            self.profile = self.profile.model_copy(update={"ranker": ranker})
         source = root / "notebooks" / f"{notebook}.ipynb"
         # now, because the code on disk may change while it runs; what is no notebook has no hash
         self._made = circumstances(root) | {
@@ -129,7 +134,7 @@ class Run(Paths):
             "raw_sha256": self._raw_hashes,
             "parameters": self.parameters,
             "seed": self.seed,
-            "settings": recorded_settings(self.profile),
+            "settings": self._settings,
             "wall_seconds": round(time.perf_counter() - self._started, 1),
         }
 

@@ -118,6 +118,14 @@ def test_a_record_is_of_the_code_that_the_run_began_with(project, monkeypatch):
     assert record["peak_memory_mib"] > 1  # of the whole run
 
 
+def test_an_adapter_to_start_from_lies_in_this_checkout_whatever_the_record_says(project):
+    profile = project / "notebooks" / "profiles" / "smoke.yaml"
+    profile.write_text(profile.read_text().replace("ranker:\n", "ranker:\n  start_from: results/small/weights/games\n"))
+    run = study.begin("3_ranker", profile="smoke", dataset="ml-100k-1998")
+    assert run.profile.ranker.start_from == str(project / "results/small/weights/games")
+    assert run.finish()["settings"]["ranker"]["start_from"] == "results/small/weights/games"
+
+
 def test_two_notebooks_that_share_a_folder_keep_a_record_each(project):
     for notebook in ("2_retriever", "3_ranker"):
         study.begin(notebook, profile="smoke", dataset="ml-100k-1998").finish()
