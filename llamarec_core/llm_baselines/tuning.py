@@ -29,8 +29,8 @@ from llamarec_core.ranking.adapter import (
 from llamarec_core.ranking.backbone import backbone_name, default_device, load_backbone
 from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.ranking.prompt import PromptBuilder
+from llamarec_core.ranking.qlora import MAX_GRADIENT_NORM
 from llamarec_core.ranking.rerank import ndcg_at_10, retrieved_candidates
-from llamarec_core.ranking.tuning import MAX_GRADIENT_NORM
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.seeds import torch_seed

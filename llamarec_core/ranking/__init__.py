@@ -21,9 +21,9 @@ from llamarec_core.ranking.rerank import (
     rerank_by_scores,
     retrieved_candidates,
     shown_candidates,
+    title_overlap,
     with_retriever,
 )
-from llamarec_core.ranking.titles import title_overlap
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
 
 __all__ = [

@@ -36,11 +36,9 @@ class Ablation:
         weights: (group, variant) → the retriever's weight that was fitted.
 
     Args:
-        dataset: the users' histories and the titles.
         candidates: those of ``validation`` and ``test``, of users whose target is among them.
         tunings: name → settings and folder of a finished tuning; the first is what a variant starts from.
         seed: of shuffled orders.
-        progress: show progress bars.
     """
 
     def __init__(
@@ -83,13 +81,7 @@ class Ablation:
         self.add_scores_with_retriever(group, variant, scores)
 
     def add_scores_with_retriever(self, group: str, variant: str, scores: Mapping[str, np.ndarray]) -> None:
-        """Rank by the sum of given scores and the retriever's, with a weight fitted on validation.
-
-        Args:
-            group: what the variant is compared with.
-            variant: its name on the page.
-            scores: of ``validation`` and ``test``, as for :func:`~llamarec_core.ranking.rerank.with_retriever`.
-        """
+        """Rank by the sum of given scores of ``validation`` and ``test`` and the retriever's, likewise fitted."""
         weight = fit_retriever_weight(self.candidates["validation"], scores["validation"])
         self.weights[group, variant] = weight
         self.add_scores(group, variant, with_retriever(self.candidates["test"], scores["test"], weight))

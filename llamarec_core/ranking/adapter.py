@@ -37,12 +37,9 @@ LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 
 
 def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int) -> "PeftModel":
-    """Put freshly initialised factors beside the layers that the settings name.
+    """Put freshly initialised factors beside the layers of the frozen backbone that the settings name, in place.
 
-    Args:
-        model: the frozen backbone; it is changed in place.
-        settings: ``lora_rank``, ``lora_alpha``, ``lora_dropout`` and ``target_modules`` are read.
-        seed: of the initial A; the global generator of torch is seeded with it.
+    The global generator of torch is seeded.
 
     Raises:
         InputError: a target module is none of :data:`LINEAR_LAYERS`.
@@ -104,12 +101,7 @@ def set_adapter_tensors(model: "PeftModel", tensors: dict[str, torch.Tensor]) ->
 
 
 def attach_adapter(model: LlamaForCausalLM, tensors: dict[str, torch.Tensor], settings: RankerSettings) -> None:
-    """Put a tuned adapter beside a backbone's layers to rank with, as :func:`freeze_adapter` does, but without PEFT.
-
-    Args:
-        model: the frozen backbone; its layers get hooks.
-        tensors: the weights, as of :func:`adapter_tensors`.
-        settings: ``lora_rank``, ``lora_alpha`` and ``target_modules`` are read.
+    """Put a tuned adapter beside a frozen backbone's layers to rank with: by hooks, as PEFT takes seconds to import.
 
     Raises:
         InputError: as :func:`set_adapter_tensors`.
@@ -166,15 +158,7 @@ def freeze_adapter(model: "PeftModel", tensors: dict[str, torch.Tensor]) -> None
 def save_adapter(
     folder: Path, model: "PeftModel", tensors: dict[str, torch.Tensor], *, progress: dict[str, Any], settings: dict
 ) -> None:
-    """Write an adapter's folder in PEFT's form, whole or not at all.
-
-    Args:
-        folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go.
-        model: whose configuration is written.
-        tensors: the weights, as of :func:`adapter_tensors`.
-        progress: how the run ended.
-        settings: what the run was started with; :func:`load_adapter` refuses another.
-    """
+    """Write an adapter's folder in PEFT's form, with how its run ended and the settings that it belongs to."""
     with replacing(folder) as temporary:
         model.active_peft_config.save_pretrained(temporary)
         progress = progress | {"weights_sha256": _digest(tensors)}
@@ -185,7 +169,7 @@ def load_adapter(folder: Path, *, settings: dict[str, Any]) -> tuple[dict[str, t
     """Read an adapter's weights and how its run ended.
 
     Raises:
-        InputError: there is none, its weights are not those that were written, or it was tuned with other settings.
+        InputError: there is none, its weights are not those that were written, or it belongs to other settings.
     """
     path = folder / WEIGHTS
     if not path.exists():

@@ -52,13 +52,6 @@ def load_backbone(
 
     Only safetensors weights are read, and no code that comes with a model is ever run.
 
-    Args:
-        settings: ``backbone``, ``quantization`` and ``dtype`` are read.
-        device: where the model goes; by default :func:`default_device`.
-
-    Returns:
-        The model and its tokenizer.
-
     Raises:
         InputError: the backbone is unknown, cannot be fetched, is not a Llama or lacks weights.
     """
@@ -108,23 +101,14 @@ def load_backbone(
 
 
 def load_tokenizer(settings: RankerSettings) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the backbone that the settings name, without its weights.
-
-    Raises:
-        InputError: the backbone is unknown or cannot be fetched.
-    """
+    """Load the tokenizer of the backbone that the settings name, without its weights."""
     return AutoTokenizer.from_pretrained(_backbone_folder(settings.backbone), trust_remote_code=False)
 
 
 def write_random_backbone(folder: Path, config: LlamaConfig, *, seed: int) -> None:
-    """Write a backbone of some shape with random weights in bfloat16, and SmolLM2's tokenizer.
+    """Write a backbone of some shape with random weights in bfloat16, and SmolLM2's tokenizer with its vocabulary.
 
     A pass takes as long as with trained weights of that shape.
-
-    Args:
-        folder: gets what :func:`load_backbone` reads.
-        config: its shape; the vocabulary becomes the tokenizer's.
-        seed: of the weights.
     """
     tokenizer = AutoTokenizer.from_pretrained(_converted_smollm2())
     config = LlamaConfig(**config.to_dict() | {"vocab_size": len(tokenizer)})
@@ -151,9 +135,6 @@ def backbone_sha256(settings: RankerSettings) -> str:
     """Return a hash by which the backbone's weights are known, whatever its folder is called.
 
     Hashes of large files are kept in the cache folder, by place, size and time of change.
-
-    Raises:
-        InputError: the backbone is unknown or cannot be fetched.
     """
     if settings.backbone == _SMOLLM2:
         return _SMOLLM2_SHA256

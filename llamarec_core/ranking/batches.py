@@ -62,12 +62,9 @@ def make_batch(prompts: PromptBuilder, examples: list[Example], *, device: torch
 
 
 def vocabulary_loss(logits: torch.Tensor, batch: Batch, target_ids: torch.Tensor) -> torch.Tensor:
-    """Return each question's cross-entropy over the whole vocabulary, ``(n,)``.
+    """Return each question's cross-entropy over the whole vocabulary, ``(n,)``, given logits ``(rows, k, vocabulary)``.
 
-    Args:
-        logits: ``(rows, k, vocabulary)``.
-        batch: its questions; the labels of what else the user chose are left out.
-        target_ids: the labels' tokens, ``(n_candidates,)``.
+    The labels of what else the user chose are left out. ``target_ids`` are the labels' tokens, ``(n_candidates,)``.
     """
     answers, left_out, _ = _stacked(batch, logits.device)
     read = logits.flatten(0, 1)[batch.asked]  # (n, vocabulary)
@@ -81,10 +78,8 @@ def label_log_probabilities(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return log p, log q and the answers of each question, ``(n, n_candidates)`` each.
 
-    Args:
-        logits: of the labels, ``(rows, k, n_candidates)``.
-        batch: its questions; the labels of what else the user chose are left out (−∞).
-        temperature: T of all questions but those by name.
+    ``logits`` are those of the labels, ``(rows, k, n_candidates)``; what else the user chose is left out (−∞).
+    ``temperature`` is T of all questions but those by name.
     """
     answers, left_out, log_prior = _stacked(batch, logits.device)
     by_name = torch.tensor([question.kind == "name" for question in batch.questions], device=logits.device)

@@ -23,12 +23,9 @@ def linear_weights(config: LlamaConfig) -> int:
 
 
 def forward_operations(config: LlamaConfig, lengths: Sequence[int], *, head_rows: int) -> int:
-    """Count the floating-point operations of ranking prompts by the verbalizer, padding left out.
+    """Count the floating-point operations of ranking prompts of some lengths in tokens, padding left out.
 
-    Args:
-        config: the architecture.
-        lengths: the prompts' lengths in tokens.
-        head_rows: tokens whose logits are computed at a prompt's end.
+    ``head_rows`` is the number of tokens whose logits are computed at a prompt's end.
     """
     attention = 2 * config.hidden_size * config.num_hidden_layers * sum(length**2 for length in lengths)
     head = 2 * config.hidden_size * head_rows * len(lengths)

@@ -1,9 +1,8 @@
 """Training examples: lists of candidates, and what is asked of them (LlamaRec, section 3.2.2).
 
 The paper's recipe: for a prefix (i_1, …, i_t) of a user's training sequence the history is i_1 … i_{t−1}; the
-candidates are the target i_t and uniformly random items outside the user's training sequence, in random order. The
-published code also draws items that come later in that sequence; they are left out here, because it makes no sense to
-teach that what the user chose next is wrong.
+candidates are the target i_t and uniformly random items outside the user's training sequence, in random order. (The
+published code also draws items that come later in that sequence, which teaches that they are wrong.)
 
 One answer a prompt is a slow teacher for a small backbone, and random negatives are no candidates. So this study adds:
 
@@ -73,19 +72,12 @@ class Example:
 
 
 class TrainingExamples:
-    """Draws the examples of one data set.
+    """Draws the examples of one data set's training split; ``titles`` are those that prompts show.
 
     Attributes:
         users, positions, targets: the prefixes to learn, int32 ``(n,)`` each; a prefix is
             ``dataset.train(user)[:position]`` and its target the item at ``position``.
-        held_out: the same prefixes' numbers of users who are kept for the meter and never learnt from.
-
-    Args:
-        dataset: its training split is read.
-        settings: ``candidates``, ``negatives``, ``history_length`` and the ``…_per_prompt`` settings are read.
-        titles: of each item as prompts show it.
-        seed: of every draw.
-        held_out_answers: so many prefixes are held out, of whole users.
+        held_out: numbers of ``held_out_answers`` prefixes, of whole users who are never learnt from, for the meter.
 
     Raises:
         InputError: no training sequence has two items, or a user leaves too few items for a list.
@@ -106,22 +98,19 @@ class TrainingExamples:
         if not lengths.any():
             raise InputError(f"{dataset.name} holds nothing to learn from: no user has four interactions.")
         if settings.negatives == "neighbours":
-            self.users, self.positions, self._lists = training_prefix_candidates(dataset, k=settings.candidates)
-        else:
-            self.users = np.repeat(np.arange(dataset.n_users, dtype=np.int32), lengths)
-            self.positions = np.concatenate([np.arange(1, length + 1, dtype=np.int32) for length in lengths])
-            self._lists = None
-        self.targets = dataset.items[dataset.offsets[self.users] + self.positions]
-        if self._lists is not None:
-            honest = (self._lists == self.targets[:, None]).any(1)
+            users, positions, lists = training_prefix_candidates(dataset, k=settings.candidates)
+            honest = (lists == dataset.items[dataset.offsets[users] + positions][:, None]).any(1)
             if not honest.any():
                 raise InputError(
                     f"No user of {dataset.name} chose what item neighbours list: set negatives: random, or take more "
                     "data."
                 )
-            self.users, self.positions, self.targets, self._lists = (
-                of_prefixes[honest] for of_prefixes in (self.users, self.positions, self.targets, self._lists)
-            )
+            self.users, self.positions, self._lists = users[honest], positions[honest], lists[honest]
+        else:
+            self.users = np.repeat(np.arange(dataset.n_users, dtype=np.int32), lengths)
+            self.positions = np.concatenate([np.arange(1, length + 1, dtype=np.int32) for length in lengths])
+            self._lists = None
+        self.targets = dataset.items[dataset.offsets[self.users] + self.positions]
         self.held_out, self._learnt = self._hold_out(held_out_answers)
         self._of_item = {held: self._by_target(rows) for held, rows in ((True, self.held_out), (False, self._learnt))}
         self._answers = np.bincount(self.targets[self._learnt], minlength=dataset.n_items + 1) + SMOOTHING

@@ -105,14 +105,10 @@ class PromptBuilder:
     """Builds the prompts of one data set for one tokenizer.
 
     Attributes:
-        tokenizer: the backbone's tokenizer.
-        template: the wording.
         titles: each item's title as prompts show it, by item id.
 
     Args:
-        tokenizer: the backbone's tokenizer.
-        titles: title of each item by id, ``titles[0]`` is padding.
-        settings: ``template``, ``label_tokens``, ``history_length`` and ``title_tokens`` are read.
+        titles: each item's whole title; ``titles[0]`` is padding.
         template: a wording of the caller's own, in place of the one that the settings name.
     """
 
@@ -129,11 +125,7 @@ class PromptBuilder:
         self.titles = self.cut([" ".join(title.split()) for title in titles])
 
     def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
-        """Return the text of a prompt; its token ids are those of :meth:`build`.
-
-        Args:
-            history: item ids in the order of time; the last ``history_length`` are listed.
-            candidates: item ids in the order of their labels.
+        """Return the text of a prompt with the last ``history_length`` titles, and candidates in the order of labels.
 
         Raises:
             InputError: there are more candidates than labels.

@@ -1,24 +1,30 @@
-"""QLoRA: tune the ranker and load it again (LlamaRec, sections 3.2.3 and 4.1; QLoRA, arXiv 2305.14314).
+"""QLoRA: tune the ranker, and load it again (LlamaRec, sections 3.2.3 and 4.1; QLoRA, arXiv 2305.14314).
 
-The backbone stays frozen, and quantised if the settings say so; an adapter is trained on the label
-alone. Validation ranks the retriever's own candidates with the verbalizer, once before any step
-(zero-shot) and then at intervals; the best adapter is kept::
+The backbone stays frozen, and quantised if the settings say so; an adapter is trained. Validation ranks the retriever's
+own candidates, before the first step and at intervals, and the best adapter is kept::
 
-    candidates file, Dataset ──fit_ranker──▶ folder ──load_ranker──▶ VerbalizerRanker ──rerank──▶ ranks
+    Candidates, Dataset ──fit_ranker──▶ folder ──load_ranker──▶ VerbalizerRanker ──rerank──▶ ranks
 
 The folder then holds ``adapter/``, which PEFT can load too, ``ranker.json`` (settings and outcome, for people), and
-what :func:`llamarec_core.training.train` leaves. Several processes (``accelerate launch``, ``torchrun``) need a folder
-that all of them see.
+what :func:`llamarec_core.training.train` leaves.
+
+Randomness never depends on the past: examples follow from (seed, number), dropout from (seed, micro-batch). So a run
+that was killed ends with the same adapter as one that was not. A step's micro-batches are shared out to the processes
+that ``accelerate launch`` or ``torchrun`` started, which need a folder that all of them see.
 """
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from llamarec_core.data import Dataset
-from llamarec_core.files import sha256, write_json
+from llamarec_core.files import InputError, sha256, write_json
 from llamarec_core.ranking.adapter import (
     WEIGHTS,
+    adapter_tensors,
     add_adapter,
     attach_adapter,
     freeze_adapter,
@@ -28,16 +34,34 @@ from llamarec_core.ranking.adapter import (
     set_adapter_tensors,
 )
 from llamarec_core.ranking.backbone import backbone_name, backbone_sha256, load_backbone
+from llamarec_core.ranking.batches import Batch, expected, label_log_probabilities, make_batch, vocabulary_loss
+from llamarec_core.ranking.examples import Example, TrainingExamples
 from llamarec_core.ranking.prompt import PromptBuilder
-from llamarec_core.ranking.rerank import retrieved_candidates
-from llamarec_core.ranking.tuning import RankerTask, make_accelerator
-from llamarec_core.ranking.verbalizer import VerbalizerRanker
+from llamarec_core.ranking.rerank import (
+    candidate_probabilities,
+    fit_retriever_weight,
+    log_probabilities,
+    ndcg_at_10,
+    retrieved_candidates,
+    with_retriever,
+)
+from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
 from llamarec_core.retrieval.candidates import Candidates
+from llamarec_core.seeds import torch_seed
 from llamarec_core.settings import RankerSettings
 from llamarec_core.training import Plan, train
 
+if TYPE_CHECKING:  # slow to import, and of no use to who only ranks
+    from accelerate import Accelerator
+
+MAX_GRADIENT_NORM = 1.0
+"""A gradient of a larger norm is scaled down to this one."""
+
 NOT_SHAPING = {"minutes", "start_from"}
 """Settings that may differ from those of an adapter's tuning when it is loaded."""
+
+SHUFFLED_USERS = 200
+"""Validation users whose candidates are also ranked in shuffled order, which shows a preference for early labels."""
 
 
 def fit_ranker(
@@ -61,17 +85,14 @@ def fit_ranker(
         folder: where checkpoint, curve and adapter are written.
         progress: show a progress bar on stderr.
 
-    Returns:
-        The ranker with its best adapter.
-
     Raises:
         InputError: ``folder`` holds a run of other settings, data, candidates or seed; no user's target is
             among the candidates; the loss is no longer a number; or backbone, prompts, adapter or ``start_from`` are
             refused.
     """
     folder = Path(folder)
-    chosen = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
-    validation = retrieved_candidates(validation, **chosen)
+    users = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
+    validation = retrieved_candidates(validation, **users)
     columns = (validation.users, validation.targets, validation.items)
     content = hashlib.sha256(b"".join(column.astype("<i4").tobytes() for column in columns)).hexdigest()
     identity = _identity(dataset, settings) | {"seed": seed, "validation": content}
@@ -106,16 +127,9 @@ def fit_ranker(
         write_json(folder / "ranker.json", identity | {"best": row})
         save_adapter(finished, model, rounded(best), progress={"best": row}, settings=identity)
 
-    best = train(
-        task,
-        plan,
-        folder=folder,
-        identity=identity,
-        save=save,
-        description=f"Tuning {backbone_name(settings)} on {dataset.name}",
-        accelerator=accelerator,
-        progress=progress,
-    )
+    description = f"Tuning {backbone_name(settings)} on {dataset.name}"
+    options = {"folder": folder, "identity": identity, "description": description, "progress": progress}
+    best = train(task, plan, save=save, accelerator=accelerator, **options)
     freeze_adapter(model, rounded(best))  # what ranks here is what is kept
     return ranker
 
@@ -141,6 +155,135 @@ def load_ranker(
     if tensors:
         attach_adapter(model, tensors, settings)
     return VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings))
+
+
+class RankerTask:
+    """A ranker's steps and validations, for :func:`llamarec_core.training.train`: AdamW on the adapter's weights.
+
+    A validation's columns are, on the retriever's candidates of the validation users, ``ndcg@10``,
+    ``ndcg@10_with_retriever``, the best that a weight of the retriever's score makes of it, and ``ndcg@10_shuffled``.
+    Where prefixes are held out, ``nats`` is the meter on them and ``nats_se`` its standard error over the questions.
+    """
+
+    counts = ("answers", "tokens")
+
+    def __init__(
+        self,
+        ranker: VerbalizerRanker,
+        dataset: Dataset,
+        validation: Candidates,
+        settings: RankerSettings,
+        *,
+        seed: int,
+        accelerator: "Accelerator",
+    ):
+        self.ranker, self.dataset, self.validation, self.settings = ranker, dataset, validation, settings
+        self.seed, self.accelerator = seed, accelerator
+        options = {"seed": seed, "held_out_answers": settings.meter_answers}
+        self.examples = TrainingExamples(dataset, settings, ranker.prompts.titles, **options)
+        per_epoch = min(settings.training_examples or len(self.examples), len(self.examples))
+        self.steps_per_epoch = -(-per_epoch // (settings.batch_size * settings.gradient_accumulation))
+        trainable = [parameter for parameter in ranker.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
+        self._network, self._wrapped = accelerator.prepare(NextTokenLogits(ranker.model), self.optimizer)
+        self._target_ids = torch.tensor(ranker.prompts.target_ids[: settings.candidates], device=accelerator.device)
+
+    def step(self, number: int) -> list[dict[str, float]]:
+        """Take one optimiser step over this process's micro-batches."""
+        settings, accelerator, counted = self.settings, self.accelerator, []
+        self._network.train()
+        for place in range(accelerator.process_index, settings.gradient_accumulation, accelerator.num_processes):
+            micro_batch = number * settings.gradient_accumulation + place
+            first = micro_batch * settings.batch_size
+            batch = self._batch([self.examples.draw(first + index) for index in range(settings.batch_size)])
+            torch.manual_seed(torch_seed(self.seed, micro_batch))
+            with accelerator.accumulate(self._network):
+                loss = self._losses(batch).mean()
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT_NORM)
+                self._wrapped.step()
+                self._wrapped.zero_grad()
+            counted.append({"loss": loss.item(), "answers": batch.n_answers, "tokens": batch.n_tokens})
+        return counted
+
+    def validate(self, steps: int) -> dict[str, Any]:
+        """Rank the validation users' candidates, and read the meter."""
+        scores = self._scores(self.validation)
+        fused = with_retriever(self.validation, scores, fit_retriever_weight(self.validation, scores))
+        some = self.validation.take(np.arange(min(SHUFFLED_USERS, len(self.validation))))
+        columns = {
+            "ndcg@10": ndcg_at_10(self.validation, scores),
+            "ndcg@10_with_retriever": ndcg_at_10(self.validation, fused),
+            "ndcg@10_shuffled": ndcg_at_10(some, self._scores(some, order="shuffled")),
+        }
+        if self.settings.meter_answers:
+            gains = self._gains()
+            columns |= {"nats": float(gains.mean()), "nats_se": float(gains.std() / len(gains) ** 0.5)}
+        return columns
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the adapter's weights."""
+        return adapter_tensors(self.ranker.model)
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Put back the adapter's weights."""
+        set_adapter_tensors(self.ranker.model, tensors)
+
+    def _batch(self, examples: list[Example]) -> Batch:
+        return make_batch(self.ranker.prompts, examples, device=self.accelerator.device)
+
+    def _losses(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of each question, ``(n,)``."""
+        if self.settings.loss == "vocabulary":
+            return vocabulary_loss(self._network(**batch.prompts), batch, self._target_ids)
+        of_answers, _, answers = self._label_log_probabilities(batch)
+        return -expected(answers, of_answers)
+
+    def _label_log_probabilities(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = self._network(**batch.prompts, token_ids=self._target_ids)
+        return label_log_probabilities(logits, batch, temperature=self.settings.temperature)
+
+    def _scores(self, candidates: Candidates, *, order: str = "descending") -> np.ndarray:
+        """Return the ranker's scores of validation users' candidates, ``(n, n_candidates)``, by all processes."""
+        from accelerate.utils import gather_object
+
+        mine = np.arange(self.accelerator.process_index, len(candidates), self.accelerator.num_processes)
+        options = {"order": order, "seed": self.seed}
+        own = candidate_probabilities(self.ranker, self.dataset, candidates.take(mine), "validation", **options)
+        gathered = gather_object(list(zip(mine.tolist(), own, strict=True)))
+        return log_probabilities(np.stack([of_user for _, of_user in sorted(gathered, key=lambda pair: pair[0])]))
+
+    def _gains(self) -> np.ndarray:
+        """Return the held-out answers' log-probability over the prior, ``(n,)``, the same in all processes."""
+        gains, asked, number = [], 0, 0
+        self._network.eval()
+        with torch.inference_mode():
+            while asked < self.settings.meter_answers and number < len(self.examples.held_out):
+                batch = self._batch([self.examples.draw_held_out(place) for place in range(number, number + 4)])
+                of_answers, of_prior, answers = self._label_log_probabilities(batch)
+                gains.append((expected(answers, of_answers) - expected(answers, of_prior)).cpu().numpy())
+                number += 4
+                asked += batch.n_answers
+        return np.concatenate(gains)
+
+
+def make_accelerator(settings: RankerSettings) -> "Accelerator":
+    """Return the accelerator of this process: on GPUs where there are any, else on the CPU.
+
+    Raises:
+        InputError: the accumulation cannot be shared out evenly to the processes.
+    """
+    from accelerate import Accelerator
+
+    plain = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    if settings.gradient_accumulation % plain.num_processes:
+        raise InputError(
+            f"gradient_accumulation: {settings.gradient_accumulation} forward passes cannot be shared out to "
+            f"{plain.num_processes} processes: choose a multiple of {plain.num_processes}."
+        )
+    plain.gradient_accumulation_steps = settings.gradient_accumulation // plain.num_processes
+    return plain
 
 
 def _identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:

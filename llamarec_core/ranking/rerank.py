@@ -1,7 +1,8 @@
-"""From probabilities to ranks: the candidates in the ranker's order, in the retriever's, in both, at random.
+"""From scores to ranks: the candidates in the ranker's order, the retriever's, both, by shared words, or at random.
 
-Only the target's rank among its candidates can change; a target that was not retrieved keeps the rank that the
-retriever gave it. The ranks frames made here are the input of the evaluation.
+Scores are ``(n, n_candidates)``, one row a user, in the retriever's order of the candidates. Only the target's rank
+among its candidates can change; a target that was not retrieved keeps the rank that the retriever gave it. The ranks
+frames made here are the input of the evaluation.
 """
 
 import numpy as np
@@ -15,7 +16,8 @@ from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.seeds import rng
 
 ORDERS = ("descending", "reversed", "shuffled")
-"""The orders in which a prompt may list the candidates."""
+"""The orders in which a prompt may list the candidates: in the retriever's score, as published, or to expose a
+preference for early labels."""
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 """Weights of the retriever's log-probability that are tried on validation."""
@@ -33,21 +35,20 @@ def candidate_probabilities(
 ) -> np.ndarray:
     """Return P(candidate) of every user's candidates, in the retriever's order whatever order the prompt shows.
 
-    A prompt is read only for users whose target is among their candidates: nothing that the ranker
-    does can change the rank of another user's target.
+    A prompt is read only for users whose target is among their candidates: nothing that the ranker does can change the
+    rank of another user's target.
 
     Args:
-        ranker: the language model with its prompts.
+        ranker: the language model with its prompts; its settings say how many candidates it reads.
         dataset: the users' histories.
-        candidates: of one split; the ranker reads as many of each user's as its settings say.
+        candidates: of one split.
         split: ``validation`` or ``test``: where the histories end.
-        order: the order in which a prompt lists the candidates: ``descending`` in the retriever's score, as published;
-            ``reversed`` or ``shuffled``, which expose a preference for early labels.
+        order: one of :data:`ORDERS`, in which a prompt lists the candidates.
         seed: of the shuffled order, which is drawn per user.
         progress: show a progress bar.
 
     Returns:
-        float32 ``(n, n_candidates)``; zeros for users whose target is not among the candidates.
+        float32; zeros for users whose target is not among the candidates.
 
     Raises:
         InputError: the order is unknown, or there are more candidates than labels.
@@ -67,12 +68,6 @@ def candidate_probabilities(
 def shown_candidates(users: np.ndarray, count: int, *, order: str, seed: int) -> np.ndarray:
     """Return which candidate, by its number in the retriever's order, stands under each label, ``(n, count)``.
 
-    Args:
-        users: their numbers, ``(n,)``; a shuffled order is drawn for each.
-        count: candidates in a prompt.
-        order: one of :data:`ORDERS`.
-        seed: of the shuffled order.
-
     Raises:
         InputError: the order is unknown.
     """
@@ -86,17 +81,9 @@ def shown_candidates(users: np.ndarray, count: int, *, order: str, seed: int) ->
 
 
 def rerank_by_scores(candidates: Candidates, scores: np.ndarray) -> pd.DataFrame:
-    """Return the targets' ranks after each user's candidates were put in the order of new scores.
+    """Return a ranks frame (user, target, rank) after each user's candidates were put in the order of new scores.
 
-    A target outside the candidates keeps the rank that the retriever gave it; candidates of equal
-    score keep the retriever's order.
-
-    Args:
-        candidates: of one split.
-        scores: a score for each of the first ``n_candidates`` candidates, ``(n, n_candidates)``.
-
-    Returns:
-        A ranks frame (user, target, rank), in the order of ``candidates``.
+    Candidates of equal score keep the retriever's order.
 
     Raises:
         InputError: a score is not a number.
@@ -113,17 +100,7 @@ def rerank_by_scores(candidates: Candidates, scores: np.ndarray) -> pd.DataFrame
 
 
 def with_retriever(candidates: Candidates, scores: np.ndarray, weight: float) -> np.ndarray:
-    """Add the retriever's log-probability of each candidate to a ranker's scores.
-
-    Args:
-        candidates: of one split; their scores are the retriever's.
-        scores: a score for each of the first ``n_candidates`` candidates, ``(n, n_candidates)``; of the language model
-            the logarithm of :func:`candidate_probabilities`.
-        weight: w in ``score + w · log P_retriever``, where P_retriever is a softmax over the candidates.
-
-    Returns:
-        Scores for :func:`rerank_by_scores`, ``(n, n_candidates)``.
-    """
+    """Return ``score + weight · log P_retriever``, where P_retriever is a softmax over the user's candidates."""
     retrieved = candidates.scores[:, : scores.shape[1]].astype(np.float64)
     return scores + weight * log_softmax(retrieved, axis=1)
 
@@ -134,12 +111,7 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
 
 
 def fit_retriever_weight(candidates: Candidates, scores: np.ndarray) -> float:
-    """Return the weight of :data:`WEIGHTS` whose sums give the best NDCG@10; to be fitted on validation.
-
-    Args:
-        candidates: of the validation users.
-        scores: as for :func:`with_retriever`, for the same users.
-    """
+    """Return the weight of :data:`WEIGHTS` with the best NDCG@10; to be fitted on validation."""
     return max(WEIGHTS, key=lambda weight: ndcg_at_10(candidates, with_retriever(candidates, scores, weight)))
 
 
@@ -155,14 +127,25 @@ def random_scores(candidates: Candidates, *, seed: int) -> np.ndarray:
     return np.array([rng(seed, int(user)).random(count) for user in candidates.users])
 
 
-def retrieved_candidates(candidates: Candidates, *, size: int, users: int | None = None, seed: int = 0) -> Candidates:
-    """Return the candidates of users whose target is among them: the users whom a ranker can help.
+def title_overlap(dataset: Dataset, candidates: Candidates, split: str, *, history_length: int = 20) -> np.ndarray:
+    """Score each candidate by the words that its title shares with the history's last titles; no language model.
 
-    Args:
-        candidates: of one split.
-        size: candidates that are shown to the ranker.
-        users: so many of them are drawn, in their own order; ``None`` takes all.
-        seed: of the draw.
+    The score is the largest cosine between the candidate's TF-IDF vector and those of the history's titles.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
+
+    vectors = TfidfVectorizer().fit_transform(dataset.titles)  # (n_items + 1, words)
+    scores = np.empty(candidates.items.shape)
+    for row, (user, items) in enumerate(zip(candidates.users, candidates.items, strict=True)):
+        history = dataset.history(int(user), split)[-history_length:]
+        scores[row] = (vectors[items] @ vectors[history].T).toarray().max(axis=1)
+    return scores
+
+
+def retrieved_candidates(candidates: Candidates, *, size: int, users: int | None = None, seed: int = 0) -> Candidates:
+    """Return the candidates of users whose target is among the first ``size``: the users whom a ranker can help.
+
+    ``users`` draws so many of them, in their own order.
 
     Raises:
         InputError: no user's target is among the candidates.

@@ -13,7 +13,7 @@ padding after it, and no mask is needed. :mod:`~llamarec_core.ranking.rerank` ma
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,11 +40,7 @@ SIMILAR = 0.95
 
 
 class NextTokenLogits(nn.Module):
-    """A causal language model that computes logits at the last position of each prompt only.
-
-    Args:
-        model: the backbone, or the backbone with its adapter.
-    """
+    """A causal language model that computes logits at the last position of each prompt only."""
 
     def __init__(self, model: "LlamaForCausalLM | PeftModel"):
         super().__init__()
@@ -93,13 +89,7 @@ class NextTokenLogits(nn.Module):
 
 
 class VerbalizerRanker:
-    """A language model as a ranker of labelled candidates.
-
-    Args:
-        model: the backbone, or the backbone with its adapter.
-        prompts: builds the prompts of one data set with the backbone's tokenizer.
-        batch_size: most prompts in one forward pass, which holds at most :data:`TOKEN_BUDGET` tokens.
-    """
+    """A language model as a ranker of labelled candidates, at most ``batch_size`` prompts in a forward pass."""
 
     def __init__(self, model: "LlamaForCausalLM | PeftModel", prompts: PromptBuilder, *, batch_size: int = BATCH_SIZE):
         self.model = model
@@ -110,17 +100,12 @@ class VerbalizerRanker:
     def probabilities(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: bool = False
     ) -> np.ndarray:
-        """Return P(candidate) of every request, by one forward pass per prompt.
-
-        Prompts are batched by length, so that little is computed on padding.
+        """Return P(candidate) of every request, float32 ``(n, n_candidates)``.
 
         Args:
             histories: item ids in the order of time, one sequence per request.
             candidates: item ids in the order of their labels, ``(n, n_candidates)``.
             progress: show a progress bar.
-
-        Returns:
-            float32 ``(n, n_candidates)``; each row sums to 1.
 
         Raises:
             InputError: there are more candidates than labels, a prompt is longer than what the backbone reads, or the
@@ -189,11 +174,6 @@ def pack(
         beginning  ending  ending  …          a row's tokens
         0 1 … b−1  b b+1   b b+1   …          their positions
 
-    Args:
-        beginnings: what the prompts of each row share; it may be empty.
-        endings: how each prompt of each row goes on.
-        device: of the tensors.
-
     Returns:
         ``tokens``, ``lengths`` (of the prompts' ends in their row; a row with fewer prompts repeats its last),
         ``positions`` and ``seen``. The last two are ``None`` where each row is one prompt.
@@ -201,24 +181,20 @@ def pack(
     rows = [[*shared, *chain(*of_row)] for shared, of_row in zip(beginnings, endings, strict=True)]
     tokens, _ = pad(rows, device=device)
     width = max(map(len, endings))
-    lengths = torch.zeros(len(rows), width, dtype=torch.long)
-    positions, owners = (torch.zeros(tokens.shape, dtype=torch.long) for _ in range(2))
+    lengths = torch.zeros(len(rows), width, dtype=torch.long, device=device)
+    positions, owners = torch.zeros_like(tokens), torch.zeros_like(tokens)
     for row, (shared, of_row) in enumerate(zip(beginnings, endings, strict=True)):
-        parts = [len(shared), *map(len, of_row)]
-        ends = list(accumulate(parts))
+        ends = list(accumulate(map(len, of_row), initial=len(shared)))
         lengths[row] = torch.tensor(ends[1:] + ends[-1:] * (width - len(of_row)))
-        positions[row, : ends[-1]] = torch.cat(
-            [torch.arange(parts[0]), *(torch.arange(part) + parts[0] for part in parts[1:])]
-        )
-        owners[row, : ends[-1]] = torch.repeat_interleave(torch.tensor(parts))
+        positions[row, : len(shared)] = torch.arange(len(shared))
+        for number, (start, stop) in enumerate(pairwise(ends), start=1):
+            positions[row, start:stop] = torch.arange(stop - start) + len(shared)
+            owners[row, start:stop] = number
     if width == 1:
-        return {"tokens": tokens, "lengths": lengths.to(device), "positions": None, "seen": None}
-    same = (owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == 0)
-    seen = same & torch.ones(same.shape[1:], dtype=torch.bool).tril()  # (batch, length, length)
-    return {
-        name: tensor.to(device)
-        for name, tensor in [("tokens", tokens), ("lengths", lengths), ("positions", positions), ("seen", seen)]
-    }
+        return {"tokens": tokens, "lengths": lengths, "positions": None, "seen": None}
+    together = (owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == 0)
+    seen = together.tril()  # (batch, length, length): what comes later is never seen
+    return {"tokens": tokens, "lengths": lengths, "positions": positions, "seen": seen}
 
 
 @contextmanager

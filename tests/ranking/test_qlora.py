@@ -29,7 +29,7 @@ from llamarec_core.ranking import (
 from llamarec_core.ranking.adapter import WEIGHTS, add_adapter
 from llamarec_core.ranking.batches import expected, label_log_probabilities, make_batch, vocabulary_loss
 from llamarec_core.ranking.examples import TrainingExamples
-from llamarec_core.ranking.tuning import RankerTask
+from llamarec_core.ranking.qlora import RankerTask
 from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
 from llamarec_core.retrieval.candidates import write_candidates
 
