@@ -1,12 +1,10 @@
-"""What the book shows: tables and figures, each made by one function from ranks, curves and data sets.
+"""What the book shows. Each table and each figure is made by one function, from ranks, curves and data sets.
 
-Tables are computed and stored tidy, one number a row; ``tables`` holds the recipe of each. ``forms``
-says what each looks like, ``show`` draws it for the page and for LaTeX.
-``figures`` holds the theme and the plots of the results. ``methods`` names what is compared.
+``tables`` holds the recipe of each table. Tables are stored tidy, one number a row; ``forms`` says how each looks, and
+``show`` draws it for the page and for LaTeX. ``figures`` and ``curves`` draw the figures.
 """
 
 from llamarec_core.report.ablations import ablation_table, training_table
-from llamarec_core.report.ask import write_users
 from llamarec_core.report.curves import (
     candidate_probabilities,
     grid_panels,
@@ -17,6 +15,7 @@ from llamarec_core.report.curves import (
     noise_sizes,
     quality_against_latency,
     rank_histogram,
+    sequence_lengths_and_popularity,
     training_curve,
     validation_curves,
 )
@@ -26,14 +25,20 @@ from llamarec_core.report.figures import (
     forest,
     gains_forest,
     save_figure,
-    sequence_lengths_and_popularity,
     set_theme,
 )
-from llamarec_core.report.methods import METHOD_NAMES, STRATEGY_NAMES
+from llamarec_core.report.forms import METHOD_NAMES, STRATEGY_NAMES
 from llamarec_core.report.results import statistics_table
 from llamarec_core.report.retrieval import reached_table
-from llamarec_core.report.show import publish_table, show_table, write_table
-from llamarec_core.report.status import show_record, show_runs, show_versions
+from llamarec_core.report.show import (
+    publish_table,
+    show_record,
+    show_runs,
+    show_table,
+    show_versions,
+    write_table,
+    write_users,
+)
 from llamarec_core.report.tables import Tables
 
 __all__ = [

@@ -1,11 +1,10 @@
-"""What each table of the study looks like: one description for the page and for LaTeX, by the name of the table's file.
+"""How each table looks, on the page and in LaTeX: one form by the name of the table's file. Also the methods' names.
 
-Numbers stand beside their 95 % interval in brackets, the published value beside ours, the best bold. A page shows the
-quoted metrics first; the whole table stands behind a fold, and the CSV holds what no page shows.
+Our numbers stand with their 95 % intervals in brackets, the published ones beside them; the best are bold.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import Any
@@ -13,55 +12,73 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+METHOD_NAMES = {
+    "random-order": "Random order", "popularity-order": "Popularity order", "title-overlap": "Title overlap",
+    "title-overlap-with-retriever": "Title overlap + LRURec", "item_knn": "ItemKNN", "narm": "NARM",
+    "bert4rec": "BERT4Rec", "sasrec": "SASRec", "lrurec": "LRURec", "llamarec": "LlamaRec",
+    "llamarec-with-retriever": "LlamaRec + LRURec",
+}  # fmt: skip
+"""Name in files → name on pages and, for a method of the paper, in the paper. In the order of every table."""
+STRATEGY_NAMES = {
+    "verbalizer": "LlamaRec (verbalizer)", "causal_lm": "Llama CausalLM", "palr": "PALR", "gpt4rec": "GPT4Rec",
+    "tallrec": "TALLRec", "p5": "P5", "tallrec_apart": "TALLRec, prefix not shared", "recmind": "RecMind", "pod": "POD",
+    "retriever": "Retriever's order",
+}  # fmt: skip
+"""The same for the ways to rank with a language model, and for those that the paper quotes beside them."""
+RETRIEVER = "retriever"
+"""The retriever's own order of the candidates, in tables of strategies."""
 QUOTED = ("NDCG@10", "Recall@10")
-"""The metrics that pages show first; the first of them is the primary one."""
+"""The metrics that pages show first. The first one is the primary metric."""
+_NAMES = METHOD_NAMES | STRATEGY_NAMES | {"all": "all users", "retrieved": "target retrieved"}
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Return the distinct methods in the order of :data:`METHOD_NAMES`, then the others as they come."""
+    known = list(METHOD_NAMES)
+    return sorted(dict.fromkeys(methods), key=lambda name: known.index(name) if name in known else len(known))
+
+
+def display_name(method: str) -> str:
+    """Return the name of a method, a strategy or a set of users on pages; an unknown one as it is."""
+    return _NAMES.get(method, method)
+
 
 Row = dict[str, Any]
-Cell = str | Callable[[Row], str]
-"""A format string over a row's columns, empty where one is missing; or a function of the row."""
+Cell = str | tuple[str, ...] | Callable[[Row], str]
+"""A format string over a row's columns, whose specs may be names in ``_SPECS``; the first of several that has all its
+columns; or a function of the row."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a tidy table is laid out.
+    """How a tidy table is laid out. With ``across``, rows that have the same names share a line."""
 
-    Without ``across`` each row of the frame is a row of the table. With it, frame rows of the same headings share a
-    line, and each value of ``across`` heads columns of its own.
-    """
-
-    rows: Mapping[str, Cell]
-    """Heading → what names a row. Leading ones that never differ are left out."""
-    cells: Mapping[str, Cell]
-    """Heading → what stands in a column. Columns without any text are left out."""
-    across: Cell | None = None
-    bold: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = field(default_factory=dict)
-    """Heading → which rows of the frame are bold there."""
-    prepare: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
-    """Select and sort the rows before anything else."""
-    first: Callable[[pd.DataFrame], pd.Series] | None = None
-    """Rows of the frame that the page shows before the fold; without it there is no fold."""
-    whole_in_latex: bool = True
-    """Whether LaTeX holds all rows, or those before the fold."""
-    prose: Mapping[str, str] = field(default_factory=dict)
-    """Heading of a column of sentences → its width in LaTeX."""
-    note: str = ""
-    """Ends the caption."""
+    rows: Mapping[str, Cell]  # heading → what names a row; all but the last are left out where they never differ
+    cells: Mapping[str, Cell]  # heading → what a column holds; an empty column is left out
+    across: Cell | None = None  # each of its values heads columns of its own
+    bold: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = field(default_factory=dict)  # heading → its bold rows
+    prepare: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame  # selects and sorts the rows
+    first: tuple[str, ...] = ()  # metrics that a page shows before the fold; without them there is no fold
+    whole_in_latex: bool = True  # or only the metrics that come first
+    prose: Mapping[str, str] = field(default_factory=dict)  # heading of a column of sentences → its width in LaTeX
+    note: str = ""  # ends the caption
 
 
 def plain(frame: pd.DataFrame) -> Form:
-    """Return the form that shows the columns as they are, the first as heading of the rows."""
+    """Return the form that shows all columns as they are. The first one names the rows."""
     shown = {column.replace("_", " "): lambda row, column=column: number(row[column]) for column in frame}
     first = next(iter(shown))
     return Form({first: shown.pop(first)}, shown)
 
 
 def text(cell: Cell, row: Row) -> str:
-    """Return what a cell says of a row."""
+    """Return what a cell says of a row: nothing where a column is missing."""
     if callable(cell):
         return cell(row)
-    if any(pd.isna(row.get(name)) for _, name, _, _ in Formatter().parse(cell) if name):
-        return ""
-    return _minus(cell.format(**row))
+    for written in (cell,) if isinstance(cell, str) else cell:
+        if not any(pd.isna(row.get(name)) for _, name, _, _ in Formatter().parse(written) if name):
+            return _minus(_Formatter().vformat(written, (), row))
+    return ""
 
 
 def number(value: Any) -> str:
@@ -72,35 +89,42 @@ def number(value: Any) -> str:
         return "yes" if value else "no"
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
-    if abs(value) < 1e-9:
-        return "0"
-    if abs(value) < 1e-4:
-        return _minus(np.format_float_positional(value, precision=2, unique=False, fractional=False, trim="-"))
-    return _minus(f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}")
+    if abs(value) >= 1e4:
+        return _minus(f"{value:,.0f}")
+    digits = {"precision": 4 if abs(value) >= 1e-4 else 2, "unique": False, "fractional": False, "trim": "-"}
+    return _minus(np.format_float_positional(round(value, 9) + 0.0, **digits))
 
 
 def _minus(written: str) -> str:
-    """Write a minus sign before negative numbers."""
     return re.sub(r"(?<!\w)-(?=[\d.])", "−", written)
 
 
-_INTERVAL = "{measured:.4f} [{ci_low:.3f},\xa0{ci_high:.3f}]"
-_SIGNED = "{difference:+.4f} [{ci_low:+.4f},\xa0{ci_high:+.4f}]"
-_UNITS = {
-    "difference": "{:+.4f}", "gain": "{:+.2%}", "share": "{:.2%}", "seconds": "{:.2f} s", "ratio": "{:.1f}",
-}  # fmt: skip
-_MEASURES = {
-    "NDCG@10": "NDCG@10", "Recall@10": "Recall@10", "valid_outputs": "valid outputs", "answered": "answered",
-    "forward_passes": "forward passes", "tokens_read": "tokens read", "tokens_generated": "tokens generated",
-    "seconds_p50": "median seconds", "seconds_p95": "seconds, 95th percentile",
-    "requests_per_second": "requests a second, together", "peak_mib": "peak MiB, together",
-}  # fmt: skip
+_SPECS: dict[str, Callable[[Any], str]] = {
+    "any": number,
+    "label": lambda value: value.replace("_", " "),
+    "milliseconds": lambda seconds: number(float(f"{1000 * seconds:.3g}")),
+    "minutes": lambda seconds: f"{seconds / 60:.0f}",
+    "p": lambda value: "p\xa0<\xa00.001" if value < 0.001 else f"p\xa0=\xa0{value:.3f}",
+    # units of claims
+    "difference": "{:+.4f}".format,
+    "gain": lambda value: f"{100 * value:+.2f}\xa0%",
+    "share": lambda value: f"{100 * value:.2f}\xa0%",
+    "seconds": "{:.2f} s".format,
+    "ratio": "{:.1f}".format,
+    # costs of strategies, and what a formula predicts
+    **dict.fromkeys(("valid_outputs", "answered"), "{:.0%}".format),
+    **dict.fromkeys(("forward_passes", "tokens_read", "tokens_generated", "requests_per_second"), "{:.2f}".format),
+    **dict.fromkeys(("seconds_p50", "seconds_p95"), "{:.2f}".format),
+    "peak_mib": "{:.0f}".format,
+    "equal": lambda _: "=",
+    "bounded": "≤ {:.0f}".format,
+    "exceeded": "> {:.0f}".format,
+}
 
 
-def _p_value(row: Row) -> str:
-    value = row["p_holm"]
-    written = "" if pd.isna(value) else "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
-    return written.replace(" ", "\xa0")
+class _Formatter(Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return _SPECS[format_spec](value) if format_spec in _SPECS else format(value, format_spec)
 
 
 def _beyond_chance(frame: pd.DataFrame) -> pd.Series:
@@ -110,88 +134,80 @@ def _beyond_chance(frame: pd.DataFrame) -> pd.Series:
 def _best(column: str) -> Callable[[pd.DataFrame], pd.Series]:
     """Return what marks the largest of several methods in a column."""
 
-    def largest(frame: pd.DataFrame) -> pd.Series:
+    def marks(frame: pd.DataFrame) -> pd.Series:
         methods = frame.groupby(["dataset", "subset", "metric"])[column]
         return (frame[column] == methods.transform("max")) & (methods.transform("count") > 1)
 
-    return largest
+    return marks
 
 
-def _in_unit(row: Row, column: str) -> str:
-    written = "" if pd.isna(row.get(column)) else _minus(_UNITS[row["unit"]].format(row[column]))
-    return written.replace("%", "\xa0%")
-
-
-def _ours(row: Row) -> str:
-    value, low, high = (_in_unit(row, column) for column in ("measured", "ci_low", "ci_high"))
-    return f"{value} [{low},\xa0{high}]" if low else value
-
-
-def _of_strategy(row: Row) -> str:
-    if row["metric"] in QUOTED:
-        return text(_INTERVAL, row)
-    if row["formula"] in ("equal", "bounded", "exceeded"):
-        bound = {"equal": "=", "bounded": "≤ {predicted:.0f}", "exceeded": "> {predicted:.0f}"}[row["formula"]]
-        return f"{row['measured']:.0f} ({bound.format(**row)})"
-    share = {"valid_outputs": "{:.0%}", "answered": "{:.0%}", "peak_mib": "{:.0f}"}
-    return share.get(row["metric"], "{:.2f}").format(row["measured"])
-
-
+_INTERVAL = "{measured:.4f} [{ci_low:.3f},\xa0{ci_high:.3f}]"
+_SIGNED = "{difference:+.4f} [{ci_low:+.4f},\xa0{ci_high:+.4f}]"
+_MEASURES = {
+    "NDCG@10": "NDCG@10", "Recall@10": "Recall@10", "valid_outputs": "valid outputs", "answered": "answered",
+    "forward_passes": "forward passes", "tokens_read": "tokens read", "tokens_generated": "tokens generated",
+    "seconds_p50": "median seconds", "seconds_p95": "seconds, 95th percentile",
+    "requests_per_second": "requests a second, batched", "peak_mib": "peak MiB, batched",
+}  # fmt: skip
+_COSTS = ("{measured:.0f} ({predicted:{formula}})", "{measured:{metric}}")
 _SET = {"data set": "{dataset}"}
 _STRATEGIES = {**_SET, "strategy": "{method}, {state}"}
-RESULTS = Form(
+_RESULTS = Form(
     rows={**_SET, "users": "{subset}", "method": "{method}"},
     across="{metric}",
     cells={"paper": "{published:.4f}", "ours": _INTERVAL},
     bold={"paper": _best("published"), "ours": _best("measured")},
-    first=lambda frame: frame["metric"].isin(QUOTED),
+    first=QUOTED,
     note="In brackets: 95 % bootstrap intervals over users. Bold: the best.",
 )
-DIFFERENCES = Form(
+_DIFFERENCES = Form(
     rows={**_SET, "difference": "{method} − {reference}"},
     across="{metric}, {subset}",
-    cells={"": lambda row: f"{text(_SIGNED, row)} {_p_value(row)}".rstrip()},
+    cells={"": (f"{_SIGNED} {{p_holm:p}}", _SIGNED)},
     bold={"": _beyond_chance},
-    prepare=lambda frame: frame.sort_values("subset", ascending=False, kind="stable"),  # what is tested stands first
-    first=lambda frame: frame["metric"] == QUOTED[0],
+    prepare=lambda frame: frame.sort_values("subset", ascending=False, kind="stable"),  # the subset tested is first
+    first=QUOTED[:1],
     whole_in_latex=False,
-    note="In brackets: 95 % bootstrap intervals over users. Bold: p < 0.05 by Holm's method.",
+    note="In brackets: 95 % bootstrap intervals over users. Bold: p < 0.05, corrected by Holm's method.",
 )
-STATISTICS = Form(
-    rows={"quantity": lambda row: row["quantity"].replace("_", " ")},
+_STATISTICS = Form(
+    rows={"quantity": "{quantity:label}"},
     across="{dataset}",
-    cells={"paper": "{published}", "ours": lambda row: number(float(row["measured"]))},
+    cells={"paper": "{published}", "ours": "{measured:any}"},
 )
-INFERENCE_TIME = Form(
+_INFERENCE_TIME = Form(
     rows={"precision": "{precision}", "requests": "{batch}", "title tokens": "{mean_title_length_tokens:g}",
           "method": "{method}"},
-    across="{part}", cells={"": "{seconds:.3f}"}, note="Median seconds a request.",
+    across="{part}",
+    cells={"": "{seconds:.3f}"},
+    note="Median seconds per request.",
 )  # fmt: skip
 FORMS: dict[str, Form] = {
-    **dict.fromkeys(("table1", "table3", "table4", "table1_retrieval"), RESULTS),
-    **dict.fromkeys(("comparison", "floors", "retrieval_pairs"), DIFFERENCES),
-    **dict.fromkeys(("table2", "table2_retrieval"), STATISTICS),
-    **dict.fromkeys(("inference_time", "inference_time_7b"), INFERENCE_TIME),
+    **dict.fromkeys(("table1", "table3", "table4", "table1_retrieval"), _RESULTS),
+    **dict.fromkeys(("comparison", "floors", "retrieval_pairs"), _DIFFERENCES),
+    **dict.fromkeys(("table2", "table2_retrieval"), _STATISTICS),
+    **dict.fromkeys(("inference_time", "inference_time_7b"), _INFERENCE_TIME),
     "claims": Form(
         rows={"claim": "{statement}"},
-        cells={"data set": "{dataset}", "verdict": "{verdict}", "our model": lambda row: number(row.get("observed")),
-               "paper": lambda row: _in_unit(row, "published"), "ours": _ours,
-               "detectable": lambda row: _in_unit(row, "detectable"), "because": "{why}"},
+        cells={"data set": "{dataset}", "verdict": "{verdict}", "our model": "{observed}",
+               "paper": "{published:{unit}}",
+               "ours": ("{measured:{unit}} [{ci_low:{unit}},\xa0{ci_high:{unit}}]", "{measured:{unit}}"),
+               "detectable": "{detectable:{unit}}", "because": "{why}"},
         prose={"claim": "6.5cm", "because": "5cm"},
-        note="Detectable: the smallest difference that a test on these users sees with a power of 80 %.",
+        note="Detectable: the smallest difference that a test on these users finds with a power of 80 %.",
     ),
     "ranker": Form(
         rows={**_SET, "compared": "{group}", "variant": "{method}"},
         cells={"NDCG@10": _INTERVAL,
                "minus the group's first": "{difference:+.4f} [{difference_low:+.3f},\xa0{difference_high:+.3f}]",
-               "by Holm": _p_value, "first label": "{first_label:.0%}"},
+               "by Holm": "{p_holm:p}", "first label": "{first_label:.0%}"},
         bold={"minus the group's first": _beyond_chance},
-        note="First label: the share of users whose first candidate is the most probable.",
+        note="First label: the share of users for whom the first candidate is the most probable.",
     ),
     "tunings": Form(
         rows={"tuning": "{tuning}"},
         cells={"answers": "{answers:,.0f}", "tokens a second": "{tokens_per_second:.0f}",
-               "minutes": lambda row: f"{row['seconds'] / 60:.0f}", "reached": "{reached:.4f}",
+               "minutes": "{seconds:minutes}", "reached": "{reached:.4f}",
                "reached with the retriever's score": "{reached_with_retriever:.4f}",
                "peak MiB": "{peak_memory_mib:,.0f}"},
         note="Reached: the validation NDCG@10 of the adapter that was kept.",
@@ -199,50 +215,47 @@ FORMS: dict[str, Form] = {
     "strategies": Form(
         rows={**_STRATEGIES, "ranks": "{ranked}"},
         across=lambda row: _MEASURES[row["metric"]],
-        cells={"": _of_strategy},
+        cells={"": lambda row: text(_INTERVAL if row["metric"] in QUOTED else _COSTS, row)},
         prepare=lambda frame: frame[(frame["subset"] == "all") & frame["metric"].isin(_MEASURES)],
-        first=lambda frame: frame["metric"].isin(["NDCG@10", "valid_outputs", "forward_passes", "seconds_p50"]),
-        note="All users; in brackets: 95 % intervals. Behind each count, what its formula predicts.",
+        first=("NDCG@10", "valid_outputs", "forward_passes", "seconds_p50"),
+        note="All users. In brackets: 95 % intervals. Each count is followed by what its formula predicts.",
     ),
-    "strategy_pairs": replace(DIFFERENCES, rows=_STRATEGIES, across="minus {reference}", first=None),
+    "strategy_pairs": replace(_DIFFERENCES, rows=_STRATEGIES, across="minus {reference}", first=()),
     "key_differences": Form(
         rows={**_SET, "strategy": "{strategy}"},
         cells={"tokens generated": "{tokens_generated:.0f}", "forward passes": "{forward_passes:.0f}",
                "tokens read": "{tokens_read:,.0f}", "median seconds": "{seconds_p50:.2f}",
-               "times LlamaRec's": "{times_verbalizer:.1f}",
-               "needs a retriever": lambda row: number(row["two_stage"])},
+               "times LlamaRec's": "{times_verbalizer:.1f}", "needs a retriever": "{two_stage:any}"},
     ),
     "grid": Form(
         rows={"method": "{method}", **_SET},
         cells={"weight decay": "{weight_decay:g}", "dropout": "{dropout:g}", "validation Recall@10": "{recall@10:.4f}",
                "validation NDCG@10": "{ndcg@10:.4f}", "best of epochs": "{best_epoch:.0f} of {epochs:.0f}",
-               "minutes": lambda row: "not run" if pd.isna(row["seconds"]) else f"{row['seconds'] / 60:.0f}"},
+               "minutes": ("{seconds:minutes}", "not run")},
         bold={"validation Recall@10": lambda frame: frame["chosen"].astype(bool)},
         note="Bold: the setting chosen.",
     ),
     "noise": Form(rows={"metric": "{metric}", "source": "{source}"}, across="{dataset}", cells={"": "{size:.4f}"}),
     "bench": Form(
         rows={"case": "{case}", "variant": "{variant}"},
-        cells={"median ms": lambda row: number(float(f"{1000 * row['median_seconds']:.3g}")),
-               "IQR, ms": lambda row: number(float(f"{1000 * row['iqr_seconds']:.3g}")),
+        cells={"median ms": "{median_seconds:milliseconds}", "IQR, ms": "{iqr_seconds:milliseconds}",
                "ratio": "{ratio_to_reference:.2f}", "peak MiB": "{peak_mib:,.0f}"},
         prose={"case": "5cm"},
-        note="A ratio above 1: so many times as fast as the case's first variant.",
+        note="Ratio: the speed, relative to the case's first variant. Above 1 is faster.",
     ),
     "retriever_recall": Form(
         rows={"items": "{items:,}", "index": "{index}", "probes": "{probes:.0f}"},
-        cells={"recall@20": "{recall@20:.3f}", "ms a query": lambda row: f"{1000 * row['median_seconds']:.3g}",
+        cells={"recall@20": "{recall@20:.3f}", "ms a query": "{median_seconds:milliseconds}",
                "seconds to build": "{build_seconds:.2f}"},
     ),
     "consistency_relative_gains": Form(
         rows={**_SET, "metric": "{metric}"},
-        cells={"by Table 1": "{table1:+.2%}", "by Table 3": "{table3:+.2%}", "agree": lambda row: number(row["agree"])},
+        cells={"by Table 1": "{table1:+.2%}", "by Table 3": "{table3:+.2%}", "agree": "{agree:any}"},
     ),
     "consistency_stated": Form(
         rows={"statement": "{statement}"},
-        cells={**_SET, "stands in": "{where}", "text": lambda row: number(row["stated"]),
-               "tables": lambda row: number(row["published"])},
+        cells={**_SET, "stands in": "{where}", "text": "{stated:any}", "tables": "{published:any}"},
         prose={"statement": "7cm"},
     ),
 }  # fmt: skip
-"""A table's name → its form."""
+"""Name of a table's file → its form."""

@@ -13,7 +13,7 @@ import pandas as pd
 from llamarec_core.evaluation.estimates import PRIMARY, corrected, difference, estimate, over_seeds
 from llamarec_core.evaluation.metrics import METRICS, per_user
 from llamarec_core.files import InputError
-from llamarec_core.report.methods import METHOD_NAMES, in_order
+from llamarec_core.report.forms import METHOD_NAMES, in_order
 
 Ranks = Mapping[tuple[str, str, int], pd.DataFrame]
 """(data set, method, seed) → one row a user: ``user``, ``target``, ``rank``, as a ranks file holds them."""

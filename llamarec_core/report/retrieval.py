@@ -8,7 +8,7 @@ import pandas as pd
 from llamarec_core.evaluation.estimates import corrected, estimate
 from llamarec_core.evaluation.metrics import per_user
 from llamarec_core.files import InputError
-from llamarec_core.report.methods import display_name, in_order
+from llamarec_core.report.forms import display_name, in_order
 from llamarec_core.report.results import Ranks, compare, results_table, stacked
 
 QUOTED = ("NDCG@10", "Recall@10")

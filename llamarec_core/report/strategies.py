@@ -14,7 +14,7 @@ from llamarec_core.evaluation.estimates import PRIMARY, corrected, difference, e
 from llamarec_core.evaluation.metrics import METRICS, per_user
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines.comparison import named_ranks
-from llamarec_core.report.methods import RETRIEVER
+from llamarec_core.report.forms import RETRIEVER
 
 Answers = Mapping[tuple[str, str, bool, int], pd.DataFrame]
 """(data set, strategy, whether it was tuned, seed) → :data:`llamarec_core.llm_baselines.comparison.COLUMNS`."""

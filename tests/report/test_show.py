@@ -13,9 +13,9 @@ import pytest
 from bs4 import BeautifulSoup
 
 from llamarec_core.files import InputError
-from llamarec_core.report import publish_table, show_table, write_table
+from llamarec_core.report import publish_table, show_record, show_runs, show_table, show_versions, write_table
 from llamarec_core.report.forms import FORMS, number
-from llamarec_core.report.show import anchor, laid_out
+from llamarec_core.report.show import laid_out
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = sorted(ROOT.glob("results/*/tables/*.csv")) + sorted(ROOT.glob("results/bench/*.csv"))
@@ -78,15 +78,12 @@ def test_every_committed_table_has_the_form_that_compiles(committed, tmp_path):
     written = []
     for path, table in committed.items():
         latex = write_table(table.frame, tmp_path / path.stem, form_of(path), caption="5 % of R&D_x")[1].read_text()
-        body = re.search(r"\\begin\{(tabular|longtable)\}\{((?:[^{}]|\{[^{}]*\})*)\}(.*)\\end\{\1\}", latex, re.DOTALL)
-        columns = re.findall(r"[lr]|p\{[^}]*\}", body[2])
-        rows = body[3].split(r"\midrule")[-1].split(r"\endlastfoot")[-1].replace(r"\bottomrule", "")
-        rows = re.sub(r"\\makecell\[tr\]\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\&", "", rows)
-        for row in filter(str.strip, rows.split(r"\\")):
-            assert row.count("&") + 1 == len(columns), (path, row)
         assert latex.isascii(), path
         outside = re.sub(r"\\[%&_#$]|\$[^$]*\$|\\label\{[^}]*\}|^%.*", "", latex, flags=re.MULTILINE)
         assert not re.search(r"[%_#<>$]", outside), path
+        columns = re.search(r"\\begin\{(?:tabular|longtable)\}\{((?:[lr]|p\{[^}]*\})+)\}", latex)[1]
+        row = latex.split(r"\midrule")[-1].split(r"\endlastfoot")[-1].strip().splitlines()[0].replace(r"\&", "")
+        assert row.count("&") + 1 == len(re.sub(r"\{[^}]*\}", "", columns)), path
         written.append(latex)
     if COMPILER:
         packages = r"\usepackage{adjustbox,booktabs,longtable,makecell}"
@@ -241,16 +238,42 @@ def test_the_caption_says_over_how_many_users_and_the_files_say_it_too(run):
     assert publish_table(counts, "table2", run=run, about="Data sets.").caption == "Data sets."
 
 
+@pytest.mark.parametrize(("name", "place"), [("claims", "table-claims"), ("table1_retrieval", "table-1-retrieval")])
+def test_the_place_on_the_page_follows_from_the_name(run, name, place):
+    assert publish_table(measured(), name, run=run, about="x", form="table1").name == place
+
+
 def test_times_lie_among_the_benches(run):
     times = pd.DataFrame({"case": ["a"], "variant": ["b"], "median_seconds": 0.5, "iqr_seconds": 0.1})
-    times["ratio_to_reference"] = 1.0
-    publish_table(times, "ranker", run=run, about="Times.", form="bench", bench=True)
+    publish_table(times.assign(ratio_to_reference=1.0), "ranker", run=run, about="Times.", form="bench", bench=True)
     assert run.written[0] == run.root / "results" / "bench" / "ranker.csv"
 
 
-@pytest.mark.parametrize(
-    ("name", "place"),
-    [("table1", "table-1"), ("claims", "table-claims"), ("table1_retrieval", "table-1-retrieval")],
-)
-def test_the_place_follows_from_the_name(name, place):
-    assert anchor(name) == place
+RECORD = {
+    "command": "papermill notebooks/2_retriever.ipynb results/quick/notebooks/beauty/2_retriever.ipynb -p seed 0",
+    "git_commit": "0123456789abcdef0123456789abcdef01234567",
+    "git_dirty": False,
+    "data_sha256": {"beauty": "f" * 64},
+    "parameters": {"profile": "quick", "dataset": "beauty", "seed": 0},
+    "hardware": {"processor": "Z80", "cores": 1, "memory_gib": 2, "accelerators": [], "system": "Linux"},
+    "packages": {"python": "3.11.7", "torch": "2.13.0"},
+    "wall_seconds": 90.0,
+    "peak_memory_mib": 1536,
+}
+
+
+def test_a_record_is_shown_with_its_command_commit_and_cost():
+    shown = repr(show_record(RECORD))
+    machine = "Z80, 1 cores, 2 GiB, no GPU"
+    for fact in (RECORD["command"], "0123456789ab", "beauty: ffffffffffff", machine, "90 s, 1.5 GiB"):
+        assert fact in shown
+    assert "with uncommitted changes" in repr(show_record(RECORD | {"git_dirty": True}))
+
+
+def test_runs_are_listed_and_each_version_once():
+    records = {"one": RECORD, "other": RECORD | {"packages": {"python": "3.11.7", "torch": "2.14.0"}}}
+    runs = show_runs(records).frame
+    assert runs["minutes"].tolist() == ["1.5", "1.5"]
+    assert set(runs["machine"]) == {"Z80, 1 cores, 2 GiB, no GPU"}
+    expected = {"system": "Linux", "python": "3.11.7", "torch": "2.13.0, 2.14.0"}
+    assert dict(show_versions(records).frame.to_numpy()) == expected
