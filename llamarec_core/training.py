@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, torch.Tensor]
 
+COOL_DOWN = 0.2
+"""Share of a time budget over which the learning rate falls to zero: before it, no time is spent on small steps."""
+
 
 class Task(Protocol):
     """What is trained: weights and their optimiser, a step, a validation."""
@@ -76,7 +79,7 @@ class Plan:
     warmup_steps: int | None = None
     """Steps over which the learning rate rises, before it falls to zero, both linearly; ``None`` keeps it constant."""
     minutes: float | None = None
-    """Time budget, validations included. The learning rate falls to zero with the time that is left."""
+    """Time budget, validations included. The learning rate falls to zero over its last :data:`COOL_DOWN`."""
     validate_first: bool = False
     """Validate before the first step too."""
     first_counts: bool = True
@@ -256,10 +259,11 @@ class _Run:
 def learning_rate_factor(plan: Plan, step: int, *, time_left: float = 1.0) -> float:
     """Return what a step's learning rate is multiplied by: a linear rise, then a linear fall to zero, as transformers'.
 
-    It is never above ``time_left``, the share of the time budget. Steps count from 0.
+    A time budget lets it fall to zero over its last :data:`COOL_DOWN`. Steps count from 0.
     """
+    by_time = min(1.0, time_left / COOL_DOWN)
     if plan.warmup_steps is None:
-        return time_left
+        return by_time
     if step < plan.warmup_steps:
-        return min(step / plan.warmup_steps, time_left)
-    return min((plan.steps - step) / (plan.steps - plan.warmup_steps), time_left)
+        return min(step / plan.warmup_steps, by_time)
+    return min((plan.steps - step) / (plan.steps - plan.warmup_steps), by_time)
