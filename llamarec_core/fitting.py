@@ -47,15 +47,10 @@ def fit_stages(
     folders: tuple[Path, Path],
     seed: int,
     progress: bool,
-) -> tuple[tuple[Retriever, VerbalizerRanker], float, dict[str, Any]]:
+) -> tuple[Retriever, VerbalizerRanker, float, dict[str, Any]]:
     """Return the trained stages, the weight of the order ``fused``, and what :func:`measure` says of them.
 
-    Args:
-        dataset: all but each user's last two interactions are learnt.
-        retriever, ranker: settings of the stages.
-        folders: of the stages' training, each of which goes on where it was killed.
-        seed: of every random draw.
-        progress: show progress bars.
+    The stages' training lies in ``folders``, and goes on there where it was killed.
 
     Raises:
         InputError: a folder holds another training, or the data are too small for the settings.
@@ -65,11 +60,10 @@ def fit_stages(
     users = sampled_users(dataset.n_users, retriever.validation_users, "validation")
     validation = retrieve(finder, dataset, "validation", k=ranker.candidates, users=users)
     reader = fit_ranker(dataset, validation, ranker, folder=folders[1], **options)
-    chosen = {"size": ranker.candidates, "users": ranker.validation_users, "seed": seed}
-    fitted = retrieved_candidates(validation, **chosen)
+    fitted = retrieved_candidates(validation, size=ranker.candidates, users=ranker.validation_users, seed=seed)
     read = candidate_probabilities(reader, dataset, fitted, "validation", progress=progress)
     weight = fit_retriever_weight(fitted, log_probabilities(read))
-    return (finder, reader), weight, measure(dataset, finder, reader, weight=weight, **options)
+    return finder, reader, weight, measure(dataset, finder, reader, weight=weight, **options)
 
 
 def measure(
@@ -83,22 +77,13 @@ def measure(
 ) -> dict[str, Any]:
     """Return NDCG@10 of each order with its 95 % interval, and warnings, as JSON values.
 
-    Args:
-        dataset: its test targets are looked for.
-        retriever: finds the candidates.
-        ranker: orders them.
-        weight: of the retriever's log-probability in the order ``fused``.
-        seed: of the random order, the intervals and the tests.
-        progress: show a progress bar.
-
     Returns:
         ``users``, ``retrieved`` (how many of them the ranker can help), ``ndcg@10`` (a row an order: ``order``,
         ``measured``, ``ci_low``, ``ci_high``), ``correlation`` (mean rank correlation of the ranker's scores with the
         retriever's) and ``warnings`` (sentences).
     """
-    size = ranker.prompts.settings.candidates
     users = sampled_users(dataset.n_users, USERS, "test")
-    candidates = retrieve(retriever, dataset, "test", k=size, users=users)
+    candidates = retrieve(retriever, dataset, "test", k=ranker.prompts.settings.candidates, users=users)
     read = candidate_probabilities(ranker, dataset, candidates, "test", progress=progress)
     scores = log_probabilities(read)
     orders = {
@@ -111,42 +96,24 @@ def measure(
     }
     gains = {name: per_user(rerank_by_scores(candidates, of)["rank"], "NDCG@10") for name, of in orders.items()}
     drawn = {"samples": SAMPLES, "seed": seed}
-    retrieved = read.any(axis=1)
+    ranks = read[read.any(axis=1)].argsort(axis=1).argsort(axis=1)  # (n retrieved, n_candidates)
+    places = np.arange(ranks.shape[1])[::-1]  # the retriever's order
+    correlation = float(np.mean([np.corrcoef(row, places)[0, 1] for row in ranks])) if len(ranks) else 0.0
     return {
         "users": len(users),
-        "retrieved": int(retrieved.sum()),
+        "retrieved": len(ranks),
         "ndcg@10": [{"order": name} | estimate(values, **drawn)._asdict() for name, values in gains.items()],
-        "correlation": (correlation := _correlation(read[retrieved])),
-        "warnings": _warnings(gains, correlation, **drawn),
+        "correlation": correlation,
+        "warnings": doubts(gains, correlation, **drawn),
     }
 
 
-def told(measured: dict[str, Any]) -> str:
-    """Return what :func:`measure` found as lines for a person."""
-    lines = [f"NDCG@10 on {measured['users']} held-out users; the next item of {measured['retrieved']} is a candidate:"]
-    for found in measured["ndcg@10"]:
-        lines.append(f"  {found['order']:14s} {found['measured']:.4f}  [{found['ci_low']:.4f}, {found['ci_high']:.4f}]")
-    return "\n".join([*lines, *(f"Warning: {warning}" for warning in measured["warnings"])])
-
-
-def _warnings(gains: dict[str, np.ndarray], correlation: float, **drawn: int) -> list[str]:
-    """Return what a person should doubt, given values (users,) by order."""
-    found = []
+def doubts(gains: dict[str, np.ndarray], correlation: float, **drawn: int) -> list[str]:
+    """Return what a person should doubt, given each order's values (users,) and how the bootstrap is drawn."""
     if difference(gains["ranker"], gains["random"], **drawn).ci_low <= 0:
-        found.append("The ranker is no better than random order: tune it longer, or use --order retriever.")
-    elif correlation > FOLLOWS:
-        found.append("The ranker only repeats the retriever's order: use --order retriever, which needs no model.")
-    elif difference(gains["fused"], gains["retriever"], **drawn).ci_low <= 0:
-        found.append("The ranker adds nothing measurable to the retriever on so many users.")
-    return found
-
-
-def _correlation(read: np.ndarray) -> float:
-    """Return the mean rank correlation of probabilities (n, n_candidates) with the order in which they stand."""
-    if not len(read):
-        return 0.0
-    ranks = read.argsort(axis=1).argsort(axis=1).astype(np.float64)
-    places = -np.arange(read.shape[1], dtype=np.float64)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    places -= places.mean()
-    return float((ranks @ places / (places @ places)).mean())
+        return ["The ranker is no better than random order: tune it longer, or use --order retriever."]
+    if correlation > FOLLOWS:
+        return ["The ranker only repeats the retriever's order: use --order retriever, which needs no model."]
+    if difference(gains["fused"], gains["retriever"], **drawn).ci_low <= 0:
+        return ["The ranker adds nothing measurable to the retriever on so many users."]
+    return []

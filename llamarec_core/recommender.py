@@ -4,10 +4,14 @@
 
 The folder holds ``settings.yaml`` (both stages, the fusion weight, the backbone's name and hash), ``dataset/``,
 ``retriever.safetensors``, ``adapter/`` and ``held_out.json``, but not the backbone. It needs no copy of the study.
+Items are ordered by both stages, or by one of the two terms alone, whose probabilities are over the candidates:
+
+    score(i) = log P_ranker(i) + w · log P_retriever(i)        w: fitted on validation users
 """
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +21,9 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-from llamarec_core.checked import first_fault
+from llamarec_core.checked import Settings, first_fault
 from llamarec_core.data import Dataset, changed_files, find_item, load_dataset
 from llamarec_core.files import InputError, read_json, read_yaml, replacing, write_json, write_text
-from llamarec_core.orders import Order, checked_order, ordered, retrieved, slide
 from llamarec_core.paths import Paths, find_profile, find_root
 from llamarec_core.settings import MAX_CANDIDATES, Profile, RankerSettings, RetrieverSettings, load_profile
 
@@ -28,40 +31,46 @@ if TYPE_CHECKING:
     from llamarec_core.ranking import VerbalizerRanker
     from llamarec_core.retrieval import Retriever
 
+ORDERS = ("fused", "ranker", "retriever")
+"""By the sum above, or by one of its two terms alone."""
 
+BATCH_SIZE = 256
+"""Histories that the retriever scores at once; (BATCH_SIZE, n_items + 1) scores are in memory."""
+
+
+class Stored(Settings):
+    """The content of ``settings.yaml``."""
+
+    retriever_weight: float
+    backbone: dict[str, str]
+    retriever: RetrieverSettings
+    ranker: RankerSettings
+
+
+@dataclass(eq=False)
 class Recommender:
     """Both stages of one data set.
 
-    Attributes:
-        dataset: items, titles and histories.
-        retriever_settings, ranker_settings: what the stages were trained with.
-        weight: w of the order ``fused``.
-        held_out: what :func:`~llamarec_core.fitting.measure` found on held-out users, or empty.
-
-    Args:
-        dataset, retriever, ranker, weight, held_out: the attributes.
-        weights: folders with ``retriever.safetensors`` and with ``adapter``.
-        changes: settings of the ranker to rank with, other than those of the tuning.
+    Raises:
+        InputError: the raw files of the data set changed since the training, where ``LLAMAREC_DATA`` is set.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        retriever: RetrieverSettings,
-        ranker: RankerSettings,
-        *,
-        weights: tuple[Path, Path],
-        weight: float,
-        held_out: dict[str, Any] | None = None,
-        changes: dict[str, Any] | None = None,
-    ) -> None:
-        self.dataset, self.retriever_settings, self.ranker_settings = dataset, retriever, ranker
-        self.weight, self.held_out = weight, held_out or {}
-        self._weights, self._changes = weights, changes or {}
-        changed = changed_files(dataset)
+    dataset: Dataset
+    retriever_settings: RetrieverSettings
+    ranker_settings: RankerSettings
+    weight: float  #: w of the order ``fused``
+    retriever_folder: Path  #: with ``retriever.safetensors``
+    ranker_folder: Path  #: with ``adapter``
+    held_out: dict[str, Any] = field(default_factory=dict)
+    """What :func:`~llamarec_core.fitting.measure` found on held-out users."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Settings of the ranker to rank with, other than those of the tuning."""
+
+    def __post_init__(self) -> None:
+        changed = changed_files(self.dataset)
         if changed:
             raise InputError(
-                f"The data set {dataset.name} changed since this recommender was trained ({', '.join(changed)}): "
+                f"The data set {self.dataset.name} changed since this recommender was trained ({', '.join(changed)}): "
                 "train it again, or let LLAMAREC_DATA name another folder."
             )
 
@@ -70,7 +79,7 @@ class Recommender:
         """The trained retriever, loaded when it is needed: an unknown title is answered at once."""
         from llamarec_core.retrieval import load_retriever
 
-        return load_retriever(self.dataset, self.retriever_settings, self._weights[0])
+        return load_retriever(self.dataset, self.retriever_settings, self.retriever_folder)
 
     @cached_property
     def ranker(self) -> "VerbalizerRanker":
@@ -78,20 +87,12 @@ class Recommender:
         from llamarec_core.ranking import load_ranker
 
         # a backbone that moved is still the one of the tuning, which its hash must show
-        settings = self.ranker_settings.model_copy(update={k: v for k, v in self._changes.items() if k == "backbone"})
-        return load_ranker(self.dataset, settings, self._weights[1], **self._changes)
+        settings = self.ranker_settings.model_copy(update={k: v for k, v in self.changes.items() if k == "backbone"})
+        return load_ranker(self.dataset, settings, self.ranker_folder, **self.changes)
 
     @classmethod
     def train(
-        cls,
-        dataset: Dataset,
-        settings: Profile,
-        *,
-        folder: Path,
-        seed: int = 0,
-        minutes: float | None = None,
-        start_from: Path | str | None = None,
-        progress: bool = True,
+        cls, dataset: Dataset, settings: Profile, *, folder: Path, seed: int = 0, progress: bool = True
     ) -> "Recommender":
         """Train both stages, fit the fusion weight on validation users, and measure all orders on held-out users.
 
@@ -100,7 +101,6 @@ class Recommender:
             settings: a profile, after :meth:`~llamarec_core.settings.Profile.for_dataset`.
             folder: of the training, with its curves; a run that was killed goes on from there.
             seed: of every random draw.
-            minutes, start_from: the ranker's time budget and the adapter to start from, in place of the profile's.
             progress: show progress bars on stderr.
 
         Raises:
@@ -108,12 +108,10 @@ class Recommender:
         """
         from llamarec_core.fitting import fit_stages
 
-        given = {"minutes": minutes, "start_from": start_from and str(start_from)}
-        ranker = settings.ranker.changed({name: value for name, value in given.items() if value is not None})
-        weights = Path(folder) / "retriever", Path(folder) / "ranker"
-        options = {"folders": weights, "seed": seed, "progress": progress}
-        models, weight, held_out = fit_stages(dataset, settings.retriever, ranker, **options)
-        made = cls(dataset, settings.retriever, ranker, weights=weights, weight=weight, held_out=held_out)
+        folders = Path(folder) / "retriever", Path(folder) / "ranker"
+        stages = settings.retriever, settings.ranker
+        *models, weight, held_out = fit_stages(dataset, *stages, folders=folders, seed=seed, progress=progress)
+        made = cls(dataset, *stages, weight, *folders, held_out)
         made.retriever, made.ranker = models
         return made
 
@@ -121,48 +119,42 @@ class Recommender:
         """Write the recommender's folder, whole or not at all; :func:`checked_place` refuses what is in its way."""
         from llamarec_core.ranking.backbone import backbone_name, backbone_sha256
 
-        ranker = self.ranker_settings.model_dump(mode="json")
-        backbone = Path(ranker["backbone"]).expanduser()
-        if backbone.is_dir():
-            ranker["backbone"] = str(backbone.resolve())
-        settings = {
-            "retriever_weight": self.weight,
-            "backbone": {"name": backbone_name(self.ranker_settings), "sha256": backbone_sha256(self.ranker_settings)},
-            "retriever": self.retriever_settings.model_dump(mode="json"),
-            "ranker": ranker | {"start_from": None},  # a folder of this machine, which nothing reads again
-        }
+        ranker = self.ranker_settings
+        backbone = Path(ranker.backbone).expanduser()
+        place = str(backbone.resolve()) if backbone.is_dir() else ranker.backbone
+        stored = Stored(
+            retriever_weight=self.weight,
+            backbone={"name": backbone_name(ranker), "sha256": backbone_sha256(ranker)},
+            retriever=self.retriever_settings,
+            ranker=ranker.changed({"backbone": place, "start_from": None}),  # which nothing reads again
+        )
         with replacing(checked_place(folder)) as temporary:
             temporary.mkdir()
             self.dataset.save(temporary / "dataset")
-            shutil.copyfile(self._weights[0] / "retriever.safetensors", temporary / "retriever.safetensors")
-            shutil.copytree(self._weights[1] / "adapter", temporary / "adapter")
+            shutil.copyfile(self.retriever_folder / "retriever.safetensors", temporary / "retriever.safetensors")
+            shutil.copytree(self.ranker_folder / "adapter", temporary / "adapter")
             write_json(temporary / "held_out.json", self.held_out)
-            write_text(temporary / "settings.yaml", yaml.safe_dump(settings, sort_keys=False))
+            write_text(temporary / "settings.yaml", yaml.safe_dump(stored.model_dump(mode="json"), sort_keys=False))
 
     @classmethod
     def load(cls, folder: Path, *, settings: Sequence[str] = ()) -> "Recommender":
         """Load what :meth:`save` wrote, from any place.
 
-        Args:
-            folder: the recommender's.
-            settings: of the ranker, to rank with, as text, e.g. ``ranker.backbone=…`` where a local folder moved.
+        ``settings`` are of the ranker, to rank with, as text: ``ranker.backbone=…`` where a local folder moved.
 
         Raises:
-            InputError: the folder holds no whole recommender, or its raw files changed where ``LLAMAREC_DATA`` is set.
+            InputError: the folder holds no whole recommender, or its data set changed.
         """
-        folder = Path(folder)
-        if not (folder / "settings.yaml").is_file():
+        file = Path(folder) / "settings.yaml"
+        if not file.is_file():
             raise InputError(f"{folder} holds no recommender: name a folder that `llamarec fit --out` wrote.")
-        stored = read_yaml(folder / "settings.yaml")
         try:
-            stages = RetrieverSettings(**stored["retriever"]), RankerSettings(**stored["ranker"])
-            weight = float(stored["retriever_weight"])
+            stored = Stored.model_validate(read_yaml(file))
         except ValidationError as error:
-            raise InputError(f"{folder / 'settings.yaml'}: {first_fault(error)}") from None
-        except (KeyError, TypeError, ValueError):
-            raise InputError(f"{folder / 'settings.yaml'} is not a recommender's: train it again.") from None
-        options = {"held_out": read_json(folder / "held_out.json"), "changes": stages[1].changes(settings)}
-        return cls(Dataset.load(folder / "dataset"), *stages, weights=(folder, folder), weight=weight, **options)
+            raise InputError(f"{file}: {first_fault(error)}") from None
+        dataset, held_out = Dataset.load(file.with_name("dataset")), read_json(file.with_name("held_out.json"))
+        stages, folders = (stored.retriever, stored.ranker), (file.parent, file.parent)
+        return cls(dataset, *stages, stored.retriever_weight, *folders, held_out, stored.ranker.changes(settings))
 
     @classmethod
     def of_study(cls, profile: str, dataset: str, *, settings: Sequence[str] = ()) -> "Recommender":
@@ -177,42 +169,20 @@ class Recommender:
         prepared = paths.dataset_folder()
         data = Dataset.load(prepared) if prepared.is_dir() else load_dataset(dataset)
         weight = read_json(paths.weights / "retriever_weight.json")["ranker"]
-        options = {"weights": (paths.weights, paths.weights), "changes": run.ranker.changes(settings)}
-        return cls(data, run.retriever, run.ranker, weight=weight, **options)
+        stages, folders = (run.retriever, run.ranker), (paths.weights, paths.weights)
+        return cls(data, *stages, weight, *folders, changes=run.ranker.changes(settings))
 
     def summary(self) -> str:
-        """Return what the orders are worth on held-out users, and what to doubt."""
-        from llamarec_core.fitting import told
+        """Return what the orders are worth on held-out users, and what to doubt, as lines for a person."""
+        users, retrieved = self.held_out["users"], self.held_out["retrieved"]
+        lines = [f"NDCG@10 on {users} held-out users; the next item of {retrieved} is a candidate:"]
+        row = "  {order:14s} {measured:.4f}  [{ci_low:.4f}, {ci_high:.4f}]"
+        lines += [row.format(**found) for found in self.held_out["ndcg@10"]]
+        return "\n".join(lines + [f"Warning: {warning}" for warning in self.held_out["warnings"]])
 
-        return told(self.held_out)
-
-    def recommend(
-        self,
-        history: Sequence[str],
-        count: int = 10,
-        *,
-        exclude: Iterable[str] = (),
-        only: Iterable[str] | None = None,
-        order: Order = "fused",
-    ) -> pd.DataFrame:
-        """Recommend items after one history.
-
-        Args:
-            history: titles or source ids, oldest first. Its items are never recommended.
-            count: rows to return, at most as many as the ranker reads, but for ``order="retriever"``.
-            exclude: titles or ids that are not recommended either, such as what is sold out.
-            only: titles or ids to choose from; ``None`` takes the catalogue.
-            order: one of :data:`~llamarec_core.orders.ORDERS`.
-
-        Returns:
-            One row a recommendation, best first: ``rank``, ``item_id``, ``title``, ``order``, ``score`` (by which they
-            are ordered), ``log_p_ranker`` (without ``order="retriever"``) and ``log_p_retriever``, each over the
-            candidates.
-
-        Raises:
-            InputError: the history is empty, an item is unknown (the nearest titles are named), or nothing is left.
-        """
-        return self.recommend_users([history], count, exclude=exclude, only=only, order=order).drop(columns="user")
+    def recommend(self, history: Sequence[str], count: int = 10, **options: Any) -> pd.DataFrame:
+        """Recommend items after one history: :meth:`recommend_users` without the column ``user``."""
+        return self.recommend_users([history], count, **options).drop(columns="user")
 
     def recommend_users(
         self,
@@ -221,42 +191,43 @@ class Recommender:
         *,
         exclude: Iterable[str] = (),
         only: Iterable[str] | None = None,
-        order: Order = "fused",
+        order: str = "fused",
         progress: bool = False,
     ) -> pd.DataFrame:
         """Recommend items for many users, or after many histories, in batches.
 
         Args:
-            users: ids of users of the data set, whose whole sequences are read, or histories as of :meth:`recommend`.
-            count, exclude, only, order: as of :meth:`recommend`.
+            users: ids of users of the data set, whose whole sequences are read, or histories: titles or source ids,
+                oldest first. What a history holds is never recommended.
+            count: rows for each, at most as many as the ranker reads, but for ``order="retriever"``.
+            exclude: titles or ids that are not recommended either, such as what is sold out.
+            only: titles or ids to choose from, in place of the whole catalogue.
+            order: one of :data:`ORDERS`.
             progress: show a progress bar.
 
         Returns:
-            The rows of :meth:`recommend`, and before them ``user``: the id, or the number of the history from 0.
+            One row a recommendation, best first: ``user`` (the id, or the number of the history from 0), ``rank``,
+            ``item_id``, ``title``, ``order``, ``score`` (by which they are ordered), ``log_p_ranker`` (without
+            ``order="retriever"``) and ``log_p_retriever``.
 
         Raises:
-            InputError: as :meth:`recommend`, or a user is unknown.
+            InputError: a history is empty, a user or an item is unknown, or nothing is left to recommend.
         """
         size = self.ranker_settings.candidates
-        checked_order(order)
-        most = self.dataset.n_items if order == "retriever" else size
+        most = self.dataset.n_items if _checked(order) == "retriever" else size
         if not 1 <= count <= most:
             raise InputError(f"{count} recommendations were asked for: choose from 1 to {most}.")
-        numbers = {user: number for number, user in enumerate(self.dataset.user_ids)}
-        histories = [self._history(user, numbers) for user in users]
-        names = [user if isinstance(user, str) else number for number, user in enumerate(users)]
-        allowed = np.ones(self.dataset.n_items + 1, dtype=bool)
-        if only is not None:
-            allowed = np.isin(np.arange(len(allowed)), self._items(only))
+        rows = {user: row for row, user in enumerate(self.dataset.user_ids)}
+        histories = [self._history(user, rows) for user in users]
+        allowed = np.full(self.dataset.n_items + 1, only is None)
+        allowed[self._items(only or ())] = True
         allowed[[0, *self._items(exclude)]] = False
-        listed = list(retrieved(self.retriever, histories, allowed, count=max(count, size)))
-        reader = None if order == "retriever" else self.ranker
-        options = {"weight": self.weight, "order": order, "progress": progress}
-        found = ordered(reader, histories, listed, **options)
-        frames = [self._frame(*best, order).head(count) for best in found]
-        together = pd.concat(frames, ignore_index=True)
-        together.insert(0, "user", np.repeat(np.array(names, dtype=object), [len(frame) for frame in frames]))
-        return together
+        listed = pd.concat(self._retrieved(histories, allowed, count=max(count, size)), ignore_index=True)
+        found = self._ordered(histories, listed, order, progress=progress).groupby("row").head(count)
+        names = [user if isinstance(user, str) else number for number, user in enumerate(users)]
+        table = self._table(found, order)
+        table.insert(0, "user", [names[row] for row in found["row"]])
+        return table
 
     def rank(
         self,
@@ -265,66 +236,107 @@ class Recommender:
         *,
         window: int = MAX_CANDIDATES,
         step: int = MAX_CANDIDATES // 2,
-        order: Order = "fused",
+        order: str = "fused",
     ) -> pd.DataFrame:
-        """Order candidates that came from elsewhere, such as from a retriever of one's own.
+        """Order candidates from elsewhere, such as a retriever of one's own: titles or ids, best first, at least two.
 
-        Args:
-            history: titles or source ids, oldest first.
-            candidates: titles or ids, best first, at least two.
-            window: candidates in a prompt.
-            step: places by which the window moves.
-            order: one of :data:`~llamarec_core.orders.ORDERS`.
-
-        Returns:
-            As :meth:`recommend`, one row a candidate, from one pass or, of long lists, as of
-            :func:`~llamarec_core.orders.slide`.
+        More than ``window`` are ordered by a window that moves from back to front by ``step`` places. The best
+        ``window − step`` of a consistent ranker reach the front in one pass (Sun et al., 2023, arXiv 2304.09542). A
+        candidate's score is that of the last window in which it stood. Returns as :meth:`recommend`.
 
         Raises:
-            InputError: there are fewer than two candidates, one stands twice or is unknown, or ``window`` or
-                ``step`` is out of range.
+            InputError: an item is unknown or stands twice, or ``window`` or ``step`` is out of range.
         """
-        items = self._items(candidates)
-        if len(items) < 2 or len(set(items)) < len(items):
+        items = np.array(self._items(candidates), dtype=np.int32)
+        if len(items) < 2 or len(np.unique(items)) < len(items):
             raise InputError(f"{len(items)} candidates were given: give at least two, each once.")
-        checked_order(order)
+        if not (2 <= window <= MAX_CANDIDATES and 1 <= step <= window):
+            raise InputError(
+                f"window {window}, step {step}: choose a window of 2 to {MAX_CANDIDATES} and a step of 1 to the window."
+            )
         past = self._history(history, {})
+        _checked(order)
         scores = self.retriever.score([past])[0].numpy(force=True)
-        listed = np.array(items, dtype=np.int32), scores[items]
-        options = {"weight": self.weight, "order": order, "window": window, "step": step}
-        reader = None if order == "retriever" else self.ranker
-        return self._frame(*slide(reader, past, *listed, **options), order)
+        passes = []
+        for start in [*range(len(items) - window, 0, -step), 0]:
+            shown = items[start : start + window]
+            passes.append(self._ordered([past], _candidates(0, shown, scores), order))
+            items[start : start + window] = passes[-1]["item"]
+        latest = pd.concat(passes).drop_duplicates("item", keep="last")
+        return self._table(latest.set_index("item").loc[items].reset_index(), order)
 
     def _items(self, names: Iterable[str]) -> list[int]:
         return [find_item(self.dataset, str(name)) for name in names]
 
-    def _history(self, user: str | Sequence[str], numbers: dict[str, int]) -> np.ndarray:
+    def _history(self, user: str | Sequence[str], rows: dict[str, int]) -> np.ndarray:
         """Return the items of a user of the data set, or of a history, int32 (length,)."""
         if not isinstance(user, str):
             if not len(user):
                 raise InputError("The history is empty: give at least one title or item id.")
             return np.array(self._items(user), dtype=np.int32)
-        if user not in numbers:
+        if user not in rows:
             raise InputError(f"{self.dataset.name} has no user {user[:100]!r}: give an id of its interactions.")
-        return self.dataset.sequence(numbers[user])
+        return self.dataset.sequence(rows[user])
 
-    def _frame(self, items: np.ndarray, parts: pd.DataFrame, order: Order) -> pd.DataFrame:
-        told = {
-            "rank": np.arange(1, len(items) + 1),
-            "item_id": [self.dataset.item_ids[item] for item in items],
-            "title": [self.dataset.titles[item] for item in items],
+    def _retrieved(self, histories: Sequence[np.ndarray], allowed: np.ndarray, *, count: int) -> Iterator[pd.DataFrame]:
+        """Yield each history's best items outside it of those allowed, bool (n_items + 1,)."""
+        for start in range(0, len(histories), BATCH_SIZE):
+            some = list(histories[start : start + BATCH_SIZE])
+            for row, scores in enumerate(self.retriever.score(some).numpy(force=True), start):
+                left = allowed.copy()
+                left[histories[row]] = False
+                items = np.flatnonzero(left).astype(np.int32)
+                if not len(items):
+                    raise InputError("Nothing is left to recommend: exclude fewer items, or choose from more.")
+                yield _candidates(row, items[np.argsort(-scores[items], kind="stable")][:count], scores)
+
+    def _ordered(
+        self, histories: Sequence[np.ndarray], listed: pd.DataFrame, order: str, *, progress: bool = False
+    ) -> pd.DataFrame:
+        """Return the candidates of all histories with all their terms, best first; equals stay as they came."""
+        if order != "retriever":
+            from llamarec_core.ranking.rerank import log_probabilities
+
+            lengths = listed.groupby("row")["item"].transform("size")
+            for _, some in listed.groupby(lengths):  # prompts of as many candidates are read together
+                rows = some["row"].unique()
+                items = some["item"].to_numpy().reshape(len(rows), -1)
+                read = self.ranker.probabilities([histories[row] for row in rows], items, progress=progress)
+                listed.loc[some.index, "log_p_ranker"] = log_probabilities(read.astype(np.float64)).ravel()
+        if order == "fused":
+            listed["score"] = listed["log_p_ranker"] + self.weight * listed["log_p_retriever"]
+        else:
+            listed["score"] = listed[f"log_p_{order}"]
+        return listed.sort_values(["row", "score"], ascending=[True, False])
+
+    def _table(self, found: pd.DataFrame, order: str) -> pd.DataFrame:
+        named = {
+            "rank": found.groupby("row").cumcount() + 1,
+            "item_id": [self.dataset.item_ids[item] for item in found["item"]],
+            "title": [self.dataset.titles[item] for item in found["item"]],
             "order": order,
         }
-        return pd.concat([pd.DataFrame(told), parts.reset_index(drop=True)], axis=1)
+        terms = found.filter(["score", "log_p_ranker", "log_p_retriever"])
+        return pd.concat([pd.DataFrame(named), terms], axis=1).reset_index(drop=True)
 
 
 def checked_place(folder: Path) -> Path:
-    """Return the absolute place of a recommender's folder, which may replace another recommender.
-
-    Raises:
-        InputError: anything else is there.
-    """
+    """Return the absolute place of a recommender's folder, where nothing but another recommender may stand."""
     folder = Path(folder).resolve()
     if folder.exists() and not (folder / "settings.yaml").is_file():
         raise InputError(f"{folder} exists and holds no recommender, which alone may be replaced: name another folder.")
     return folder
+
+
+def _checked(order: str) -> str:
+    if order not in ORDERS:
+        raise InputError(f"Unknown order {order!r}: choose from {', '.join(ORDERS)}.")
+    return order
+
+
+def _candidates(row: int, items: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+    """Return the candidates of one history in the prompt's order, given the retriever's scores of the catalogue."""
+    from scipy.special import log_softmax
+
+    log_p = log_softmax(scores[items].astype(np.float64))
+    return pd.DataFrame({"row": row, "item": items, "log_p_retriever": log_p})

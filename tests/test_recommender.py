@@ -13,18 +13,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from transformers import LlamaConfig
+from typer.testing import CliRunner
 
-from llamarec_core.data import load_dataset
+from llamarec_core.cli import app
 from llamarec_core.files import InputError
-from llamarec_core.fitting import _warnings
-from llamarec_core.orders import slide
+from llamarec_core.fitting import doubts
 from llamarec_core.ranking import write_random_backbone
 from llamarec_core.recommender import Recommender
-from llamarec_core.settings import Profile
 
 ROOT = Path(__file__).parents[1]
-TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+TINY = LlamaConfig(
+    hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    tie_word_embeddings=True,
+)  # fmt: skip
 KINDS = ("soap", "kettle", "lamp", "chair")
 COLOURS = ("red", "blue", "green", "white", "black", "brown")
 
@@ -47,48 +50,67 @@ def shop(tmp_path_factory):
     return folder
 
 
+def llamarec(*arguments):
+    answer = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert answer.exit_code == 0
+    return answer.stdout
+
+
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory):
-    """The smallest settings, with a backbone of random weights."""
-    backbone = tmp_path_factory.mktemp("backbones") / "tiny"
-    write_random_backbone(backbone, LlamaConfig(**TINY, num_key_value_heads=2, tie_word_embeddings=True), seed=0)
+def fitted(shop, tmp_path_factory):
+    """A folder with ``saved``, fitted by the smallest settings and a backbone of random weights, and what was said."""
+    folder = tmp_path_factory.mktemp("work")
+    write_random_backbone(folder / "tiny", TINY, seed=0)
     ranker = {
-        "backbone": str(backbone), "quantization": "none", "dtype": "float32", "history_length": 3, "candidates": 6,
-        "title_tokens": 8, "training_examples": 8, "batch_size": 4, "warmup_steps": 0, "validate_every": 1,
+        "backbone": str(folder / "tiny"), "quantization": "none", "dtype": "float32", "history_length": 3,
+        "candidates": 6, "training_examples": 8, "batch_size": 4, "warmup_steps": 0, "validate_every": 1,
         "validation_users": 8,
     }  # fmt: skip
-    return Profile(name="tiny", datasets={"shop": {}}, retriever={"epochs": 4, "validate_every": 1}, ranker=ranker)
-
-
-@pytest.fixture(scope="module")
-def trained(shop, profile, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("work")
-    recommender = Recommender.train(load_dataset("shop", folder=shop), profile, folder=folder / "run", progress=False)
-    recommender.save(folder / "saved")
-    return recommender, folder
+    profile = {"datasets": {"shop": {}}, "retriever": {"epochs": 4, "validate_every": 1}, "ranker": ranker}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(profile))
+    place = "--profile", folder / "tiny.yaml", "--out", folder / "saved"
+    return folder, llamarec("fit", shop, *place, "-s", "ranker.title_tokens=8", "--minutes", 5)
 
 
 @pytest.fixture
-def recommender(trained):
-    return Recommender.load(trained[1] / "saved")
+def recommender(fitted):
+    return Recommender.load(fitted[0] / "saved")
 
 
-def test_the_folder_answers_from_anywhere_without_the_study(trained, tmp_path):
+def test_fit_says_what_each_order_is_worth_on_held_out_users(fitted):
+    found = json.loads((fitted[0] / "saved" / "held_out.json").read_text())
+    orders = [row["order"] for row in found["ndcg@10"]]
+    assert orders == ["random", "popularity", "title overlap", "retriever", "ranker", "fused"]
+    assert all(row["ci_low"] <= row["measured"] <= row["ci_high"] for row in found["ndcg@10"])
+    assert found["users"] == 40
+    for said in (*(f"  {order} " for order in orders), *(f"Warning: {warning}" for warning in found["warnings"])):
+        assert said in fitted[1]
+    stored = yaml.safe_load((fitted[0] / "saved" / "settings.yaml").read_text())
+    assert (stored["ranker"]["title_tokens"], stored["ranker"]["minutes"]) == (8, 5)
+
+
+def test_the_folder_answers_from_anywhere_without_the_study(fitted, recommender, tmp_path):
     """Moved, and asked by a process in another folder that finds nothing but the package."""
-    shutil.copytree(trained[1] / "saved", tmp_path / "elsewhere" / "moved")
+    shutil.copytree(fitted[0] / "saved", tmp_path / "elsewhere" / "moved")
     shutil.copytree(ROOT / "llamarec_core", tmp_path / "site" / "llamarec_core")
     script = (
-        "import sys; from llamarec_core.recommender import Recommender; loaded = Recommender.load('moved')\n"
-        "loaded.recommend(['Red soap', 'kettle-blue'], 6).to_parquet('one.parquet')\n"
-        "loaded.recommend_users(loaded.dataset.user_ids, 3).to_parquet('all.parquet')"
+        "from llamarec_core.recommender import Recommender\n"
+        "Recommender.load('moved').recommend(['Red soap', 'kettle-blue'], 6).to_parquet('one.parquet')"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    command = [sys.executable, "-P", "-c", script]
-    subprocess.run(command, cwd=tmp_path / "elsewhere", env=environment, check=True)
-    one, everyone = (pd.read_parquet(tmp_path / "elsewhere" / f"{name}.parquet") for name in ("one", "all"))
-    here = trained[0]
-    pd.testing.assert_frame_equal(one, here.recommend(["Red soap", "kettle-blue"], 6), rtol=1e-4)
-    assert everyone.groupby("user").size().to_dict() == dict.fromkeys(here.dataset.user_ids, 3)
+    subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path / "elsewhere", env=environment, check=True)
+    one = pd.read_parquet(tmp_path / "elsewhere" / "one.parquet")
+    pd.testing.assert_frame_equal(one, recommender.recommend(["Red soap", "kettle-blue"], 6), rtol=1e-4)
+
+
+def test_the_command_recommends(fitted, tmp_path):
+    of = "recommend", "--from", fitted[0] / "saved"
+    answer = llamarec(*of, "--user", "u00", "--json", "--count", 2, "--order", "retriever")
+    assert [(row["user"], row["rank"]) for row in json.loads(answer)] == [("u00", 1), ("u00", 2)]
+    llamarec(*of, "--users", "all", "--output", tmp_path / "all.parquet", "--count", 5, "--exclude", "Red lamp")
+    everyone = pd.read_parquet(tmp_path / "all.parquet")
+    assert everyone.groupby("user").size().to_dict() == {f"u{user:02}": 5 for user in range(40)}
+    assert "lamp-red" not in set(everyone["item_id"])
 
 
 def test_fused_is_the_sum_by_hand(recommender):
@@ -151,11 +173,9 @@ def test_candidates_of_ones_own_are_ranked_in_one_pass_where_one_suffices(recomm
     history, own = ["soap-red"], ["Blue soap", "Red lamp", "chair-brown", "kettle-green"]
     once = recommender.rank(history, own)
     pd.testing.assert_frame_equal(once, recommender.rank(history, own, window=4, step=1))
-    past, listed = ([recommender.dataset.item_ids.index(item) for item in items] for items in (
-        ["soap-red"], ["soap-blue", "lamp-red", "chair-brown", "kettle-green"]))  # fmt: skip
-    np.testing.assert_allclose(
-        np.sort(np.exp(once["log_p_ranker"])), np.sort(recommender.ranker.probabilities([past], [listed])[0]), rtol=1e-4
-    )
+    past, listed = recommender._items(history), recommender._items(own)
+    read = recommender.ranker.probabilities([past], [listed])[0]
+    np.testing.assert_allclose(np.sort(np.exp(once["log_p_ranker"])), np.sort(read), rtol=1e-4)
     assert len(recommender.rank(history, own[:2], order="ranker")) == 2
     with pytest.raises(InputError, match="at least two, each once"):
         recommender.rank(history, ["soap-blue", "Blue soap"])
@@ -165,21 +185,16 @@ def test_candidates_of_ones_own_are_ranked_in_one_pass_where_one_suffices(recomm
 
 def test_a_sliding_window_brings_the_best_to_the_front(recommender):
     """By the retriever, whose scores do not depend on the window, all places that a window keeps are exact."""
-    scores = np.random.default_rng(0).permutation(50).astype(np.float32)
-    items = np.arange(1, 51, dtype=np.int32)
-    options = {"weight": 1.0, "order": "retriever"}
-    ranked, parts = slide(None, np.array([1]), items, scores, window=20, step=10, **options)
-    assert ranked[:10].tolist() == items[np.argsort(-scores)][:10].tolist()
-    assert sorted(ranked) == items.tolist()
-    assert parts.index.tolist() == ranked.tolist()
     everyone = [item for item in recommender.dataset.item_ids[1:] if item != "soap-red"]
-    ranked = recommender.rank(["soap-red"], everyone, window=6, step=3)
-    assert sorted(ranked["item_id"]) == sorted(everyone)
+    whole = recommender.recommend(["soap-red"], len(everyone), order="retriever")["item_id"]
+    ranked = recommender.rank(["soap-red"], whole[::-1], window=10, step=5, order="retriever")["item_id"]
+    assert ranked[:5].tolist() == whole[:5].tolist()
+    assert sorted(ranked) == sorted(everyone)
+    assert sorted(recommender.rank(["soap-red"], everyone, window=6, step=3)["item_id"]) == sorted(everyone)
 
 
-def test_a_changed_data_set_or_backbone_is_refused(trained, shop, tmp_path, monkeypatch):
-    saved = tmp_path / "saved"
-    shutil.copytree(trained[1] / "saved", saved)
+def test_a_changed_data_set_or_backbone_is_refused(fitted, shop, recommender, tmp_path, monkeypatch):
+    saved = fitted[0] / "saved"
     shutil.copytree(shop, tmp_path / "data" / "shop")
     monkeypatch.setenv("LLAMAREC_DATA", str(tmp_path / "data"))
     Recommender.load(saved)
@@ -188,28 +203,21 @@ def test_a_changed_data_set_or_backbone_is_refused(trained, shop, tmp_path, monk
     with pytest.raises(InputError, match=r"The data set shop changed since .* \(items.csv\)"):
         Recommender.load(saved)
     monkeypatch.delenv("LLAMAREC_DATA")
-    other = tmp_path / "tiny"
-    write_random_backbone(other, LlamaConfig(**TINY, num_key_value_heads=2, tie_word_embeddings=True), seed=1)
-    moved = Recommender.load(saved, settings=[f"ranker.backbone={other}"])
+    write_random_backbone(tmp_path / "tiny", TINY, seed=1)
     with pytest.raises(InputError, match="backbone_sha256"):
-        moved.recommend(["soap-red"], 6)
+        Recommender.load(saved, settings=[f"ranker.backbone={tmp_path / 'tiny'}"]).recommend(["soap-red"], 6)
     with pytest.raises(InputError, match="belongs to training"):
         Recommender.load(saved, settings=["retriever.dim=8"])
-    with pytest.raises(InputError, match="holds no recommender"):
-        Recommender.load(tmp_path)
     with pytest.raises(InputError, match="which alone may be replaced"):
-        moved.save(shop)
-    assert (shop / "items.csv").exists()
+        recommender.save(shop)
 
 
-def test_held_out_users_say_what_each_order_is_worth(trained):
-    recommender, folder = trained
-    found = json.loads((folder / "saved" / "held_out.json").read_text())
-    orders = [row["order"] for row in found["ndcg@10"]]
-    assert orders == ["random", "popularity", "title overlap", "retriever", "ranker", "fused"]
-    assert all(row["ci_low"] <= row["measured"] <= row["ci_high"] for row in found["ndcg@10"])
-    assert found["users"] == 40
-    assert len(recommender.summary().splitlines()) == 7 + len(found["warnings"])
+def test_a_folder_that_was_altered_is_refused(fitted, tmp_path):
+    (tmp_path / "settings.yaml").write_text("retriever_weight: 1")
+    with pytest.raises(InputError, match=r"settings.yaml: \w+: Field required"):
+        Recommender.load(tmp_path)
+    with pytest.raises(InputError, match="holds no recommender"):
+        Recommender.load(tmp_path / "nowhere")
 
 
 def test_what_the_ranker_did_not_learn_is_said():
@@ -217,14 +225,14 @@ def test_what_the_ranker_did_not_learn_is_said():
     low, high = generator.random(500) / 2, 0.4 + generator.random(500) / 2
     drawn = {"samples": 200, "seed": 0}
     useless = {"random": low, "ranker": low[::-1], "retriever": high, "fused": high}
-    assert "no better than random" in _warnings(useless, 0.0, **drawn)[0]
+    assert "no better than random" in doubts(useless, 0.0, **drawn)[0]
     echo = useless | {"ranker": high}
-    assert "only repeats" in _warnings(echo, 0.97, **drawn)[0]
-    assert "adds nothing" in _warnings(echo, 0.2, **drawn)[0]
-    assert _warnings(echo | {"fused": high + 0.1}, 0.2, **drawn) == []
+    assert "only repeats" in doubts(echo, 0.97, **drawn)[0]
+    assert "adds nothing" in doubts(echo, 0.2, **drawn)[0]
+    assert doubts(echo | {"fused": high + 0.1}, 0.2, **drawn) == []
 
 
-def test_the_service_of_the_page_answers(trained, monkeypatch):
+def test_the_service_of_the_page_answers(fitted, monkeypatch):
     """With a stand-in for FastAPI, which is no dependency."""
     page = (ROOT / "book" / "own_data.md").read_text()
     (service,) = re.findall(r"^:caption: service.py\n\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -232,31 +240,10 @@ def test_the_service_of_the_page_answers(trained, monkeypatch):
     fastapi.FastAPI = lambda: SimpleNamespace(get=lambda path: lambda function: function)
     fastapi.HTTPException, fastapi.Query = type("HTTPException", (Exception,), {}), lambda: None
     monkeypatch.setitem(sys.modules, "fastapi", fastapi)
-    (trained[1] / "shop-recommender").symlink_to(trained[1] / "saved")
-    monkeypatch.chdir(trained[1])
+    (fitted[0] / "shop-recommender").symlink_to(fitted[0] / "saved")
+    monkeypatch.chdir(fitted[0])
     names = {}
     exec(compile(service, "service.py", "exec"), names)  # noqa: S102
     assert [row["rank"] for row in names["recommend"](["soap-red"], count=3)] == [1, 2, 3]
     with pytest.raises(fastapi.HTTPException, match="No item of shop is called 'sope'"):
         names["recommend"](["sope"], count=3)
-
-
-def test_the_command_fits_and_recommends(shop, profile, tmp_path):
-    import yaml
-
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(profile.model_dump(mode="json", exclude={"name"})))
-
-    def llamarec(*arguments):
-        command = [Path(sys.executable).parent / "llamarec", *arguments]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-    answer = llamarec("fit", str(shop), "--profile", "tiny.yaml", "--out", "mine", "-s", "ranker.title_tokens=4")
-    assert answer.returncode == 0, answer.stderr
-    assert "  fused " in answer.stdout
-    answer = llamarec("recommend", "--from", "mine", "--user", "u00", "--json", "--count", "2", "--order", "retriever")
-    assert [row["rank"] for row in json.loads(answer.stdout)] == [1, 2]
-    answer = llamarec("recommend", "--from", "mine", "--users", "all", "--output", "recs.parquet", "--count", "5")
-    assert answer.returncode == 0, answer.stderr
-    assert len(pd.read_parquet(tmp_path / "recs.parquet")) == 200
-    assert "title_tokens: 4" in (tmp_path / "mine" / "settings.yaml").read_text()
