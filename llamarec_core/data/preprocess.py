@@ -4,10 +4,11 @@ In this order: an event that stands twice counts once; interactions with items t
 with fewer than five interactions go, again and again until none is left (the 5-core); the rest is sorted by user, time
 and, within one moment, item id. No interaction is dropped for its rating.
 
-Ties of a timestamp are broken by item id. The authors' code breaks them by an item number that depends
-on Python's hash seed, so their published sequences cannot be rebuilt exactly; ours can.
+The authors' code breaks the ties of a timestamp by an item number that depends on Python's hash seed, so their
+published sequences cannot be rebuilt exactly; ours can.
 """
 
+import html
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -22,22 +23,27 @@ CORE = 5
 """Interactions that every user and every item keeps at least."""
 
 
-def build_dataset(
-    name: str, events: pd.DataFrame, titles: Mapping[str, str], *, source: Mapping[str, Any] | None = None
-) -> Dataset:
+def clean_product_title(title: str) -> str:
+    """Replace HTML entities by their characters and every run of white space by one space."""
+    return " ".join(html.unescape(title).split())
+
+
+def clean_movie_title(title: str) -> str:
+    """Bring a MovieLens title into reading order: ``Postman, The (Postino, Il) (1994)`` → ``The Postman (1994)``."""
+    name, year = re.fullmatch(r"(?s)(.*?)\s*(\(\d{4}(?:[-–](?:\d{4})?)?\))?\s*", title).groups(default="")
+    name = " ".join((re.sub(r"\([^()]*\)", " ", name).strip() or name).split())
+    name = re.sub(r"^(.+), (The|A|An)$", r"\2 \1", name)
+    return f"{name} {year}".strip()
+
+
+def build_dataset(name: str, events: pd.DataFrame, titles: Mapping[str, str], source: Mapping[str, Any]) -> Dataset:
     """Reduce raw events to the 5-core of titled items and number users and items.
 
     Args:
         name: Name of the data set.
-        events: One row an interaction: ``user_id`` and ``item_id`` (strings), ``timestamp`` (a number in any
-            unit). The order of the rows does not matter.
-        titles: Title of each item id, cleaned; items without a title, or with an empty one, are dropped.
-        source: Where the files came from, kept with the data set.
-
-    Returns:
-        The data set; users and items are numbered in the sorted order of their ids (as numbers where all
-        ids are whole numbers, as text otherwise). Its ``source`` also says, under ``preprocessing``, what was read
-        and dropped.
+        events: One row an interaction, in any order: ``user_id`` and ``item_id`` (strings), ``timestamp`` (a number).
+        titles: Cleaned title of each item id; items without a title, or with an empty one, are dropped.
+        source: Where the files came from, kept with the data set; what was dropped is added as ``preprocessing``.
 
     Raises:
         InputError: no interaction is with a titled item, or nothing is left after the 5-core.
@@ -60,6 +66,10 @@ def build_dataset(
             f"{len(np.unique(users[titled]))} users with {has_title.sum()} titled items, but no group of them in which "
             f"every user and every item has at least {CORE}; give more interactions."
         )
+    users, user_ids = _number(users[kept], user_ids)
+    items, numbered_ids = _number(items[kept], item_ids)
+    order = np.lexsort((items, times[kept], users))
+    tied = pd.DataFrame({"user": users, "time": times[kept]}).duplicated(keep=False).mean()
     report = {
         "interactions": len(events),
         "duplicates": int((~once).sum()),
@@ -67,33 +77,53 @@ def build_dataset(
         "interactions_without_title": int((once & ~titled).sum()),
         "titles_without_interaction": len(titles.keys() - set(item_ids)),
         "interactions_outside_core": int(titled.sum()) - len(kept),
+        "tied": float(tied),
     }
-    users, user_ids = _number(users[kept], user_ids)
-    items, item_ids = _number(items[kept], item_ids)
-    order = np.lexsort((items, times[kept], users))
-    same = (np.diff(users[order]) == 0) & (np.diff(times[kept][order]) == 0)
-    report["tied"] = float(np.mean(np.append(same, False) | np.append(False, same)))
     return Dataset(
         name=name,
         items=items[order] + 1,  # 0 is padding
         offsets=np.concatenate([[0], np.cumsum(np.bincount(users))]),
-        titles=["", *(titles[item] for item in item_ids)],
+        titles=["", *(titles[item] for item in numbered_ids)],
         user_ids=user_ids,
-        item_ids=["", *item_ids],
-        source={**(source or {}), "preprocessing": report},
+        item_ids=["", *numbered_ids],
+        source={**source, "preprocessing": report},
     )
+
+
+def k_core(users: np.ndarray, items: np.ndarray, *, k: int) -> np.ndarray:
+    """Find the largest set of interactions in which every user and every item has at least ``k``.
+
+    There is one such set, whatever is dropped first: a union of two of them is one. Users and items are numbers from 0
+    on, shape (n_interactions,); so is the mask that is returned, of those in the core.
+    """
+    kept = np.ones(len(users), dtype=bool)
+    while True:
+        # An interaction that is out adds 0 to its user's and its item's count.
+        enough_items = np.bincount(items, weights=kept)[items] >= k
+        enough_users = np.bincount(users, weights=kept)[users] >= k
+        remaining = kept & enough_items & enough_users
+        if remaining.sum() == kept.sum():
+            return kept
+        kept = remaining
+
+
+def _number(codes: np.ndarray, ids: pd.Index) -> tuple[np.ndarray, list[str]]:
+    """Renumber codes in the sorted order of the ids that occur: as numbers if all are whole ones, else as text."""
+    present, codes = np.unique(codes, return_inverse=True)
+    names = [str(name) for name in ids[present]]
+    numeric = all(re.fullmatch(r"-?[0-9]+", name) for name in names)
+    order = sorted(range(len(names)), key=lambda i: (int(names[i]), names[i]) if numeric else names[i])
+    return np.argsort(order)[codes], [names[i] for i in order]
 
 
 def describe(dataset: Dataset, *, titles: Mapping[str, Sequence[Hashable]] | None = None) -> str:
     """Say what was read and dropped, and what timestamps and titles do not tell apart: one fact a line.
 
-    Args:
-        dataset: As :func:`build_dataset` made it.
-        titles: Other forms of the items' titles, padding left out, by what they are, e.g. ``cut at 8 tokens``.
+    ``titles`` holds other forms of the items' titles, padding left out, by what they are, e.g. ``cut at 8 tokens``.
     """
     counts = dataset.source["preprocessing"]
     lines = [
-        (f"{counts['interactions']:,}", f"interactions read ({', '.join(dataset.source.get('sha256', {}))})"),
+        (f"{counts['interactions']:,}", f"interactions read ({', '.join(dataset.source['sha256'])})"),
         (f"{counts['duplicates']:,}", "dropped: the same user, item and timestamp as another"),
         (f"{counts['interactions_without_title']:,}", f"dropped: no title ({counts['items_without_title']:,} items)"),
         (f"{counts['interactions_outside_core']:,}", f"dropped: a user or item with fewer than {CORE} interactions"),
@@ -108,38 +138,3 @@ def describe(dataset: Dataset, *, titles: Mapping[str, Sequence[Hashable]] | Non
         alike = pd.Series(list(of)).duplicated(keep=False).mean()
         lines.append((f"{alike:.1%}", f"of the items kept share their title, {form}, with another"))
     return "\n".join(f"{value:>12} {text}" for value, text in lines)
-
-
-def k_core(users: np.ndarray, items: np.ndarray, *, k: int) -> np.ndarray:
-    """Find the largest set of interactions in which every user and every item has at least ``k``.
-
-    There is one such set, whatever is dropped first: a union of two of them is one.
-
-    Args:
-        users: User of each interaction, a number from 0 on; shape (n_interactions,).
-        items: Item of each interaction, likewise.
-        k: The least number of interactions.
-
-    Returns:
-        Which interactions are in the core, bool, shape (n_interactions,).
-    """
-    kept = np.ones(len(users), dtype=bool)
-    while True:
-        # An interaction that is out adds 0 to its user's and its item's count.
-        enough_items = np.bincount(items, weights=kept)[items] >= k
-        enough_users = np.bincount(users, weights=kept)[users] >= k
-        remaining = kept & enough_items & enough_users
-        if remaining.sum() == kept.sum():
-            return kept
-        kept = remaining
-
-
-def _number(codes: np.ndarray, ids: pd.Index) -> tuple[np.ndarray, list[str]]:
-    """Renumber codes in the sorted order of those ids that still occur."""
-    present, codes = np.unique(codes, return_inverse=True)
-    names = [str(name) for name in ids[present]]
-    numeric = all(re.fullmatch(r"-?[0-9]+", name) for name in names)
-    order = sorted(range(len(names)), key=lambda i: (int(names[i]), names[i]) if numeric else names[i])
-    place = np.empty(len(names), dtype=np.int64)
-    place[order] = np.arange(len(names))
-    return place[codes], [names[i] for i in order]

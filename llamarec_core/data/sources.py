@@ -25,59 +25,54 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pooch
 import requests
 
 from llamarec_core.checked import checked_name
 from llamarec_core.data.dataset import Dataset
-from llamarec_core.data.preprocess import build_dataset
-from llamarec_core.data.tables import SourcePath, TableFormat, find_file, read_metadata_titles, read_table
-from llamarec_core.data.titles import clean_movie_title, clean_product_title
+from llamarec_core.data.preprocess import build_dataset, clean_movie_title, clean_product_title
+from llamarec_core.data.tables import SourcePath, read_metadata_titles, read_table
 from llamarec_core.files import InputError, cache_folder, sha256
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Two files that make a data set, plain or gzipped, and how to read them.
+    """Two files that make a data set, plain or gzipped, and how to read them."""
 
-    Attributes:
-        interactions: name of the file of interactions, written as ``events`` says.
-        titles: name of the file from which ``read_titles`` reads the cleaned title of each item id.
-        folder: inside the one that the user names, in which the files may lie.
-        downloads: address of each official file → its SHA-256, where one was published.
-        counts: users, items and interactions after preprocessing, which verify a download beside its checksum.
-    """
-
-    interactions: str
-    titles: str
-    events: TableFormat
-    read_titles: Callable[[SourcePath], dict[str, str]]
-    folder: str = ""
-    downloads: Mapping[str, str | None] = field(default_factory=dict)
-    counts: tuple[int, int, int] | None = None
+    interactions: str  #: the name of a file
+    titles: str  #: the name of the other
+    read_events: Callable[[SourcePath], pd.DataFrame]
+    read_titles: Callable[[SourcePath], dict[str, str]]  #: gives the cleaned title of each item id
+    folder: str = ""  #: inside the one that the user names, in which the files may lie
+    downloads: Mapping[str, str | None] = field(default_factory=dict)  #: official address → SHA-256, where published
+    counts: tuple[int, int, int] | None = None  #: users, items and interactions kept, which verify a download as well
 
 
-_EVENT = {"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp"}
-_ITEM = {"item_id": "item_id", "title": "title"}
+_EVENT = {name: name for name in ("user_id", "item_id", "timestamp")}
+_ITEM = {name: name for name in ("item_id", "title")}
 
 
-def _table_titles(
-    path: SourcePath, columns: Mapping[str, str], clean: Callable[[str], str], *, quoted: bool = True
+def _titles(
+    path: SourcePath,
+    columns: Mapping[str, str],
+    *,
+    clean: Callable[[str], str] = clean_product_title,
+    quoted: bool = True,
 ) -> dict[str, str]:
-    items = read_table(path, TableFormat(columns, quoted=quoted, unique="item_id"))
+    items = read_table(path, columns, quoted=quoted, unique="item_id")
     titles = items["title"]
     if "year" in items:
         titles = titles.where(~items["year"].str.fullmatch(r"\d{4}"), titles + " (" + items["year"] + ")")
     return dict(zip(items["item_id"], map(clean, titles), strict=True))
 
 
-def _metadata_titles(path: SourcePath, parse: Callable[[str], Any]) -> dict[str, str]:
-    return {item: clean_product_title(title) for item, title in read_metadata_titles(path, parse).items()}
-
-
 def _amazon(category: str, parse: Callable[[str], Any], **rest: Any) -> Layout:
-    ratings = TableFormat(_EVENT, header=("user_id", "item_id", "rating", "timestamp"))
-    titles = partial(_metadata_titles, parse=parse)
+    ratings = partial(read_table, columns=_EVENT, header=("user_id", "item_id", "rating", "timestamp"))
+
+    def titles(path: SourcePath) -> dict[str, str]:
+        return {item: clean_product_title(title) for item, title in read_metadata_titles(path, parse).items()}
+
     return Layout(f"ratings_{category}.csv", f"meta_{category}.json", ratings, titles, **rest)
 
 
@@ -98,14 +93,14 @@ KNOWN = {
     "ml-100k-1998": Layout(  # MovieLens 100K of 1998, which comes with the Python package recbole
         "ml-100k.inter",
         "ml-100k.item",
-        TableFormat(_EVENT, quoted=False),
-        partial(_table_titles, columns=_MOVIES_OF_1998, clean=clean_movie_title, quoted=False),
+        partial(read_table, columns=_EVENT, quoted=False),
+        partial(_titles, columns=_MOVIES_OF_1998, clean=clean_movie_title, quoted=False),
     ),
     "ml-100k": Layout(  # MovieLens ml-latest-small of 2018-09, which the paper calls ML-100k
         "ratings.csv",
         "movies.csv",
-        TableFormat({"user_id": "userId", "item_id": "movieId", "timestamp": "timestamp"}),
-        partial(_table_titles, columns={"item_id": "movieId", "title": "title"}, clean=clean_movie_title),
+        partial(read_table, columns={"user_id": "userId", "item_id": "movieId", "timestamp": "timestamp"}),
+        partial(_titles, columns={"item_id": "movieId", "title": "title"}, clean=clean_movie_title),
         folder="ml-latest-small",
         downloads={
             f"{_GROUPLENS}/ml-latest-small.zip": "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436"
@@ -145,24 +140,19 @@ def load_dataset(
 
     Args:
         name: One of :data:`KNOWN`, or a data set of your own.
-        folder: Folder that holds the raw files, or holds them in a folder of the data set's name; if not
-            given, the one that the environment variable ``LLAMAREC_DATA`` names.
+        folder: Holds the raw files, or holds them in a folder of the data set's name; ``LLAMAREC_DATA`` if not given.
         columns: For data of your own, our names of columns → those in the files, where they differ; also as text,
             ``user_id=uid,title=name``.
-
-    Returns:
-        The data set, reduced to the 5-core of titled items; its ``source`` says where the files came from, with the
-        SHA-256 of each, and what was dropped.
 
     Raises:
         InputError: the name is unknown, a file is missing, broken or not the published one, or nothing is
             left after the 5-core.
     """
-    if name == "ml-100k-1998":
-        return _from_recbole()
-    found = _find(name, folder, columns=columns)
+    found = _find(name, folder, columns)
     if found:
         return _read(name, *found, origin="folder")
+    if name == "ml-100k-1998":
+        return _from_recbole(name)
     if name in KNOWN:
         return _from_downloads(name)
     close = difflib.get_close_matches(name, KNOWN, n=1)
@@ -175,24 +165,15 @@ def load_dataset(
 
 
 def raw_files(name: str, *, folder: Path | str | None = None) -> list[Path]:
-    """Return the raw files of a data set in the folder that the user names; none where it is read from elsewhere.
-
-    Raises:
-        InputError: the folder does not exist, or holds only part of the data set.
-    """
-    found = None if name == "ml-100k-1998" else _find(name, folder)
-    return _pair(*found) if found else []
+    """Return the raw files of a data set in the folder that the user names; none where it is read from elsewhere."""
+    found = _find(name, folder)
+    return found[1] if found else []
 
 
 def changed_files(dataset: Dataset, *, folder: Path | str | None = None) -> list[str]:
-    """Return the names of the raw files that are not, or no longer, those that a data set was read from.
-
-    Raises:
-        InputError: as :func:`raw_files`.
-    """
+    """Return the names of the raw files that are not, or no longer, those that a data set was read from."""
     recorded = dataset.source.get("sha256", {})
-    files = raw_files(dataset.name, folder=folder)
-    return [path.name for path in files if recorded.get(path.name) != sha256(path)]
+    return [path.name for path in raw_files(dataset.name, folder=folder) if recorded.get(path.name) != sha256(path)]
 
 
 def _own_layouts(name: str, columns: Mapping[str, str] | str | None) -> list[Layout]:
@@ -207,20 +188,19 @@ def _own_layouts(name: str, columns: Mapping[str, str] | str | None) -> list[Lay
             "files call it, e.g. `user_id=uid,title=name`."
         )
     event, item = ({ours: columns.get(ours, ours) for ours in form} for form in (_EVENT, _ITEM))
-    titles = partial(_table_titles, columns=item, clean=clean_product_title)
     return [
-        Layout("interactions.csv", "items.csv", TableFormat(event), titles),
-        Layout(f"{name}.inter", f"{name}.item", TableFormat(event, quoted=False), partial(titles, quoted=False)),
+        Layout(*files, partial(read_table, columns=event, quoted=quoted), partial(_titles, columns=item, quoted=quoted))
+        for *files, quoted in (("interactions.csv", "items.csv", True), (f"{name}.inter", f"{name}.item", False))
     ]
 
 
 def _find(
-    name: str, folder: Path | str | None, *, columns: Mapping[str, str] | str | None = None
-) -> tuple[Layout, Path] | None:
+    name: str, folder: Path | str | None, columns: Mapping[str, str] | str | None = None
+) -> tuple[Layout, list[Path]] | None:
     """Find a data set in the folder the user names; none if no folder is named or it has no place for it."""
     named = folder or os.environ.get("LLAMAREC_DATA")
     own, root = _own_layouts(checked_name(name, of="data set"), columns), Path(named or "")
-    if not named:
+    if not named or name == "ml-100k-1998":
         return None
     if not root.is_dir():
         raise InputError(f"The folder {root} does not exist: name the folder that holds the raw data.")
@@ -230,8 +210,9 @@ def _find(
     if name not in KNOWN or root.name == name:  # files in the tidy form do not say whose they are
         candidates += [(layout, root) for layout in own]
     for layout, place in candidates:
-        if find_file(place, layout.interactions):
-            return layout, place
+        files = _files(layout, place)
+        if files:
+            return layout, files
     for _, place in candidates:
         if place != root and place.is_dir():
             expected = dict.fromkeys(layout.interactions for layout, other in candidates if other == place)
@@ -239,51 +220,50 @@ def _find(
     return None
 
 
-def _pair(layout: Layout, place: SourcePath) -> list[SourcePath]:
-    """Return the two files of a layout; the interactions are there, the titles may be missing."""
-    interactions, titles = find_file(place, layout.interactions), find_file(place, layout.titles)
-    if titles is None:
+def _files(layout: Layout, place: SourcePath) -> list[SourcePath]:
+    """Return the files of interactions and of titles; none where there are no interactions."""
+    interactions, titles = (
+        next((path for path in (place / file, place / f"{file}.gz") if path.is_file()), None)
+        for file in (layout.interactions, layout.titles)
+    )
+    if interactions and not titles:
         raise InputError(
             f"{place} holds {interactions.name} but no {layout.titles} (or {layout.titles}.gz): put the titles there."
         )
-    return [interactions, titles]
+    return [interactions, titles] if interactions else []
 
 
-def _read(name: str, layout: Layout, place: SourcePath, *, origin: str) -> Dataset:
-    """Read and preprocess the two files of a layout."""
-    interactions, titles = _pair(layout, place)
-    source = {"origin": origin, "sha256": {path.name: sha256(path) for path in (interactions, titles)}}
-    return build_dataset(name, read_table(interactions, layout.events), layout.read_titles(titles), source=source)
+def _read(name: str, layout: Layout, files: list[SourcePath], *, origin: str) -> Dataset:
+    source = {"origin": origin, "sha256": {path.name: sha256(path) for path in files}}
+    return build_dataset(name, layout.read_events(files[0]), layout.read_titles(files[1]), source)
 
 
-def _from_recbole() -> Dataset:
+def _from_recbole(name: str) -> Dataset:
     """Read the files that the installed recbole package ships, without importing it."""
-    install = "`pip install --force-reinstall --no-deps recbole==1.2.1`"
+    remedy = "run `pip install --force-reinstall --no-deps recbole==1.2.1`"
     try:
         distribution = importlib.metadata.distribution("recbole")
     except importlib.metadata.PackageNotFoundError:
-        raise InputError(
-            f"The data set ml-100k-1998 comes with the package recbole, which is not installed: run {install}."
-        ) from None
+        raise InputError(f"{name} comes with the package recbole, which is not installed: {remedy}.") from None
     folder = Path(distribution.locate_file("recbole/dataset_example/ml-100k"))
     for file, checksum in RECBOLE_SHA256.items():
         if not (folder / file).is_file() or sha256(folder / file) != checksum:
-            raise InputError(f"{folder / file} is not the file that recbole 1.2.1 ships: run {install}.")
-    return _read("ml-100k-1998", KNOWN["ml-100k-1998"], folder, origin=f"recbole {distribution.version}")
+            raise InputError(f"{folder / file} is not the file that recbole 1.2.1 ships: {remedy}.")
+    return _read(name, KNOWN[name], _files(KNOWN[name], folder), origin=f"recbole {distribution.version}")
 
 
 def _from_downloads(name: str) -> Dataset:
     """Read the official files from the cache, downloaded if need be; forget them if they cannot be right."""
     known = KNOWN[name]
     paths = [fetch(address, checksum) for address, checksum in known.downloads.items()]
-    place: SourcePath = cache_folder("data")
-    if paths[0].suffix == ".zip":  # read in place: nothing is extracted
-        place = zipfile.Path(paths[0], f"{known.folder}/")
+    # an archive is read in place: nothing is extracted
+    place = zipfile.Path(paths[0], f"{known.folder}/") if paths[0].suffix == ".zip" else paths[0].parent
     try:
-        dataset = _read(name, known, place, origin="official download")
+        dataset = _read(name, known, _files(known, place), origin="official download")
         counts = (dataset.n_users, dataset.n_items, dataset.n_interactions)
         if counts != known.counts:
             raise InputError(f"the users, items and interactions are {counts} instead of {known.counts}")
+        return dataset
     except InputError as error:
         for path in paths:
             path.unlink(missing_ok=True)
@@ -291,7 +271,6 @@ def _from_downloads(name: str) -> Dataset:
             f"The downloaded {' and '.join(path.name for path in paths)} are not the published data of {name!r} "
             f"({str(error).rstrip('.')}) and were removed from the cache: {_AGAIN}."
         ) from error
-    return dataset
 
 
 def fetch(address: str, checksum: str | None) -> Path:
@@ -300,8 +279,7 @@ def fetch(address: str, checksum: str | None) -> Path:
     The environment variable ``LLAMAREC_MIRROR`` replaces the folder of the address.
 
     Raises:
-        InputError: the file cannot be had, arrived truncated or altered, or the disk is full; the cache
-            then holds nothing of it.
+        InputError: the file cannot be had, arrived truncated or altered, or the disk is full; nothing of it is kept.
     """
     parent, _, name = address.rpartition("/")
     url = f"{(os.environ.get('LLAMAREC_MIRROR') or parent).rstrip('/')}/{name}"
@@ -312,8 +290,8 @@ def fetch(address: str, checksum: str | None) -> Path:
         return Path(pooch.retrieve(url, known_hash=checksum, fname=name, path=folder, downloader=download))
     except requests.RequestException as error:
         status = f" {error.response.status_code}" if error.response is not None else ""
-        reason = f"{type(error).__name__}{status}"
-        raise InputError(f"{name} could not be downloaded from {url} ({reason}): {_AGAIN}.") from error
+        problem = f"could not be downloaded from {url} ({type(error).__name__}{status}): {_AGAIN}"
+        raise InputError(f"{name} {problem}.") from error
     except OSError as error:
         remedy = "free some space" if error.errno == errno.ENOSPC else "name another folder by LLAMAREC_CACHE"
         raise InputError(f"{name} could not be written to {folder} ({error.strerror}): {remedy}.") from error

@@ -4,8 +4,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamarec_core.data.preprocess import build_dataset, k_core
+from llamarec_core.data.preprocess import build_dataset, clean_movie_title, clean_product_title, k_core
 from llamarec_core.files import InputError
+
+
+@pytest.mark.parametrize(
+    ("title", "cleaned"),
+    [
+        ("Toy Story (1995)", "Toy Story (1995)"),
+        ("Usual Suspects, The (1995)", "The Usual Suspects (1995)"),
+        ("Fish Called Wanda, A (1988)", "A Fish Called Wanda (1988)"),
+        ("Unforgettable Summer, An (Un été inoubliable) (1994)", "An Unforgettable Summer (1994)"),
+        ("Good, the Bad and the Ugly, The (Buono, Il) (1966)", "The Good, the Bad and the Ugly (1966)"),
+        ("Supercop 2 (Project S) (Chao ji ji hua) (1993)", "Supercop 2 (1993)"),
+        ("(500) Days of Summer (2009)", "Days of Summer (2009)"),
+        ("96 Minutes (2011) ", "96 Minutes (2011)"),
+        ("Angst  (1983)", "Angst (1983)"),
+        ("Death Note: Desu nôto (2006–2007)", "Death Note: Desu nôto (2006–2007)"),
+        ("Babylon 5", "Babylon 5"),
+        ("Crow, The", "The Crow"),
+        ("Paris, Texas (1984)", "Paris, Texas (1984)"),
+        ("Boot, Das (Boat, The) (1981)", "Boot, Das (1981)"),
+        ("(untitled) (2009)", "(untitled) (2009)"),
+        ("1984 (1956)", "1984 (1956)"),
+    ],
+)
+def test_movie_titles(title, cleaned):
+    assert clean_movie_title(title) == cleaned
+    assert clean_movie_title(cleaned) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("title", "cleaned"),
+    [
+        ("Head &amp; Shoulders", "Head & Shoulders"),
+        ("L&#39;Or&eacute;al", "L'Oréal"),
+        ("  two\n\tlines ", "two lines"),
+        ("Sims 2 (PC)", "Sims 2 (PC)"),
+        ("&nbsp;", ""),
+    ],
+)
+def test_product_titles(title, cleaned):
+    assert clean_product_title(title) == cleaned
 
 
 def test_a_chain_of_weak_users_and_items_unravels():
@@ -32,6 +72,10 @@ def frame(events):
     return pd.DataFrame(events, columns=["user_id", "item_id", "timestamp"])
 
 
+def build(name, events, titles, source=()):
+    return build_dataset(name, events, titles, dict(source))
+
+
 def full(users, items, time=lambda user, item: 0):
     return frame([(user, item, time(user, item)) for user in users for item in items])
 
@@ -41,20 +85,20 @@ TITLES = {str(item): f"Title {item}" for item in range(100)}
 
 def test_whole_number_ids_are_sorted_as_numbers_and_others_as_text():
     items = ["30", "4", "5", "10", "9"]
-    dataset = build_dataset("x", full(["10", "9", "1", "100", "2"], items), TITLES)
+    dataset = build("x", full(["10", "9", "1", "100", "2"], items), TITLES)
     assert dataset.user_ids == ["1", "2", "9", "10", "100"]
     assert dataset.item_ids == ["", "4", "5", "9", "10", "30"]
     assert dataset.titles == ["", "Title 4", "Title 5", "Title 9", "Title 10", "Title 30"]
-    assert build_dataset("x", full(["10", "9", "b", "B", "é"], items), TITLES).user_ids == ["10", "9", "B", "b", "é"]
+    assert build("x", full(["10", "9", "b", "B", "é"], items), TITLES).user_ids == ["10", "9", "B", "b", "é"]
     longest = "9" * 4_000
-    assert build_dataset("x", full(["10", "9", "1", "100", longest], items), TITLES).user_ids[-1] == longest
+    assert build("x", full(["10", "9", "1", "100", longest], items), TITLES).user_ids[-1] == longest
 
 
 def test_sequences_are_sorted_by_time_and_ties_by_item_whatever_the_order_of_the_rows():
     times = {"30": 0.25, "4": 1e9, "5": 0.5, "10": 0.5, "9": 0.5}
     events = full("12345", times, time=lambda user, item: times[item])
     for rows in (events, events.sample(frac=1, random_state=0)):
-        dataset = build_dataset("x", rows, TITLES)
+        dataset = build("x", rows, TITLES)
         for user in range(5):
             assert [dataset.item_ids[item] for item in dataset.sequence(user)] == ["30", "5", "9", "10", "4"]
         assert dataset.source["preprocessing"]["tied"] == 15 / 25
@@ -63,7 +107,7 @@ def test_sequences_are_sorted_by_time_and_ties_by_item_whatever_the_order_of_the
 def test_items_without_a_title_are_dropped_before_the_core():
     # A sixth item without a title, and a sixth user who only reaches five items with it.
     events = pd.concat([full("12345", "123456"), full("6", "23456")])
-    dataset = build_dataset("x", events, {**TITLES, "6": ""})
+    dataset = build("x", events, {**TITLES, "6": ""})
     assert dataset.item_ids == ["", "1", "2", "3", "4", "5"]
     assert dataset.user_ids == ["1", "2", "3", "4", "5"]
 
@@ -72,7 +116,7 @@ def test_what_is_dropped_is_counted():
     core = full("12345", "12345", time=lambda user, item: int(item))
     # twice the same event; the same item at another time; an item without a title; a sixth user with two items
     events = pd.concat([core, frame([("1", "3", 3), ("1", "3", 3), ("1", "3", 9), ("2", "7", 1)]), full("6", "12")])
-    dataset = build_dataset("x", events, {**TITLES, "7": ""}, source={"origin": "here"})
+    dataset = build("x", events, {**TITLES, "7": ""}, {"origin": "here"})
     assert dataset.sequence(0).tolist() == [1, 2, 3, 4, 5, 3]
     assert dataset.source == {
         "origin": "here",
@@ -90,14 +134,14 @@ def test_what_is_dropped_is_counted():
 
 def test_duplicates_do_not_lift_anyone_into_the_core():
     events = pd.concat([full("12345", "12345"), *[full("6", "1234")] * 2])
-    assert build_dataset("x", events, TITLES).user_ids == ["1", "2", "3", "4", "5"]
+    assert build("x", events, TITLES).user_ids == ["1", "2", "3", "4", "5"]
 
 
 def test_users_with_under_five_interactions_only_are_refused():
     with pytest.raises(InputError, match="Nothing is left after the 5-core: 'mine' has 24 interactions of 6 users"):
-        build_dataset("mine", full("123456", "1234"), TITLES)
+        build("mine", full("123456", "1234"), TITLES)
 
 
 def test_no_title_at_all_is_refused():
     with pytest.raises(InputError, match="check that both files use the same item ids"):
-        build_dataset("mine", full("12345", "12345"), {"other": "Title"})
+        build("mine", full("12345", "12345"), {"other": "Title"})

@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from llamarec_core.data.tables import TableFormat, read_metadata_titles, read_table
+from llamarec_core.data.tables import read_metadata_titles, read_table
 from llamarec_core.files import InputError
 
-EVENTS = TableFormat({"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp"})
-ITEMS = TableFormat({"item_id": "item_id", "title": "title"}, unique="item_id")
-RATINGS = TableFormat(EVENTS.columns, header=("user_id", "item_id", "rating", "timestamp"))
+EVENTS = {"columns": {name: name for name in ("user_id", "item_id", "timestamp")}}
+ITEMS = {"columns": {"item_id": "item_id", "title": "title"}, "unique": "item_id"}
+RATINGS = EVENTS | {"header": ("user_id", "item_id", "rating", "timestamp")}
 HEADER = "user_id,item_id,timestamp\n"
 TITLES = "item_id,title\n"
 
@@ -54,7 +54,7 @@ def table(request, tmp_path, write):
     ],
 )  # fmt: skip
 def test_tables_as_people_have_them(table, content, form, read):
-    assert read_table(table(content), form).to_dict("list") == read
+    assert read_table(table(content), **form).to_dict("list") == read
 
 
 @pytest.mark.parametrize(
@@ -63,20 +63,19 @@ def test_tables_as_people_have_them(table, content, form, read):
         (["12", " 7 ", "-3", str(2**62 + 1), str(2**62)], [2, 1, 0, 4, 3]),
         (["1700000000123456789", "1700000000123456788.5", "1700000000123456788"], [2, 1, 0]),  # nanoseconds
         (["1.10", "1.1", "1e0", "+1", ".5", f"1.{'0' * 37}1"], [3, 3, 1, 1, 0, 2]),
-        (["99999999999999999999", "100000000000000000000", "1"], [1, 2, 0]),  # beyond 64 bits
+        (["99999999999999999999", "9" * 39, "1e-40", "1"], [2, 3, 0, 1]),  # beyond 64 bits
         (["2024-05-31", "2024-05-31T12:00:00", "2024-05-31 11:59:59.999999999", "2024-05-31T12:00"], [0, 2, 1, 2]),
         (["2024-05-31T12:00:00Z", "2024-05-31T13:30:00+02:00", "2024-05-31T12:00-0100"], [1, 0, 2]),
         (["9999-12-31", "0001-01-01", "2024-05-31T12:00:00.000001"], [2, 0, 1]),
+        (["9999-12-31", "2024-05-31T12:00:00.123456789", "2024-05-31T12:00:00.123456788"], [2, 1, 0]),
     ],
 )
 def test_times_keep_their_order_and_ties_exactly(table, times, ranks):
-    read = read_table(table(HEADER + "".join(f"a,b,{time}\n" for time in times)), EVENTS)["timestamp"]
+    read = read_table(table(HEADER + "".join(f"a,b,{time}\n" for time in times)), **EVENTS)["timestamp"]
     assert read.dtype == np.int64
+    if times[-1] == str(2**62):
+        assert read.tolist() == [*map(int, times)]
     assert np.unique(read, return_inverse=True)[1].tolist() == ranks
-
-
-def test_whole_numbers_stay_as_they_are(table):
-    assert read_table(table(f"{HEADER}a,b,{2**62 + 1}\n"), EVENTS)["timestamp"].tolist() == [2**62 + 1]
 
 
 @pytest.mark.parametrize(
@@ -90,31 +89,30 @@ def test_whole_numbers_stay_as_they_are(table):
         ("user_id,user_id,item_id,timestamp\na,b,c,1\n", "repeats the column user_id"),
         (HEADER + "a,b,1\na,b\n", "line 3 has 2 fields instead of 3"),
         (HEADER + "a,b,1\n\na,b,1,2\n", "line 4 has 4 fields instead of 3"),
-        ('user_id,item_id,timestamp\n"a\nb",c,1\nd,e\n', "line 4 has 2 fields instead of 3"),
+        ('user_id,item_id,timestamp,text\na,b,1,"x\ny"\nd,e\n', "line 4 has 2 fields instead of 4"),
         (HEADER + "a,b,1\n,b,1\n", "line 3 has an empty user_id"),
         (HEADER + "a,b,1\na, ,1\n", "line 3 has an empty item_id"),
         (HEADER.encode() + b"a,b,1\na,b,2\na,\xff,3\n", "line 4 is not UTF-8 text"),
         ((HEADER + "a,b,1\n").encode("utf-16"), "line 1 is not UTF-8 text"),
         *[
             (f"{HEADER}a,b,1\n\na,b,{time}\n", "line 4 has the timestamp")
-            for time in ("noon", "", "nan", "inf", "1_000", "0x10", "१", "2024-05-31", "9" * 39, "1e-40")
+            for time in ("noon", "", "nan", "inf", "1_000", "0x10", "१", "2024-05-31")
         ],
         *[
             (f"{HEADER}a,b,2024-05-31\na,b,{time}\n", "line 3 has the timestamp")
             for time in ("2024-02-30", "1717156800", "2024-05-31T12Z", "31.05.2024", "2024-05-31T12:00:00.1234567891")
         ],
-        # the years that nanoseconds reach, 1677 to 2262
-        (HEADER + "a,b,2024-05-31T12:00:00.123456789\na,b,9999-12-31\n", "line 3 has the timestamp '9999-12-31'"),
-        (HEADER + "9" * 4301 + ",b,1\n", "line 2 holds 4301 bytes as user_id: give at most 4000"),
-        (HEADER + "a,b," + "9" * 3_000_000 + "\n", "line 2 has the timestamp '999"),
+        (HEADER + "a,b," + "9" * 4301 + "\n", "line 2 has the timestamp '999"),
+        (HEADER + "a,b," + "9" * 3_000_000 + "\n", "line 2 holds a field of more than 131,072 characters"),
+        (HEADER + 'a,b,1\n"a,b,2\n' + "a,b,1\n" * 30_000, "line 3 opens a quote"),
         ("x" * 3_000_000, "lacks the column user_id: its header is 'xxx"),
-        (HEADER + "a,b,1\na,b\n" + "x" * 20_000_000, "has a row of more than 16 MiB|line 3 has 2 fields"),
+        (HEADER + "a,b,1\na,b\n" + "x" * 20_000_000, "line 3 has 2 fields"),
     ],
 )  # fmt: skip
 def test_a_broken_table_is_answered_by_one_short_sentence(table, content, message):
     path = table(content)
     with pytest.raises(InputError, match=message) as raised:
-        read_table(path, EVENTS)
+        read_table(path, **EVENTS)
     answer = str(raised.value).removeprefix(str(path))
     assert len(answer) < 300
     assert "\n" not in answer
@@ -143,29 +141,24 @@ def test_a_broken_table_is_answered_by_one_short_sentence(table, content, messag
 )
 def test_a_quote_left_open_is_refused_wherever_it_stands(table, content, line):
     with pytest.raises(InputError, match=rf", line {line} opens a quote that is not closed before the next row"):
-        read_table(table(content), ITEMS)
-
-
-def test_a_title_of_three_megabytes_is_refused_and_not_repeated(table):
-    with pytest.raises(InputError, match=r"line 3 holds 3000000 bytes as title: give at most 4000\.$"):
-        read_table(table(f"{TITLES}a,One\nb,{'x' * 3_000_000}\n"), ITEMS)
+        read_table(table(content), **ITEMS)
 
 
 def test_a_broken_row_is_found_far_down(table):
     rows = [f"{row},{row % 7},{row}" for row in range(20_000)]
     rows[17_000] = "17000,3"
     with pytest.raises(InputError, match="line 17002 has 2 fields"):
-        read_table(table(HEADER + "\n".join(rows)), EVENTS)
+        read_table(table(HEADER + "\n".join(rows)), **EVENTS)
     rows[17_000] = "17000,3,1.5.2024"
     with pytest.raises(InputError, match=r"line 17002 has the timestamp '1\.5\.2024'"):
-        read_table(table(HEADER + "\n".join(rows)), EVENTS)
+        read_table(table(HEADER + "\n".join(rows)), **EVENTS)
     with pytest.raises(InputError, match="line 2 has 3 fields instead of 4"):
-        read_table(table("A1,B1,5.0,7\nA2,B2,8\n"), RATINGS)
+        read_table(table("A1,B1,5.0,7\nA2,B2,8\n"), **RATINGS)
 
 
 def test_a_repeated_item_is_refused(table):
     with pytest.raises(InputError, match="line 4 repeats the item_id 'a' of line 2: keep one of them"):
-        read_table(table(TITLES + "a,One\nb,Two\na,Three\n"), ITEMS)
+        read_table(table(TITLES + "a,One\nb,Two\na,Three\n"), **ITEMS)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-12], lambda data: b"plain text", lambda data: data[:40] + b"!"])
@@ -173,16 +166,16 @@ def test_a_damaged_gzip_file_is_refused(tmp_path, damage):
     path = tmp_path / "table.csv.gz"
     path.write_bytes(damage(gzip.compress((HEADER + "".join(f"u{i},i{i},{i}\n" for i in range(200))).encode())))
     with pytest.raises(InputError, match=r"table\.csv\.gz is truncated or not a gzip file"):
-        read_table(path, EVENTS)
+        read_table(path, **EVENTS)
 
 
 BOMB = """
 import ast, resource, sys
 from pathlib import Path
-from llamarec_core.data.tables import TableFormat, read_metadata_titles, read_table
+from llamarec_core.data.tables import read_metadata_titles, read_table
 from llamarec_core.files import InputError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for read in (lambda path: read_table(path, TableFormat({"item_id": "item_id"})),
+for read in (lambda path: read_table(path, {"item_id": "item_id"}),
              lambda path: read_metadata_titles(path, ast.literal_eval)):
     try:
         read(Path(sys.argv[1]))
