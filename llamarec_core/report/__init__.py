@@ -40,12 +40,3 @@ from llamarec_core.report.show import (
     write_users,
 )
 from llamarec_core.report.tables import Tables
-
-__all__ = [
-    "METHOD_NAMES", "STRATEGY_NAMES", "Tables", "ablation_forest", "ablation_table", "as_html",
-    "candidate_probabilities", "forest", "gains_forest", "grid_panels", "index_curves", "inference_times",
-    "learning_curve", "line_panels", "noise_sizes", "publish_table", "quality_against_latency", "rank_histogram",
-    "reached_table", "save_figure", "sequence_lengths_and_popularity", "set_theme", "show_record", "show_runs",
-    "show_table", "show_versions", "statistics_table", "training_curve", "training_table", "validation_curves",
-    "write_table", "write_users",
-]  # fmt: skip

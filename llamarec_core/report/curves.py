@@ -33,18 +33,15 @@ def line_panels(
     columns: int = 1,
     log: str = "",
     best: str | None = None,
-    legend: bool = True,
     **options: Any,
 ) -> Figure:
-    """Plot named lines against the same axes, in one panel or several.
+    """Plot lines against the same axes, in one panel or several.
 
     Args:
         panels: title → name of a line → its points. A line has the same look in every panel.
-        x, y: columns of the horizontal and the vertical axis, which have these ``labels``.
+        x, y: columns of both axes, which have these ``labels``. ``log`` names the logarithmic ones.
         columns: how many panels stand side by side.
-        log: the logarithmic axes, ``x``, ``y`` or ``xy``.
         best: a column that is true for points to mark by a star.
-        options: of :func:`~llamarec_core.report.figures.new_figure`.
     """
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     looks = {
@@ -71,7 +68,7 @@ def line_panels(
         axis.set_ylabel(labels[1] if place % columns == 0 else "")
     if not log:
         spread(axes, along="y")
-    if legend:
+    if len(names) > 1:
         legend_below(figure, {display_name(name): look | {"linestyle": "-"} for name, look in looks.items()})
     return figure
 
@@ -85,14 +82,14 @@ def training_curve(frame: pd.DataFrame, *, x: str, metric: str) -> Figure:
         best = frame[column].eq(frame[column].max()) & (column == metric)
         panels[title] = {"lrurec": frame.assign(value=frame[column], best=best).dropna(subset="value")}
     caption = f"Training loss and validation {name} against {x}."
-    return line_panels(panels, x, "value", caption=caption, labels=(x, ""), best="best", legend=False)
+    return line_panels(panels, x, "value", caption=caption, labels=(x, ""), best="best")
 
 
 def learning_curve(curves: Mapping[str, pd.DataFrame], lines: Mapping[str, Mapping[str, float]]) -> Figure:
     """Plot what the ranker learns from answers, one column a data set or a tuning.
 
     Args:
-        curves: title → the tuning's ``training.csv``; columns that are not there are left out.
+        curves: title → the tuning's ``training.csv``. Columns that are not there are left out.
         lines: title → name → NDCG@10 of the same users without the ranker.
     """
     shown = {
@@ -109,8 +106,8 @@ def learning_curve(curves: Mapping[str, pd.DataFrame], lines: Mapping[str, Mappi
         ends = curves[title].iloc[[0, -1]]
         panels[f"{title}\nvalidation NDCG@10"] |= {name: ends.assign(value=value) for name, value in values.items()}
     caption = "What the ranker learns: how much better than the prior it tells the target, and how well it ranks."
-    labels, heights = ("answers seen (log)", ""), {"height_ratios": (2, 3)}
-    figure = line_panels(panels, "answers", "value", caption=caption, labels=labels, columns=len(curves), **heights)
+    shape = {"labels": ("answers seen (log)", ""), "columns": len(curves), "height_ratios": (2, 3)}
+    figure = line_panels(panels, "answers", "value", caption=caption, **shape)
     answers = pd.concat(curve["answers"] for curve in curves.values())
     first = min(answers[answers > 0], default=1)
     powers = [10**power for power in range(9) if first <= 10**power <= answers.max()]
@@ -262,8 +259,8 @@ def quality_against_latency(table: pd.DataFrame) -> Figure:
         for name, (mark, hue) in _STRATEGIES.items()
         if name in set(points["method"])
     }
-    looks["hollow: zero-shot"] = {"marker": "o", "color": GREY, "markerfacecolor": "white"}
     looks["filled: tuned"] = {"marker": "o", "color": GREY}
+    looks["hollow: zero-shot"] = looks["filled: tuned"] | {"markerfacecolor": "white"}
     looks["the retriever's order"] = {"color": INK, "linestyle": ":"}
     legend_below(figure, looks)
     return figure

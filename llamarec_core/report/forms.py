@@ -113,8 +113,7 @@ _SPECS: dict[str, Callable[[Any], str]] = {
     "ratio": "{:.1f}".format,
     # costs of strategies, and what a formula predicts
     **dict.fromkeys(("valid_outputs", "answered"), "{:.0%}".format),
-    **dict.fromkeys(("forward_passes", "tokens_read", "tokens_generated", "requests_per_second"), "{:.2f}".format),
-    **dict.fromkeys(("seconds_p50", "seconds_p95"), "{:.2f}".format),
+    **dict.fromkeys(("seconds_p50", "seconds_p95", "requests_per_second"), "{:.2f}".format),
     "peak_mib": "{:.0f}".format,
     "equal": lambda _: "=",
     "bounded": "≤ {:.0f}".format,

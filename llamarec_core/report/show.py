@@ -104,12 +104,8 @@ def publish_table(
 ) -> ShownTable:
     """Write a tidy table to the results of a run, note its files in the run's record, and lay it out for the page.
 
-    Args:
-        name: the file's name without suffix. ``table1`` stands at ``#table-1`` of the page, ``claims`` at
-            ``#table-claims``.
-        about: the caption; the number of users of each data set follows.
-        form: the form's name, if it is not ``name``.
-        bench: whether the table holds times of this machine, which stand in ``results/bench``.
+    ``name`` is that of the files, and of the form unless ``form`` is given; ``table1`` stands at ``#table-1`` of the
+    page. The caption is ``about`` and the number of users. A ``bench`` stands in ``results/bench``.
 
     Raises:
         InputError: the disk is full.
@@ -181,29 +177,19 @@ def to_latex(table: ShownTable, *, label: str) -> str:
 
 
 def show_record(record: Mapping[str, Any]) -> ShownTable:
-    """Show the provenance of one run: its command, commit, data, machine, time and memory."""
+    """Show how one notebook ran, from its provenance record."""
     hashes = ", ".join(f"{name}: {value[:12]}" for name, value in record["data_sha256"].items())
-    lines = {
-        "command": record["command"],
-        **_circumstances(record),
-        "data": hashes or "no data set was read",
-        "time and memory": f"{record['wall_seconds']:.0f} s, {record['peak_memory_mib'] / 1024:.1f} GiB at most",
-    }
-    return show_table(pd.DataFrame({"record": lines.keys(), "of this run": lines.values()}))
+    facts = {"command": record["command"], "data": hashes or "no data set was read"} | _circumstances(record)
+    return show_table(pd.DataFrame({"record": facts.keys(), "of this run": facts.values()}))
 
 
 def show_runs(records: Mapping[str, Mapping[str, Any]]) -> ShownTable:
-    """Show time, memory, commit and machine of every notebook, from its provenance record."""
-    rows = [
-        {
-            "notebook": record["command"].split()[1].removeprefix("notebooks/").removesuffix(".ipynb"),
-            "data set": record["parameters"].get("dataset", "all"),
-            "minutes": f"{record['wall_seconds'] / 60:.1f}",
-            "peak GiB": f"{record['peak_memory_mib'] / 1024:.1f}",
-            **_circumstances(record),
-        }
-        for record in records.values()
-    ]
+    """Show how every notebook ran."""
+    rows = []
+    for record in records.values():
+        notebook = record["command"].split()[1].removeprefix("notebooks/").removesuffix(".ipynb")
+        named = {"notebook": notebook, "data set": record["parameters"].get("dataset", "all")}
+        rows.append(named | _circumstances(record))
     return show_table(pd.DataFrame(rows))
 
 
@@ -236,15 +222,13 @@ def write_users(
     users = [
         {
             "history": [dataset.titles[item] for item in dataset.history(int(user), "test")[-history_length:]],
-            "candidates": [dataset.titles[item] for item in items],
-            "target": items.tolist().index(target),
+            "candidates": [dataset.titles[item] for item in candidates.items[row]],
+            "target": candidates.items[row].tolist().index(candidates.targets[row]),
             "orders": rounded(probabilities, row),
             "shown": shown[row].tolist(),
             "shuffled": rounded(shuffled, row),
         }
-        for row, (user, items, target) in enumerate(
-            zip(candidates.users, candidates.items, candidates.targets, strict=True)
-        )
+        for row, user in enumerate(candidates.users)
     ]
     told = json.dumps({"dataset": dataset.name, "users": users}, ensure_ascii=False, separators=(",", ":"))
     write_text(path, told.replace("<", "\\u003c"))  # no title can end the page's script element
@@ -254,6 +238,8 @@ def _circumstances(record: Mapping[str, Any]) -> dict[str, str]:
     hardware, commit = record["hardware"], (record["git_commit"] or "outside git")[:12]
     accelerators = ", ".join(hardware["accelerators"]) or "no GPU"
     return {
+        "minutes": f"{record['wall_seconds'] / 60:.1f}",
+        "peak GiB": f"{record['peak_memory_mib'] / 1024:.1f}",
         "commit": f"{commit} with uncommitted changes" if record["git_dirty"] else commit,
         "machine": f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {accelerators}",
     }

@@ -20,31 +20,29 @@ from llamarec_core.report.show import laid_out
 ROOT = Path(__file__).parents[2]
 COMMITTED = sorted(ROOT.glob("results/*/tables/*.csv")) + sorted(ROOT.glob("results/bench/*.csv"))
 COMPILER = next(filter(None, map(shutil.which, ("pdflatex", "tectonic"))), None)
+DIFFERENCES = pd.DataFrame(
+    {
+        "dataset": "games", "method": ["llamarec", "random-order"], "reference": "lrurec", "metric": "NDCG@10",
+        "subset": "retrieved", "difference": [0.0075, -0.0002], "ci_low": [0.005, -0.001], "ci_high": [0.01, 0.0006],
+        "p_holm": [2e-4, np.nan],
+    }
+)  # fmt: skip
 
 
 def results(**changes):
     rows = [
-        ("games", "lrurec", "MRR@5", "all", 0.0533, 0.051234567, 0.049, 0.0531),
-        ("games", "lrurec", "NDCG@10", "all", 0.0733, 0.0612, 0.059, 0.0631),
-        ("games", "llamarec", "NDCG@10", "all", 0.08, 0.0687, 0.065, 0.071),
-        ("games", "random-order", "NDCG@10", "all", np.nan, 0.0312, 0.03, 0.0326),
+        ("games", "lrurec", "MRR@5", "all", 0.0533, 0.051234567, 0.049, 0.0531, 1200),
+        ("games", "lrurec", "NDCG@10", "all", 0.0733, 0.0612, 0.059, 0.0631, 1200),
+        ("games", "llamarec", "NDCG@10", "all", 0.08, 0.0687, 0.065, 0.071, 1200),
+        ("games", "random-order", "NDCG@10", "all", np.nan, 0.0312, 0.03, 0.0326, 1200),
     ]
-    names = ["dataset", "method", "metric", "subset", "published", "measured", "ci_low", "ci_high"]
-    return pd.DataFrame(rows, columns=names).assign(users=15264, seeds=1, commit="abc1234", **changes)
-
-
-def differences():
-    return pd.DataFrame(
-        {
-            "dataset": "games", "method": ["llamarec", "random-order"], "reference": "lrurec", "metric": "NDCG@10",
-            "subset": "retrieved", "difference": [0.0075, -0.0002], "ci_low": [0.005, -0.001],
-            "ci_high": [0.01, 0.0006], "p_holm": [2e-4, np.nan],
-        }
-    )  # fmt: skip
+    names = ["dataset", "method", "metric", "subset", "published", "measured", "ci_low", "ci_high", "users"]
+    return pd.DataFrame(rows, columns=names).assign(commit="abc1234", **changes)
 
 
 def texts(frame, form):
-    return laid_out(FORMS[form].prepare(frame), FORMS[form])
+    shown = laid_out(FORMS[form].prepare(frame), FORMS[form])
+    return shown.replace("\N{NO-BREAK SPACE}", " ", regex=True)
 
 
 def form_of(path):
@@ -94,25 +92,21 @@ def test_every_committed_table_has_the_form_that_compiles(committed, tmp_path):
         assert run.returncode == 0, run.stdout[-2000:]
 
 
-def test_results_stand_beside_the_papers_and_the_best_of_each_is_bold():
+def test_results_stand_beside_the_papers_the_best_is_bold_and_other_metrics_stand_behind_a_fold():
     shown = texts(results(), "table1")
     assert shown.index.names == ["method"]
-    assert shown.loc[("LlamaRec",), "NDCG@10, ours"] == "0.0687 [0.065,\N{NO-BREAK SPACE}0.071]"
-    assert shown.loc[("LlamaRec",), "NDCG@10, paper"] == "0.0800"
-    assert shown.loc[("Random order",), "NDCG@10, paper"] == ""
-    page = show_table(results(), "table1")._repr_html_()
-    assert page.count("<strong>0.0687 [") == page.count("<strong>0.0800<") == 2  # before the fold and behind it
-    assert "<strong>0.0612" not in page
-    assert "paper" not in show_table(results(published=np.nan), "table1")._repr_html_()
-
-
-def test_the_quoted_metrics_come_first_and_the_rest_behind_a_fold():
+    assert shown.loc[("LlamaRec",), "NDCG@10, ours"] == "0.0687 [0.065, 0.071]"
+    assert shown["NDCG@10, paper"].tolist() == ["0.0733", "0.0800", ""]
     page = show_table(results(), "table1")._repr_html_()
     before, fold, behind = page.partition("<details>")
+    for part in (before, behind):
+        assert part.count("<strong>0.0687 [") == part.count("<strong>0.0800<") == 1
+    assert "<strong>0.0612" not in page
     assert fold
-    assert "MRR@5" not in before
     assert "MRR@5" in behind
-    assert "<details>" not in show_table(differences(), "floors")._repr_html_()
+    assert "MRR@5" not in before
+    assert "paper" not in show_table(results(published=np.nan), "table1")._repr_html_()
+    assert "<table" in show_table(results()[:0], "table1")._repr_html_()
 
 
 def test_data_sets_and_subsets_are_rows_only_when_there_are_several():
@@ -122,28 +116,28 @@ def test_data_sets_and_subsets_are_rows_only_when_there_are_several():
 
 
 def test_a_difference_is_signed_and_bold_when_it_is_beyond_chance():
-    shown = texts(differences(), "comparison")["NDCG@10, target retrieved"]
-    assert shown[("LlamaRec − LRURec",)].replace("\N{NO-BREAK SPACE}", " ") == "+0.0075 [+0.0050, +0.0100] p < 0.001"
-    assert shown[("Random order − LRURec",)].replace("\N{NO-BREAK SPACE}", " ") == "−0.0002 [−0.0010, +0.0006]"
-    page = show_table(differences(), "comparison")._repr_html_()
+    shown = texts(DIFFERENCES, "comparison")["NDCG@10, target retrieved"]
+    assert shown[("LlamaRec − LRURec",)] == "+0.0075 [+0.0050, +0.0100] p < 0.001"
+    assert shown[("Random order − LRURec",)] == "−0.0002 [−0.0010, +0.0006]"
+    page = show_table(DIFFERENCES, "comparison")._repr_html_()
     assert "<strong>+0.0075" in page
     assert "<strong>−" not in page
+    assert "<details>" not in page
 
 
-@pytest.mark.parametrize(("table", "form"), [(results(), "table1"), (differences(), "comparison")])
+@pytest.mark.parametrize(("table", "form"), [(results(), "table1"), (DIFFERENCES, "comparison")])
 def test_two_values_for_one_cell_are_refused(table, form):
     with pytest.raises(ValueError, match="share the cell"):
         texts(pd.concat([table, table]), form)
 
 
 def test_claims_stand_in_the_units_of_the_paper():
-    claim = {"statement": "It gains", "dataset": "games", "verdict": "reproduced", "why": "so", "detectable": 0.04}
-    rows = [claim | {"unit": unit, "published": 0.1282, "measured": 0.5, "ci_low": -0.0123, "ci_high": 0.75}
-            for unit in ("gain", "difference", "seconds")]  # fmt: skip
-    shown = texts(pd.DataFrame(rows), "claims").replace("\N{NO-BREAK SPACE}", " ", regex=True)
-    assert shown["ours"].tolist() == [
-        "+50.00 % [−1.23 %, +75.00 %]", "+0.5000 [−0.0123, +0.7500]", "0.50 s [−0.01 s, 0.75 s]",
-    ]  # fmt: skip
+    claim = {"statement": "It gains", "published": 0.1282, "ci_low": -0.0123, "ci_high": 0.75, "detectable": 0.04}
+    units = pd.DataFrame({"unit": ["gain", "difference", "seconds"], "measured": 0.5})
+    claims = units.assign(dataset="games", verdict="reproduced", why="so", observed=np.nan, **claim)
+    claims.loc[2, ["ci_low", "ci_high"]] = np.nan
+    shown = texts(claims, "claims")
+    assert shown["ours"].tolist() == ["+50.00 % [−1.23 %, +75.00 %]", "+0.5000 [−0.0123, +0.7500]", "0.50 s"]
     assert shown["paper"].tolist() == ["+12.82 %", "+0.1282", "0.13 s"]
     assert shown["detectable"].tolist()[1] == "+0.0400"
 
@@ -157,14 +151,13 @@ def test_any_other_table_is_shown_as_it_is_and_escaped():
     assert repr(shown).startswith("A & B\n")
     assert "wall seconds" in repr(shown)
     assert page == shown._repr_html_()
-    assert "<table" in show_table(results()[:0], "table1")._repr_html_()
 
 
 @pytest.mark.parametrize(
     ("value", "written"),
     [
         (0.0, "0"), (-2.6e-17, "0"), (6.993e-5, "0.00007"), (-3.21e-6, "−0.0000032"), (0.123456, "0.1235"),
-        (4.2, "4.2"), (12345.678, "12,346"), (float("nan"), ""), (False, "no"), (22332, "22,332"),
+        (4.2, "4.2"), (9999.7, "10000"), (12345.678, "12,346"), (float("nan"), ""), (False, "no"), (22332, "22,332"),
     ],
 )  # fmt: skip
 def test_a_number_of_any_table_stands_without_an_exponent(value, written):
@@ -174,8 +167,8 @@ def test_a_number_of_any_table_stands_without_an_exponent(value, written):
 def test_files_are_tidy_csv_of_six_digits_and_latex_that_fits_the_page(tmp_path):
     csv, tex = write_table(results(), tmp_path / "results-1.0", "table1", caption="5 % of R&D_x.")
     lines = csv.read_bytes().decode().split("\n")
-    assert lines[0] == "dataset,method,metric,subset,published,measured,ci_low,ci_high,users,seeds,commit"
-    assert lines[1] == "games,lrurec,MRR@5,all,0.0533,0.0512346,0.049,0.0531,15264,1,abc1234"
+    assert lines[0] == "dataset,method,metric,subset,published,measured,ci_low,ci_high,users,commit"
+    assert lines[1] == "games,lrurec,MRR@5,all,0.0533,0.0512346,0.049,0.0531,1200,abc1234"
     latex = tex.read_text()
     assert r"\caption{5 \% of R\&D\_x." in latex
     assert r"\label{tab:results-1.0}" in latex
@@ -200,47 +193,33 @@ def test_a_full_disk_leaves_the_old_table(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(tmp_path):
-    results, written = tmp_path / "results" / "small", []
+    folder, written = tmp_path / "results" / "small", []
     return SimpleNamespace(
         root=tmp_path,
-        table=lambda name: results / "tables" / name,
+        table=lambda name: folder / "tables" / name,
         wrote=lambda *paths: written.extend(paths),
         written=written,
-        executed_notebook=results / "notebooks" / "4_results.ipynb",
+        executed_notebook=folder / "notebooks" / "4_results.ipynb",
     )
 
 
-def measured():
-    names = ["dataset", "method", "metric", "subset", "published", "measured", "ci_low", "ci_high", "users"]
-    rows = [
-        ("games", "lrurec", "NDCG@10", "all", 0.05, 0.051, 0.049, 0.053, 1200),
-        ("games", "lrurec", "NDCG@10", "retrieved", np.nan, 0.06, 0.055, 0.065, 300),
-        ("beauty", "lrurec", "NDCG@10", "all", np.nan, 0.03, 0.02, 0.04, np.nan),
-    ]
-    return pd.DataFrame(rows, columns=names).assign(seeds=1, commit="abc")
-
-
-def test_a_table_has_a_place_on_its_page_and_links_to_files_that_the_record_accounts_for(run):
-    page = publish_table(measured(), "table1", run=run, about="Table 1: all users.")._repr_html_()
+def test_a_published_table_has_its_place_its_files_and_the_number_of_its_users(run):
+    retrieved = results()[2:].assign(subset="retrieved", users=[300, np.nan])
+    frame = pd.concat([results()[:2], retrieved, results()[:1].assign(dataset="beauty", users=np.nan)])
+    table = publish_table(frame, "table1", run=run, about="Table 1: all users.")
+    page = table._repr_html_()
     assert '<figure class="llamarec-figure" id="table-1">' in page
     links = re.findall(r'href="([^"#]+)" download>(\w+)<', page)
     assert links == [("../tables/table1.csv", "CSV"), ("../tables/table1.tex", "LaTeX")]
     files = [(run.executed_notebook.parent / link).resolve() for link, _ in links]
-    assert all(file.is_file() for file in files)
     assert run.written == files
-
-
-def test_the_caption_says_over_how_many_users_and_the_files_say_it_too(run):
-    shown = publish_table(measured(), "table1", run=run, about="Table 1: all users.")
-    assert shown.caption.startswith("Table 1: all users. games 1,200 users, 300 with their target retrieved. In")
-    assert r"\caption{All users. games 1,200 users," in run.table("table1").with_suffix(".tex").read_text()
-    counts = pd.DataFrame({"dataset": ["games"], "quantity": ["users"], "published": ["1"], "measured": [1.0]})
-    assert publish_table(counts, "table2", run=run, about="Data sets.").caption == "Data sets."
+    assert table.caption.startswith("Table 1: all users. games 1,200 users, 300 with their target retrieved. In")
+    assert r"\caption{All users. games 1,200 users," in files[1].read_text()
 
 
 @pytest.mark.parametrize(("name", "place"), [("claims", "table-claims"), ("table1_retrieval", "table-1-retrieval")])
 def test_the_place_on_the_page_follows_from_the_name(run, name, place):
-    assert publish_table(measured(), name, run=run, about="x", form="table1").name == place
+    assert publish_table(results(), name, run=run, about="x", form="table1").name == place
 
 
 def test_times_lie_among_the_benches(run):
@@ -249,31 +228,23 @@ def test_times_lie_among_the_benches(run):
     assert run.written[0] == run.root / "results" / "bench" / "ranker.csv"
 
 
-RECORD = {
-    "command": "papermill notebooks/2_retriever.ipynb results/quick/notebooks/beauty/2_retriever.ipynb -p seed 0",
-    "git_commit": "0123456789abcdef0123456789abcdef01234567",
-    "git_dirty": False,
-    "data_sha256": {"beauty": "f" * 64},
-    "parameters": {"profile": "quick", "dataset": "beauty", "seed": 0},
-    "hardware": {"processor": "Z80", "cores": 1, "memory_gib": 2, "accelerators": [], "system": "Linux"},
-    "packages": {"python": "3.11.7", "torch": "2.13.0"},
-    "wall_seconds": 90.0,
-    "peak_memory_mib": 1536,
-}
-
-
-def test_a_record_is_shown_with_its_command_commit_and_cost():
-    shown = repr(show_record(RECORD))
-    machine = "Z80, 1 cores, 2 GiB, no GPU"
-    for fact in (RECORD["command"], "0123456789ab", "beauty: ffffffffffff", machine, "90 s, 1.5 GiB"):
-        assert fact in shown
-    assert "with uncommitted changes" in repr(show_record(RECORD | {"git_dirty": True}))
-
-
-def test_runs_are_listed_and_each_version_once():
-    records = {"one": RECORD, "other": RECORD | {"packages": {"python": "3.11.7", "torch": "2.14.0"}}}
-    runs = show_runs(records).frame
-    assert runs["minutes"].tolist() == ["1.5", "1.5"]
-    assert set(runs["machine"]) == {"Z80, 1 cores, 2 GiB, no GPU"}
+def test_a_run_is_shown_with_its_command_commit_machine_and_cost():
+    record = {
+        "command": "papermill notebooks/2_retriever.ipynb out.ipynb -p seed 0",
+        "git_commit": "0123456789abcdef0123456789abcdef01234567",
+        "git_dirty": False,
+        "data_sha256": {"beauty": "f" * 64},
+        "parameters": {"dataset": "beauty"},
+        "hardware": {"processor": "Z80", "cores": 1, "memory_gib": 2, "accelerators": [], "system": "Linux"},
+        "packages": {"python": "3.11.7", "torch": "2.13.0"},
+        "wall_seconds": 90.0,
+        "peak_memory_mib": 1536,
+    }
+    both = ["1.5", "1.5", "0123456789ab", "Z80, 1 cores, 2 GiB, no GPU"]
+    shown = show_record(record).frame["of this run"].tolist()
+    assert shown == [record["command"], "beauty: ffffffffffff", *both]
+    assert "with uncommitted changes" in repr(show_record(record | {"git_dirty": True}))
+    records = {"one": record, "other": record | {"packages": {"python": "3.11.7", "torch": "2.14.0"}}}
+    assert show_runs(records).frame.to_numpy().tolist() == 2 * [["2_retriever", "beauty", *both]]
     expected = {"system": "Linux", "python": "3.11.7", "torch": "2.13.0, 2.14.0"}
     assert dict(show_versions(records).frame.to_numpy()) == expected
