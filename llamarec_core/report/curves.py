@@ -49,9 +49,9 @@ def line_panels(
         for number, name in enumerate(names)
     }
     height = 1.8 * -(-len(panels) // columns) + (0.8 if len(panels) > columns else 1.8) + 0.1 * len(names)
-    shape = {"height": height, "panels": len(panels), "columns": columns, **options}
-    figure, axes = new_figure(caption, **shape, sharex=True, sharey="row")
-    for place, (axis, (title, panel)) in enumerate(zip(axes, panels.items(), strict=True)):
+    shape = {"height": height, "columns": columns, "sharex": True, "sharey": "row", **options}
+    figure, axes = new_figure(caption, panels, labels, **shape)
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
         for name, points in panel.items():
             (line,) = axis.plot(points[x], points[y], **looks[name], markersize=4, label=display_name(name))
             told = points[points[best]] if best else points.iloc[[0, -1]] if len(points) > 12 else points
@@ -61,11 +61,9 @@ def line_panels(
                 axis.plot(told[x], told[y], "*", color=line.get_color(), markersize=13, clip_on=False, in_layout=False)
         if not panel:
             axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
-        axis.set(title=title, **{f"{letter}scale": "log" for letter in log})
+        axis.set(**{f"{letter}scale": "log" for letter in log})
         for letter in log:
             getattr(axis, f"{letter}axis").set_major_formatter(_PLAIN)
-        axis.set_xlabel(labels[0] if place >= len(panels) - columns else "")
-        axis.set_ylabel(labels[1] if place % columns == 0 else "")
     if not log:
         spread(axes, along="y")
     if len(names) > 1:
@@ -170,8 +168,8 @@ def rank_histogram(ranks: Mapping[str, np.ndarray], *, candidates: int = 20) -> 
     """Plot how often each method gives the target each rank; ``ranks`` are by method, one a user."""
     columns = min(3, len(ranks))
     caption = f"How often the target has each rank from 1 to {candidates}."
-    shape = {"panels": len(ranks), "columns": columns, "height": 2.1 * -(-len(ranks) // columns) + 0.6}
-    figure, axes = new_figure(caption, **shape, sharex=True, sharey=True)
+    shape = {"columns": columns, "height": 2.1 * -(-len(ranks) // columns) + 0.6, "sharex": True, "sharey": True}
+    figure, axes = new_figure(caption, ranks, ("rank of the target", "share of users"), **shape)
     for axis, method in zip(axes, in_order(ranks), strict=True):
         shares = np.bincount(ranks[method], minlength=candidates + 1)[1 : candidates + 1] / len(ranks[method])
         name, beyond = display_name(method), np.mean(ranks[method] > candidates)
@@ -179,26 +177,24 @@ def rank_histogram(ranks: Mapping[str, np.ndarray], *, candidates: int = 20) -> 
             bar.tooltip = f"{name}: {shares[0]:.1%} at rank 1, {beyond:.1%} beyond {candidates}"
         axis.set_title(f"{textwrap.fill(name, 24)}\n({beyond:.0%} beyond {candidates})", fontsize=9.5)
         axis.grid(visible=False, axis="x")
-    axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes[0].set_xticks([tick for tick in (1, 5, 10, 15, 20) if tick <= candidates])
-    figure.supxlabel("rank of the target", fontsize=10)
-    figure.supylabel("share of users", fontsize=10)
     return figure
 
 
 def candidate_probabilities(titles: Sequence[str], *, before: np.ndarray, after: np.ndarray, target: int) -> Figure:
     """Plot P(candidate), ``(candidates,)``, before and after tuning; ``target`` is the target's position."""
     caption = "P(candidate) for one user's candidates, before and after tuning."
-    figure, (axis,) = new_figure(caption, height=0.27 * len(titles) + 1.2)
+    figure, (axis,) = new_figure(caption, [""], ("", ""), height=0.27 * len(titles) + 1.2)
     # a dollar sign is escaped, because two of them would start a formula
     names = [textwrap.shorten(title, 40, placeholder="…").replace("$", r"\$") for title in titles]
     bars = pd.DataFrame({"before tuning": before, "after tuning": after}, names)
     bars.plot.barh(ax=axis, color=[GREY, colour("llamarec")], width=0.8, linewidth=0, legend=False)
+    axis.set(xlabel="P(candidate)", ylabel="candidates, in the retriever's order")
     axis.axvline(1 / len(titles), color=INK, linestyle=":", label=f"uniform, 1/{len(titles)}")
     mark = axis.axhspan(target - 0.5, target + 0.5, color="#009e73", alpha=0.25, linewidth=0, zorder=0, label="target")
     mark.tooltip = f"The target, {titles[target]}, goes from {before[target]:.3f} to {after[target]:.3f}"
     axis.get_yticklabels()[target].set_fontweight("bold")
-    axis.set(xlabel="P(candidate)", ylabel="candidates, in the retriever's order")
     from_the_top(axis, len(titles))
     figure.legend(loc="outside lower center", ncols=4)
     return figure
@@ -210,12 +206,11 @@ def noise_sizes(noise: pd.DataFrame) -> Figure:
     sizes = sizes.sort_index(key=lambda sources: sources.str.startswith("published"), kind="stable")
     colours = [colour("llamarec" if source.startswith("published") else "lrurec") for source in sizes.index]
     caption = "How far LRURec's Recall@10 moves by noise alone, beside the published gaps."
-    shape = {"height": 0.35 * len(sizes) + 1.2, "panels": sizes.shape[1], "columns": sizes.shape[1]}
-    figure, axes = new_figure(caption, **shape, sharey=True)
+    shape = {"height": 0.35 * len(sizes) + 1.2, "columns": len(sizes.columns), "sharey": True}
+    figure, axes = new_figure(caption, sizes.columns, ("± Recall@10", ""), **shape)
     for axis, (dataset, values) in zip(axes, sizes.items(), strict=True):
         for (source, value), bar in zip(values.items(), axis.barh(values.index, values, color=colours), strict=True):
             bar.tooltip = f"{dataset}, {source}: {value:.4f}"
-        axis.set(title=dataset, xlabel="± Recall@10")
         axis.locator_params(axis="x", nbins=2)  # numbers of neighbours would touch
         from_the_top(axis, len(values))
     return figure
@@ -236,7 +231,8 @@ def quality_against_latency(table: pd.DataFrame) -> Figure:
         raise InputError("The table of strategies holds no times: run the strategies first.")
     panels = dict(tuple(points.groupby("dataset", sort=False)))
     caption = "Quality against the time of one request: the higher and the further left, the better."
-    figure, axes = new_figure(caption, height=2.6 * len(panels) + 1.2, panels=len(panels), sharex=True)
+    labels = ("median seconds of one request (log)", "NDCG@10, all users")
+    figure, axes = new_figure(caption, panels, labels, height=2.6 * len(panels) + 1.2, sharex=True)
     for axis, (dataset, rows) in zip(axes, panels.items(), strict=True):
         own = quality.loc[(quality["dataset"] == dataset) & (quality["method"] == RETRIEVER), "measured"].item()
         line = axis.axhline(own, color=INK, linestyle=":", linewidth=1.5, zorder=0)
@@ -250,10 +246,9 @@ def quality_against_latency(table: pd.DataFrame) -> Figure:
             (point,) = axis.plot(at, values, markerfacecolor=hue if tuned else "white", **look)
             written = "{dataset}, {method}, {state}: {measured:.3f} [{ci_low:.3f}, {ci_high:.3f}] at {seconds:.2f} s"
             point.tooltip = text(written, row)
-        axis.set(title=dataset, ylabel="NDCG@10, all users", xscale="log")
+        axis.set_xscale("log")
         axis.xaxis.set_major_formatter(_PLAIN)
         axis.xaxis.set_minor_formatter(NullFormatter())
-    axes[-1].set(xlabel="median seconds of one request (log)")
     looks = {
         display_name(name): {"marker": mark, "color": hue}
         for name, (mark, hue) in _STRATEGIES.items()
@@ -271,9 +266,10 @@ def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
     lengths, occurrences = np.diff(dataset.offsets), np.bincount(dataset.items)  # (users,), (items + 1,)
     occurrences = np.sort(occurrences[occurrences > 0])[::-1]
     caption = f"{dataset.name}: how many interactions each user has, and how often each item occurs."
-    figure, (left, right) = new_figure(caption, panels=2, columns=2, height=2.9)
+    titles, labels = ("Sequence lengths", "Item popularity"), ("interactions of a user (log)", "users")
+    figure, (left, right) = new_figure(caption, titles, labels, columns=2, height=2.9)
     left.hist(lengths, np.geomspace(lengths.min(), lengths.max() + 1, 31), color=colour("lrurec"), linewidth=0)
-    left.set(xlabel="interactions of a user (log)", ylabel="users", title="Sequence lengths", xscale="log")
+    left.set_xscale("log")
     left.xaxis.set_major_formatter(_PLAIN)
     left.xaxis.set_minor_formatter(NullFormatter())  # their labels would run into one another
     median, least, most = np.median(lengths), lengths.min(), lengths.max()
@@ -282,5 +278,5 @@ def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
     left.legend()
     (curve,) = right.loglog(range(1, len(occurrences) + 1), occurrences, linewidth=2, color=colour("lrurec"))
     curve.tooltip = f"items with {occurrences[0]:,} down to {occurrences[-1]:,} interactions"
-    right.set(xlabel="item's popularity rank (log)", ylabel="interactions (log)", title="Item popularity")
+    right.set(xlabel="item's popularity rank (log)", ylabel="interactions (log)")
     return figure

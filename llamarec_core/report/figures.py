@@ -9,7 +9,7 @@ import html
 import io
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +59,19 @@ def colour(method: str) -> str:
 
 
 def new_figure(
-    caption: str, *, height: float, panels: int = 1, columns: int = 1, **options: Any
+    caption: str, titles: Collection[str], labels: tuple[str, str], *, height: float, columns: int = 1, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure as wide as the book's text, and the axes of its panels, row by row."""
+    """Return a figure as wide as the book's text, and the axes of its panels, row by row, with these x and y labels."""
     figure = Figure(figsize=(6.0, height), layout="constrained")
     figure.caption = caption
-    axes = list(figure.subplots(-(-panels // columns), columns, squeeze=False, **options).flat)
-    for axis in axes[panels:]:
+    axes = list(figure.subplots(-(-len(titles) // columns), columns, squeeze=False, **options).flat)
+    for axis in axes[len(titles) :]:
         axis.remove()
-    for axis in axes[panels - columns : panels]:
-        axis.tick_params(labelbottom=True)  # also above an empty place in the last row
-    return figure, axes[:panels]
+    for place, (axis, title) in enumerate(zip(axes, titles, strict=False)):
+        below = place >= len(titles) - columns or not options.get("sharex")  # or above an empty place in the last row
+        axis.tick_params(labelbottom=below)
+        axis.set(title=title, xlabel=labels[0] if below else "", ylabel="" if place % columns else labels[1])
+    return figure, axes[: len(titles)]
 
 
 def spread(axes: Iterable[Axes], *, along: str = "x", least: float = 0.02) -> None:
@@ -138,22 +140,22 @@ def forest(table: pd.DataFrame, *, metrics: Sequence[str] = QUOTED, subset: str 
     methods, datasets = in_order(table["method"])[::-1], table["dataset"].unique()
     parts = dict(tuple(table.assign(colour=table["method"].map(colour)).groupby(["dataset", "metric"])))
     panels = {
-        (dataset, metric): parts[dataset, metric].set_index("method").reindex(methods).rename(display_name)
+        f"{dataset}\n{metric}": parts[dataset, metric].set_index("method").reindex(methods).rename(display_name)
         for metric in metrics
         for dataset in datasets
     }
     over = "all users" if subset == "all" else "users whose target was retrieved"
     legend = {_OURS: GREY} | ({"published": "white"} if table["published"].notna().any() else {})
     caption = f"{' and '.join(metrics)} over {over}."
-    return _forests(panels, caption, legend, columns=len(datasets), sharey=True)
+    return _forests(panels, caption, "mean over users", legend, columns=len(datasets), sharey=True)
 
 
 def gains_forest(gains: pd.DataFrame) -> Figure:
     """Plot the ranker's gain over the retriever: ``published``, ``measured`` and its interval, a row a ``dataset``."""
     orange, label = colour("llamarec"), f"gain in {QUOTED[0]} over LRURec"
     caption = f"LlamaRec's {label}'s order of the same candidates, for users whose target was retrieved."
-    panels = {("", label): gains.set_index("dataset").assign(colour=orange)}
-    figure = _forests(panels, caption, {_OURS: orange, "the paper, Llama-2-7B": "white"})
+    panels = {"": gains.set_index("dataset").assign(colour=orange)}
+    figure = _forests(panels, caption, label, {_OURS: orange, "the paper, Llama-2-7B": "white"})
     figure.axes[0].axvline(0, color=INK, linewidth=1)
     return figure
 
@@ -164,26 +166,22 @@ def ablation_forest(table: pd.DataFrame) -> Figure:
     beyond = np.where(table["difference"] > 0, better, worse)
     colours = np.where(table["difference"].isna(), first, np.where(table["p_holm"] < 0.05, beyond, alike))
     groups = table.assign(colour=colours).set_index("method").groupby("group", sort=False)
-    panels = {(group, QUOTED[0]): rows for group, rows in groups}
+    panels, ratios = dict(tuple(groups)), groups.size()
     caption = "Each variant with its 95 % interval, on users whose target was retrieved. Dotted: its group's first."
-    figure = _forests(panels, caption, _KINDS, sharex=True, height_ratios=groups.size())
+    figure = _forests(panels, caption, QUOTED[0], _KINDS, sharex=True, height_ratios=ratios)
     for axis, rows in zip(figure.axes, panels.values(), strict=True):
         axis.axvline(rows["measured"].iloc[0], color=GREY, linestyle=":", linewidth=1)
-        axis.label_outer()
     return figure
 
 
 def _forests(
-    panels: Mapping[tuple[str, str], pd.DataFrame],
-    caption: str,
-    legend: Mapping[str, str],
-    columns: int = 1,
-    **options: Any,
+    panels: Mapping[str, pd.DataFrame], caption: str, label: str, legend: Mapping[str, str], **options: Any
 ) -> Figure:
-    """Draw a forest plot for each (title, label): rows from the top, named by the index, each in its ``colour``."""
+    """Draw a forest plot by title: its rows from the top, named by the index, each in its ``colour``."""
+    columns = options.get("columns", 1)
     height = (0.3 * sum(map(len, panels.values())) + 0.6 * len(panels)) / columns + 0.7
-    figure, axes = new_figure(caption, height=height, panels=len(panels), columns=columns, **options)
-    for axis, ((title, label), rows) in zip(axes, panels.items(), strict=True):
+    figure, axes = new_figure(caption, panels, (label, ""), height=height, **options)
+    for axis, (title, rows) in zip(axes, panels.items(), strict=True):
         for place, (name, row) in enumerate(rows.to_dict("index").items()):
             ours = text("ours {measured:.4f} [{ci_low:.4f}, {ci_high:.4f}]", row)
             said = ", ".join(filter(None, [ours, text("published {published:.4f}", row)]))
@@ -191,9 +189,8 @@ def _forests(
                 values = [row["ci_low"], row["measured"], row["ci_high"]]
                 (mark,) = axis.plot(values, [place] * 3, "o-", markevery=[1], linewidth=3, color=row["colour"])
                 (diamond,) = axis.plot(row.get("published", np.nan), place, **_PUBLISHED)
-                mark.tooltip = diamond.tooltip = f"{', '.join(filter(None, [title, name, label]))}: {said}"
+                mark.tooltip = diamond.tooltip = f"{title or label}, {name}: {said}".replace("\n", ", ")
         axis.set_yticks(range(len(rows)), rows.index)
-        axis.set(title=title, xlabel=label)
         from_the_top(axis, len(rows))
         axis.locator_params(axis="x", nbins=6 - columns)
     spread(axes)

@@ -187,12 +187,12 @@ def test_rank_histogram_shares_add_up_with_those_beyond():
 
 def test_forests_show_ours_the_interval_and_the_published_value(figures):
     words = alt_text(figures["retrieval"])
-    assert re.search(r"beauty, LRURec, Recall@10: ours 0\.\d{4} \[0\.\d{4}, 0\.\d{4}\], published 0\.0916", words)
+    assert re.search(r"beauty, Recall@10, LRURec: ours 0\.\d{4} \[0\.\d{4}, 0\.\d{4}\], published 0\.0916", words)
     diamonds = [line for line in figures["gains"].axes[0].lines if line.get_marker() == "D"]
     assert [line.get_xdata()[0] for line in diamonds] == [0.04, 0.016]
     assert len(figures["ablations"].axes) == committed("ranker_games")["group"].nunique()
     gains = pd.DataFrame({"dataset": ["games"], "published": 0.04, "measured": np.nan, "ci_low": np.nan})
-    assert "over LRURec: published 0.0400" in alt_text(report.gains_forest(gains.assign(ci_high=np.nan)))
+    assert "over LRURec, games: published 0.0400" in alt_text(report.gains_forest(gains.assign(ci_high=np.nan)))
     with pytest.raises(InputError, match="subset 'retrieved'"):
         report.forest(committed("table1"), subset="retrieved")
 
