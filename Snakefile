@@ -318,9 +318,9 @@ rule retriever:
 
 
 def started_from(wildcards):
-    """The adapter from which the tuning starts: another data set's may be made first."""
-    folder = SETTINGS.for_dataset(wildcards.dataset).ranker.start_from
-    return [f"{folder}/adapter_model.safetensors"] if folder else []
+    """The adapter from which the tuning starts, where this profile makes it first: another data set's."""
+    folder = SETTINGS.for_dataset(wildcards.dataset).ranker.start_from or ""
+    return [f"{folder}/adapter_model.safetensors"] if folder.startswith(f"results/{PROFILE}/") else []
 
 
 rule ranker:
