@@ -149,11 +149,17 @@ def _block(text: str, *, language: str) -> nodes.literal_block:
     return nodes.literal_block(text, text, language=language)
 
 
+def leave_aliases_out(_app: Any, _what: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
+    """Leave out what Python itself says of a named tuple's fields."""
+    return True if str(member.__doc__).startswith("Alias for field number") else None
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Connect all of it with Sphinx."""
     app.add_directive("study-citation", StudyCitation)
     app.add_directive("bibtex-entries", BibtexEntries)
     app.connect("config-inited", write_footer)
     app.connect("source-read", say_how_it_was_run)
+    app.connect("autodoc-skip-member", leave_aliases_out)
     app.connect("html-page-context", leave_mathjax_out, priority=900)  # after Sphinx has added it
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -13,8 +13,9 @@ are what the intervals and tests of :mod:`llamarec_core.evaluation.estimates` re
 
 import re
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import ArrayLike
 
 from llamarec_core.files import InputError
 
@@ -28,7 +29,7 @@ _GAINS = {
 }
 
 
-def per_user(ranks: ArrayLike, metric: str) -> np.ndarray:
+def per_user(ranks: np.ndarray | Sequence[int], metric: str) -> np.ndarray:
     """Return one metric for every user.
 
     Args:
@@ -53,6 +54,6 @@ def per_user(ranks: ArrayLike, metric: str) -> np.ndarray:
     return np.where(ranks <= int(match[2]), _GAINS[match[1]](ranks.astype(np.float64)), 0.0)
 
 
-def mean(ranks: ArrayLike, metric: str) -> float:
+def mean(ranks: np.ndarray | Sequence[int], metric: str) -> float:
     """Return one metric averaged over the users: the number that a table prints."""
     return float(per_user(ranks, metric).mean())

@@ -14,7 +14,10 @@ from transformers import LlamaConfig
 from llamarec_core.settings import RankerSettings
 
 LLAMA_2_7B = LlamaConfig(max_position_embeddings=4096)
-"""The shape of the paper's backbone, which is the one that transformers' own defaults describe but for its length."""
+"""The shape of the paper's backbone, which is the one that transformers' own defaults describe but for its length.
+
+:meta hide-value:
+"""
 
 
 def linear_weights(config: LlamaConfig) -> int:
