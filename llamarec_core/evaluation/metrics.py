@@ -12,7 +12,6 @@ are what the intervals and tests of :mod:`llamarec_core.evaluation.estimates` re
 """
 
 import re
-
 from collections.abc import Sequence
 
 import numpy as np
