@@ -84,7 +84,7 @@ lab: $(SETUP)  ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
 test: $(SETUP)  ## Run all tests, and verify the committed results
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile
 	@$(MAKE) --no-print-directory verify
 
 verify: $(SETUP)  ## Compute every table again from the committed ranks; check hashes and the commits behind them
