@@ -192,8 +192,3 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def kept_row(folder: Path) -> dict[str, Any] | None:
-    """Return the row of the curve at which an adapter was kept, or ``None`` where there is no adapter."""
-    return load_adapter(folder, settings={})[1]["best"] if folder.is_dir() else None
