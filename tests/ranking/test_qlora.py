@@ -96,8 +96,6 @@ def test_the_loaded_ranker_is_the_tuned_one(tuned, tiny, dataset, candidates):
     # the curve's are those of the weights before they were rounded
     best = load_adapter(folder / "adapter", settings={})[1]["best"]
     assert np.mean(1 / np.log2(ranks + 1)) == pytest.approx(best["ndcg@10"], abs=0.1)
-        load_adapter(folder / "adapter", settings={})[1]["best"]["ndcg@10"], abs=0.1
-    )
 
 
 def test_peft_loads_the_adapter_by_itself(tuned, tiny, recwarn):
