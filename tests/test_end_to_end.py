@@ -155,7 +155,7 @@ def test_a_finished_study_has_nothing_left_to_do(undisturbed):
     assert {file: file.stat().st_mtime_ns for file in (undisturbed / "results").rglob("*.*")} == before
 
 
-def test_killed_twice_it_ends_with_the_same_ranks_and_until_then_leaves_the_results(undisturbed, tmp_path):
+def test_killed_again_and_again_it_ends_with_the_same_ranks_and_until_then_leaves_the_results(undisturbed, tmp_path):
     folder = copy_of_the_study(tmp_path)
     shutil.copytree(undisturbed / "results" / "smoke", folder / "results" / "smoke")
     for path in (folder / "results" / "smoke" / "ranks").rglob("*.parquet"):
@@ -164,6 +164,7 @@ def test_killed_twice_it_ends_with_the_same_ranks_and_until_then_leaves_the_resu
     assert not (folder / WORK / "retriever" / "retriever.safetensors").exists()
     kill_when(folder, WORK / "ranker" / "checkpoint.safetensors", signal.SIGTERM)
     assert not (folder / WORK / "ranker" / "adapter").exists()
+    kill_when(folder, WORK / "ranker" / "adapter", signal.SIGINT)
     finish(folder)
     assert ranks(folder) == ranks(undisturbed)
     assert not list(folder.rglob("*.partial"))
