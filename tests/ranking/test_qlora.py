@@ -169,17 +169,18 @@ def test_the_shared_recipe_goes_on_after_a_kill_too_from_the_adapter_it_started_
 def test_minutes_end_the_tuning_with_a_step_size_of_zero(tiny, dataset, candidates, tmp_path, monkeypatch):
     clock, rates, step = SimpleNamespace(now=0.0), [], RankerTask.step
 
-    def ten_seconds(task, number):
-        clock.now += 10
+    def fourteen_seconds(task, number):
+        clock.now += 14
         rates.append(task.optimizer.param_groups[0]["lr"])
         return step(task, number)
 
-    monkeypatch.setattr(RankerTask, "step", ten_seconds)
+    monkeypatch.setattr(RankerTask, "step", fourteen_seconds)
     monkeypatch.setattr("llamarec_core.training.time.perf_counter", lambda: clock.now)
     settings = tiny.settings.model_copy(update={"minutes": 0.5, "epochs": 1000})
     fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path, progress=False)
-    assert pd.read_csv(tmp_path / "training.csv")["seconds"].tolist() == [0, 20, 30]
-    assert rates == pytest.approx([0.0, 2 / 3 * 1e-2, 1 / 3 * 1e-2])  # a step of warm-up, then by the time left
+    assert pd.read_csv(tmp_path / "training.csv")["seconds"].tolist() == [0, 28, 42]
+    # a step of warm-up, the whole rate, and a third of it: a fifteenth of the time was left, and a fifth is to cool down
+    assert rates == pytest.approx([0.0, 1e-2, 1 / 3 * 1e-2], rel=1e-3)
     load_ranker(dataset, settings.model_copy(update={"minutes": None}), tmp_path)  # which shapes no ranker
 
 
