@@ -179,7 +179,7 @@ def test_minutes_end_the_tuning_with_a_step_size_of_zero(tiny, dataset, candidat
     settings = tiny.settings.model_copy(update={"minutes": 0.5, "epochs": 1000})
     fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path, progress=False)
     assert pd.read_csv(tmp_path / "training.csv")["seconds"].tolist() == [0, 28, 42]
-    # a step of warm-up, the whole rate, and a third of it: a fifteenth of the time was left, and a fifth is to cool down
+    # a step of warm-up, the whole rate, then a third: a fifteenth of the time was left, and a fifth is to cool down
     assert rates == pytest.approx([0.0, 1e-2, 1 / 3 * 1e-2], rel=1e-3)
     load_ranker(dataset, settings.model_copy(update={"minutes": None}), tmp_path)  # which shapes no ranker
 
