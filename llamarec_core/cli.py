@@ -5,19 +5,14 @@ profile's grid, ``llamarec fit`` trains a recommender on data of your own, ``lla
 ``llamarec verify`` checks the committed results.
 """
 
-# What a command needs is imported in it, so that `--help` and an error are answered at once.
-
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option, Typer, echo
 
 from llamarec_core.files import InputError
 from llamarec_core.paths import find_profile, find_root
-
-if TYPE_CHECKING:
-    from llamarec_core.settings import Profile
 
 app = Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -36,6 +31,7 @@ def data(
     profile: Annotated[str | None, Option(help="also cut titles as this profile's ranker does (slower)")] = None,
 ) -> None:
     """Read and preprocess a data set; say what was read and dropped, and print its row of Table 2."""
+    # what a command needs is imported in it, so that `--help` and an error are answered at once
     import pandas as pd
 
     from llamarec_core.data import describe, load_dataset
@@ -140,8 +136,8 @@ def recommend(
         raise InputError(f"{output} is neither a .parquet nor a .csv file.")
     if users and output is None:
         raise InputError("Say where the recommendations for all users go, e.g. --output recommendations.parquet.")
-    of, changes = Recommender, settings or ()
-    recommender = of.load(source, settings=changes) if source else of.of_study(profile, dataset, settings=changes)
+    place = (source,) if source else (profile, dataset)
+    recommender = (Recommender.load if source else Recommender.of_study)(*place, settings=settings or ())
     asked = recommender.dataset.user_ids if users else [history or user]
     options = {"exclude": exclude or (), "only": only, "order": order, "progress": users is not None}
     ranked = recommender.recommend_users(asked, count, **options)
@@ -167,20 +163,16 @@ def verify(
     echo(verify.verify(find_root(), profiles=profiles or (), write=write))
 
 
-def _profile(name: str, dataset: str) -> "Profile":
-    """Return a profile for one data set; a profile's file needs no copy of the study.
-
-    The adapter that it starts from is counted from the copy of the study that the profile lies in.
-    """
+def _profile(name: str, dataset: str) -> Any:
+    """Return a profile for one data set; the adapter that it starts from is counted from its copy of the study."""
     from llamarec_core.settings import load_profile
 
-    file = find_profile(name, root=Path() if name.endswith((".yaml", ".yml")) else find_root())
+    file = find_profile(name)
     profile = load_profile(file).for_dataset(dataset)
     start_from = profile.ranker.start_from
-    if start_from and not Path(start_from).is_absolute():
-        ranker = profile.ranker.changed({"start_from": str(find_root(file.parent) / start_from)})
-        profile = profile.model_copy(update={"ranker": ranker})
-    return profile
+    if start_from is None or Path(start_from).is_absolute():
+        return profile
+    return profile.given([f"ranker.start_from={str(find_root(file.parent) / start_from)!r}"])
 
 
 def main() -> None:

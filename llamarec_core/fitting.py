@@ -14,18 +14,7 @@ import numpy as np
 from llamarec_core.data import Dataset
 from llamarec_core.evaluation.estimates import difference, estimate
 from llamarec_core.evaluation.metrics import per_user
-from llamarec_core.ranking import (
-    VerbalizerRanker,
-    candidate_probabilities,
-    fit_ranker,
-    fit_retriever_weight,
-    log_probabilities,
-    random_scores,
-    rerank_by_scores,
-    retrieved_candidates,
-    title_overlap,
-    with_retriever,
-)
+from llamarec_core.ranking import VerbalizerRanker, fit_ranker, rerank
 from llamarec_core.retrieval import Retriever, fit_retriever, popularity_scores, retrieve, sampled_users
 from llamarec_core.settings import RankerSettings, RetrieverSettings
 
@@ -40,61 +29,41 @@ FOLLOWS = 0.9
 
 
 def fit_stages(
-    dataset: Dataset,
-    retriever: RetrieverSettings,
-    ranker: RankerSettings,
-    *,
-    folders: tuple[Path, Path],
-    seed: int,
-    progress: bool,
+    dataset: Dataset, retriever: RetrieverSettings, ranker: RankerSettings, *, folders: tuple[Path, Path], seed: int
 ) -> tuple[Retriever, VerbalizerRanker, float, dict[str, Any]]:
-    """Return the trained stages, the weight of the order ``fused``, and what :func:`measure` says of them.
-
-    The stages' training lies in ``folders``, and goes on there where it was killed.
-
-    Raises:
-        InputError: a folder holds another training, or the data are too small for the settings.
-    """
-    options = {"seed": seed, "progress": progress}
-    finder = fit_retriever(dataset, retriever, folder=folders[0], **options)
+    """Return the trained stages, the weight of the order ``fused``, and what :func:`measure` says of them."""
+    finder = fit_retriever(dataset, retriever, folder=folders[0], seed=seed)
     users = sampled_users(dataset.n_users, retriever.validation_users, "validation")
     validation = retrieve(finder, dataset, "validation", k=ranker.candidates, users=users)
-    reader = fit_ranker(dataset, validation, ranker, folder=folders[1], **options)
-    fitted = retrieved_candidates(validation, size=ranker.candidates, users=ranker.validation_users, seed=seed)
-    read = candidate_probabilities(reader, dataset, fitted, "validation", progress=progress)
-    weight = fit_retriever_weight(fitted, log_probabilities(read))
-    return finder, reader, weight, measure(dataset, finder, reader, weight=weight, **options)
+    reader = fit_ranker(dataset, validation, ranker, folder=folders[1], seed=seed)
+    fitted = rerank.retrieved_candidates(validation, size=ranker.candidates, users=ranker.validation_users, seed=seed)
+    read = rerank.candidate_probabilities(reader, dataset, fitted, "validation", progress=True)
+    weight = rerank.fit_retriever_weight(fitted, rerank.log_probabilities(read))
+    return finder, reader, weight, measure(dataset, finder, reader, weight=weight, seed=seed)
 
 
 def measure(
-    dataset: Dataset,
-    retriever: Retriever,
-    ranker: VerbalizerRanker,
-    *,
-    weight: float,
-    seed: int,
-    progress: bool = False,
+    dataset: Dataset, retriever: Retriever, ranker: VerbalizerRanker, *, weight: float, seed: int
 ) -> dict[str, Any]:
-    """Return NDCG@10 of each order with its 95 % interval, and warnings, as JSON values.
+    """Return what each order is worth on held-out users, as JSON values.
 
-    Returns:
-        ``users``, ``retrieved`` (how many of them the ranker can help), ``ndcg@10`` (a row an order: ``order``,
-        ``measured``, ``ci_low``, ``ci_high``), ``correlation`` (mean rank correlation of the ranker's scores with the
-        retriever's) and ``warnings`` (sentences).
+    These are ``users``, ``retrieved`` (how many of them the ranker can help), ``ndcg@10`` (a row an order: ``order``,
+    ``measured``, and its 95 % interval ``ci_low``, ``ci_high``), ``correlation`` (mean rank correlation of the ranker's
+    scores with the retriever's) and ``warnings`` (sentences).
     """
     users = sampled_users(dataset.n_users, USERS, "test")
     candidates = retrieve(retriever, dataset, "test", k=ranker.prompts.settings.candidates, users=users)
-    read = candidate_probabilities(ranker, dataset, candidates, "test", progress=progress)
-    scores = log_probabilities(read)
+    read = rerank.candidate_probabilities(ranker, dataset, candidates, "test", progress=True)
+    scores = rerank.log_probabilities(read)
     orders = {
-        "random": random_scores(candidates, seed=seed),
+        "random": rerank.random_scores(candidates, seed=seed),
         "popularity": popularity_scores(dataset)[candidates.items],
-        "title overlap": title_overlap(dataset, candidates, "test"),
+        "title overlap": rerank.title_overlap(dataset, candidates, "test"),
         "retriever": candidates.scores,
         "ranker": scores,
-        "fused": with_retriever(candidates, scores, weight),
+        "fused": rerank.with_retriever(candidates, scores, weight),
     }
-    gains = {name: per_user(rerank_by_scores(candidates, of)["rank"], "NDCG@10") for name, of in orders.items()}
+    gains = {name: per_user(rerank.rerank_by_scores(candidates, of)["rank"], "NDCG@10") for name, of in orders.items()}
     drawn = {"samples": SAMPLES, "seed": seed}
     ranks = read[read.any(axis=1)].argsort(axis=1).argsort(axis=1)  # (n retrieved, n_candidates)
     places = np.arange(ranks.shape[1])[::-1]  # the retriever's order

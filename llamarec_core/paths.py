@@ -28,9 +28,10 @@ def find_root(start: Path | None = None) -> Path:
     raise InputError(f"{start} is not inside a copy of the study: change to the folder that holds `notebooks/`.")
 
 
-def find_profile(name: str, *, root: Path) -> Path:
-    """Return the file of a profile, given by its name or by a path to a YAML file."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else root / "notebooks" / "profiles" / f"{name}.yaml"
+def find_profile(name: str, *, root: Path | None = None) -> Path:
+    """Return the file of a profile, given by a path to a YAML file, or by its name in a copy of the study."""
+    by_path = name.endswith((".yaml", ".yml"))
+    return Path(name) if by_path else (root or find_root()) / "notebooks" / "profiles" / f"{name}.yaml"
 
 
 def with_seed(name: str, seed: int | str) -> str:

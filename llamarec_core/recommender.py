@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from llamarec_core.checked import Settings, first_fault
 from llamarec_core.data import Dataset, changed_files, find_item, load_dataset
@@ -38,33 +38,26 @@ BATCH_SIZE = 256
 """Histories that the retriever scores at once; (BATCH_SIZE, n_items + 1) scores are in memory."""
 
 
-class Stored(Settings):
-    """The content of ``settings.yaml``."""
+class Stages(Settings):
+    """What both stages were trained with: ``settings.yaml``."""
 
     retriever_weight: float
-    backbone: dict[str, str]
+    """w of the order ``fused``."""
+    backbone: dict[str, str] = Field(default_factory=dict)
+    """The backbone's ``name`` and ``sha256``, for a person to read."""
     retriever: RetrieverSettings
     ranker: RankerSettings
 
 
 @dataclass(eq=False)
 class Recommender:
-    """Both stages of one data set.
-
-    Raises:
-        InputError: the raw files of the data set changed since the training, where ``LLAMAREC_DATA`` is set.
-    """
+    """Both stages of one data set, whose raw files may not have changed, where ``LLAMAREC_DATA`` names their folder."""
 
     dataset: Dataset
-    retriever_settings: RetrieverSettings
-    ranker_settings: RankerSettings
-    weight: float  #: w of the order ``fused``
-    retriever_folder: Path  #: with ``retriever.safetensors``
-    ranker_folder: Path  #: with ``adapter``
-    held_out: dict[str, Any] = field(default_factory=dict)
-    """What :func:`~llamarec_core.fitting.measure` found on held-out users."""
-    changes: dict[str, Any] = field(default_factory=dict)
-    """Settings of the ranker to rank with, other than those of the tuning."""
+    stages: Stages
+    folders: tuple[Path, Path]  #: with ``retriever.safetensors`` and with ``adapter``
+    held_out: dict[str, Any] = field(default_factory=dict)  #: of :func:`~llamarec_core.fitting.measure`
+    changes: dict[str, Any] = field(default_factory=dict)  #: settings to rank with, other than those of the tuning
 
     def __post_init__(self) -> None:
         changed = changed_files(self.dataset)
@@ -79,7 +72,7 @@ class Recommender:
         """The trained retriever, loaded when it is needed: an unknown title is answered at once."""
         from llamarec_core.retrieval import load_retriever
 
-        return load_retriever(self.dataset, self.retriever_settings, self.retriever_folder)
+        return load_retriever(self.dataset, self.stages.retriever, self.folders[0])
 
     @cached_property
     def ranker(self) -> "VerbalizerRanker":
@@ -87,21 +80,15 @@ class Recommender:
         from llamarec_core.ranking import load_ranker
 
         # a backbone that moved is still the one of the tuning, which its hash must show
-        settings = self.ranker_settings.model_copy(update={k: v for k, v in self.changes.items() if k == "backbone"})
-        return load_ranker(self.dataset, settings, self.ranker_folder, **self.changes)
+        settings = self.stages.ranker.changed({k: v for k, v in self.changes.items() if k == "backbone"})
+        return load_ranker(self.dataset, settings, self.folders[1], **self.changes)
 
     @classmethod
-    def train(
-        cls, dataset: Dataset, settings: Profile, *, folder: Path, seed: int = 0, progress: bool = True
-    ) -> "Recommender":
+    def train(cls, dataset: Dataset, settings: Profile, *, folder: Path, seed: int = 0) -> "Recommender":
         """Train both stages, fit the fusion weight on validation users, and measure all orders on held-out users.
 
-        Args:
-            dataset: all but each user's last two interactions are learnt.
-            settings: a profile, after :meth:`~llamarec_core.settings.Profile.for_dataset`.
-            folder: of the training, with its curves; a run that was killed goes on from there.
-            seed: of every random draw.
-            progress: show progress bars on stderr.
+        ``settings`` are a profile's after :meth:`~llamarec_core.settings.Profile.for_dataset`. The training lies in
+        ``folder``, with its curves, and goes on there if it was killed.
 
         Raises:
             InputError: the folder holds another training, or the data are too small for the settings.
@@ -109,9 +96,9 @@ class Recommender:
         from llamarec_core.fitting import fit_stages
 
         folders = Path(folder) / "retriever", Path(folder) / "ranker"
-        stages = settings.retriever, settings.ranker
-        *models, weight, held_out = fit_stages(dataset, *stages, folders=folders, seed=seed, progress=progress)
-        made = cls(dataset, *stages, weight, *folders, held_out)
+        *models, weight, held_out = fit_stages(dataset, settings.retriever, settings.ranker, folders=folders, seed=seed)
+        stages = Stages(retriever_weight=weight, retriever=settings.retriever, ranker=settings.ranker)
+        made = cls(dataset, stages, folders, held_out)
         made.retriever, made.ranker = models
         return made
 
@@ -119,58 +106,46 @@ class Recommender:
         """Write the recommender's folder, whole or not at all; :func:`checked_place` refuses what is in its way."""
         from llamarec_core.ranking.backbone import backbone_name, backbone_sha256
 
-        ranker = self.ranker_settings
-        backbone = Path(ranker.backbone).expanduser()
+        ranker, backbone = self.stages.ranker, Path(self.stages.ranker.backbone).expanduser()
         place = str(backbone.resolve()) if backbone.is_dir() else ranker.backbone
-        stored = Stored(
-            retriever_weight=self.weight,
-            backbone={"name": backbone_name(ranker), "sha256": backbone_sha256(ranker)},
-            retriever=self.retriever_settings,
-            ranker=ranker.changed({"backbone": place, "start_from": None}),  # which nothing reads again
-        )
+        known = {"name": backbone_name(ranker), "sha256": backbone_sha256(ranker)}
+        ranker = ranker.changed({"backbone": place, "start_from": None})  # which nothing reads again
+        stored = self.stages.model_copy(update={"backbone": known, "ranker": ranker}).model_dump(mode="json")
         with replacing(checked_place(folder)) as temporary:
             temporary.mkdir()
             self.dataset.save(temporary / "dataset")
-            shutil.copyfile(self.retriever_folder / "retriever.safetensors", temporary / "retriever.safetensors")
-            shutil.copytree(self.ranker_folder / "adapter", temporary / "adapter")
+            shutil.copyfile(self.folders[0] / "retriever.safetensors", temporary / "retriever.safetensors")
+            shutil.copytree(self.folders[1] / "adapter", temporary / "adapter")
             write_json(temporary / "held_out.json", self.held_out)
-            write_text(temporary / "settings.yaml", yaml.safe_dump(stored.model_dump(mode="json"), sort_keys=False))
+            write_text(temporary / "settings.yaml", yaml.safe_dump(stored, sort_keys=False))
 
     @classmethod
     def load(cls, folder: Path, *, settings: Sequence[str] = ()) -> "Recommender":
         """Load what :meth:`save` wrote, from any place.
 
         ``settings`` are of the ranker, to rank with, as text: ``ranker.backbone=…`` where a local folder moved.
-
-        Raises:
-            InputError: the folder holds no whole recommender, or its data set changed.
         """
         file = Path(folder) / "settings.yaml"
         if not file.is_file():
             raise InputError(f"{folder} holds no recommender: name a folder that `llamarec fit --out` wrote.")
         try:
-            stored = Stored.model_validate(read_yaml(file))
+            stages = Stages.model_validate(read_yaml(file))
         except ValidationError as error:
             raise InputError(f"{file}: {first_fault(error)}") from None
         dataset, held_out = Dataset.load(file.with_name("dataset")), read_json(file.with_name("held_out.json"))
-        stages, folders = (stored.retriever, stored.ranker), (file.parent, file.parent)
-        return cls(dataset, *stages, stored.retriever_weight, *folders, held_out, stored.ranker.changes(settings))
+        return cls(dataset, stages, (file.parent, file.parent), held_out, stages.ranker.changes(settings))
 
     @classmethod
     def of_study(cls, profile: str, dataset: str, *, settings: Sequence[str] = ()) -> "Recommender":
-        """Put a recommender together from the weights among the results of the copy of the study that one works in.
-
-        Raises:
-            InputError: this is no copy of the study, or it has not been run for them.
-        """
+        """Put a recommender together from the weights among the results of the copy of the study that one works in."""
         root = find_root()
         run = load_profile(find_profile(profile, root=root)).for_dataset(dataset)
         paths = Paths(root, run.name, dataset, run.seed)
         prepared = paths.dataset_folder()
         data = Dataset.load(prepared) if prepared.is_dir() else load_dataset(dataset)
         weight = read_json(paths.weights / "retriever_weight.json")["ranker"]
-        stages, folders = (run.retriever, run.ranker), (paths.weights, paths.weights)
-        return cls(data, *stages, weight, *folders, changes=run.ranker.changes(settings))
+        stages = Stages(retriever_weight=weight, retriever=run.retriever, ranker=run.ranker)
+        return cls(data, stages, (paths.weights, paths.weights), changes=run.ranker.changes(settings))
 
     def summary(self) -> str:
         """Return what the orders are worth on held-out users, and what to doubt, as lines for a person."""
@@ -200,20 +175,18 @@ class Recommender:
             users: ids of users of the data set, whose whole sequences are read, or histories: titles or source ids,
                 oldest first. What a history holds is never recommended.
             count: rows for each, at most as many as the ranker reads, but for ``order="retriever"``.
-            exclude: titles or ids that are not recommended either, such as what is sold out.
-            only: titles or ids to choose from, in place of the whole catalogue.
+            exclude, only: titles or ids not to recommend, and those to choose from.
             order: one of :data:`ORDERS`.
             progress: show a progress bar.
 
         Returns:
             One row a recommendation, best first: ``user`` (the id, or the number of the history from 0), ``rank``,
-            ``item_id``, ``title``, ``order``, ``score`` (by which they are ordered), ``log_p_ranker`` (without
-            ``order="retriever"``) and ``log_p_retriever``.
+            ``item_id``, ``title``, ``order``, ``score`` and its terms ``log_p_ranker`` and ``log_p_retriever``.
 
         Raises:
             InputError: a history is empty, a user or an item is unknown, or nothing is left to recommend.
         """
-        size = self.ranker_settings.candidates
+        size = self.stages.ranker.candidates
         most = self.dataset.n_items if _checked(order) == "retriever" else size
         if not 1 <= count <= most:
             raise InputError(f"{count} recommendations were asked for: choose from 1 to {most}.")
@@ -304,7 +277,7 @@ class Recommender:
                 read = self.ranker.probabilities([histories[row] for row in rows], items, progress=progress)
                 listed.loc[some.index, "log_p_ranker"] = log_probabilities(read.astype(np.float64)).ravel()
         if order == "fused":
-            listed["score"] = listed["log_p_ranker"] + self.weight * listed["log_p_retriever"]
+            listed["score"] = listed["log_p_ranker"] + self.stages.retriever_weight * listed["log_p_retriever"]
         else:
             listed["score"] = listed[f"log_p_{order}"]
         return listed.sort_values(["row", "score"], ascending=[True, False])

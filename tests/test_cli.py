@@ -3,16 +3,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from llamarec_core.cli import main
+from llamarec_core.cli import app, main
 
-LLAMAREC = Path(sys.executable).parent / "llamarec"
 ROOT = Path(__file__).parents[1]
 OUT_OF_RANGE = ("--weight-decay", "0", "--dropout", "1.5")  # so that nothing is trained where a refusal is missing
-
-
-def llamarec(*arguments, folder=ROOT):
-    return subprocess.run([LLAMAREC, *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_data_says_what_a_folder_holds_and_what_was_dropped(tmp_path):
@@ -22,17 +18,15 @@ def test_data_says_what_a_folder_holds_and_what_was_dropped(tmp_path):
     rows = [f"u{u};i{i};2024-05-0{i}" for u in range(1, 6) for i in range(1, 6)]
     rows += ["u1;i1;2024-05-01", "u1;i9;2024-05-01", "u6;i1;2024-05-01", "u6;i2;2024-05-01"]
     (shop / "interactions.csv").write_text("uid;item_id;timestamp\n" + "\n".join(rows))
-    titles = [
-        f"i{i},A bar of soap with lavender and thyme and mint {'number one' if i < 3 else i}\n" for i in range(1, 7)
-    ]
+    ends = ["number one", "number one", 3, 4, 5, 6]
+    titles = [f"i{i},A bar of soap with lavender and thyme and mint {end}\n" for i, end in enumerate(ends, 1)]
     (shop / "items.csv").write_text("item_id,title\n" + "".join(titles))
-    answer = llamarec("data", str(shop), "--columns", "user_id=uid", "--profile", "smoke")
-    assert answer.returncode == 0
-    assert answer.stderr == ""
+    answer = CliRunner().invoke(app, ["data", str(shop), "--columns", "user_id=uid", "--profile", "smoke"])
     *facts, heading, row = answer.stdout.splitlines()
     assert [fact.split(maxsplit=1)[0] for fact in facts] == ["29", "1", "1", "2", "25", "1", "0.0%", "40.0%", "100.0%"]
     assert heading.split() == ["dataset", "users", "items", "interactions", "mean_length", "density"]
     assert row.split() == ["shop", "5", "5", "25", "5.0", "1.0"]
+    assert answer.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -70,6 +64,7 @@ def test_what_needs_no_model_imports_no_torch(arguments, beginning):
         (["train", "beauty", "lrurec", "--dropout", "0.1"], "Give --weight-decay and --dropout together"),
         (["train", "games", "lrurec", *OUT_OF_RANGE], "llamarec: dropout: Input should be less than 1 (given: 1.5)."),
         (["data", "../x"], "'../x' cannot be the name of a data set"),
+        (["fit", "/nowhere", "--out", "x", "--start-from", "/no"], "/no, the adapter to start from, is missing"),
     ],
 )
 def test_bad_input_is_answered_by_one_sentence_and_a_non_zero_exit(arguments, message, monkeypatch, capsys):
@@ -84,14 +79,10 @@ def test_bad_input_is_answered_by_one_sentence_and_a_non_zero_exit(arguments, me
     assert len(answer.err.splitlines()) == 1
 
 
-def test_a_negative_seed_is_refused_without_a_traceback():
-    answer = llamarec("train", "games", "lrurec", "--seed", "-1")
-    assert answer.returncode == 2
+def test_a_flag_out_of_range_and_a_place_outside_the_study_are_refused(monkeypatch, tmp_path):
+    answer = CliRunner().invoke(app, ["train", "games", "lrurec", "--seed", "-1"])
+    assert answer.exit_code == 2
     assert "Invalid value for '--seed'" in answer.stderr
-    assert "Traceback" not in answer.stderr
-
-
-def test_outside_the_study_recommend_says_where_to_go(tmp_path):
-    answer = llamarec("recommend", "Toy Story (1995)", folder=tmp_path)
-    assert answer.returncode == 2
-    assert "is not inside a copy of the study" in answer.stderr
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, ["recommend", "Toy Story (1995)"])
+    assert "is not inside a copy of the study" in str(answer.exception)

@@ -37,10 +37,10 @@ def copy_of_the_study(folder: Path) -> Path:
     return folder
 
 
-def start(folder: Path, profile: str = "smoke") -> subprocess.Popen:
-    """Start what `make study PROFILE=smoke` starts."""
+def start(folder: Path, profile: str = "smoke", *more: str) -> subprocess.Popen:
+    """Start what `make study PROFILE=smoke` starts, with more of Snakemake's options."""
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    options = ["--cores", "2", "--nolock", "--rerun-incomplete", "--quiet", "rules"]
+    options = ["--cores", "2", "--nolock", "--rerun-incomplete", "--quiet", "rules", *more]
     command = [BIN / "snakemake", *options, "--config", f"profile={profile}"]
     with open(folder / "log", "ab") as log:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -155,7 +155,7 @@ def test_a_finished_study_has_nothing_left_to_do(undisturbed):
     assert {file: file.stat().st_mtime_ns for file in (undisturbed / "results").rglob("*.*")} == before
 
 
-def test_killed_twice_it_ends_with_the_same_ranks_and_until_then_leaves_the_results(undisturbed, tmp_path):
+def test_killed_again_and_again_it_ends_with_the_same_ranks_and_until_then_leaves_the_results(undisturbed, tmp_path):
     folder = copy_of_the_study(tmp_path)
     shutil.copytree(undisturbed / "results" / "smoke", folder / "results" / "smoke")
     for path in (folder / "results" / "smoke" / "ranks").rglob("*.parquet"):
@@ -164,9 +164,17 @@ def test_killed_twice_it_ends_with_the_same_ranks_and_until_then_leaves_the_resu
     assert not (folder / WORK / "retriever" / "retriever.safetensors").exists()
     kill_when(folder, WORK / "ranker" / "checkpoint.safetensors", signal.SIGTERM)
     assert not (folder / WORK / "ranker" / "adapter").exists()
+    kill_when(folder, WORK / "ranker" / "adapter", signal.SIGINT)
     finish(folder)
     assert ranks(folder) == ranks(undisturbed)
     assert not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("profile", sorted(path.stem for path in (ROOT / "notebooks" / "profiles").glob("*.yaml")))
+def test_snakemake_finds_a_way_to_all_that_a_profile_asks_for(tmp_path, profile):
+    folder = copy_of_the_study(tmp_path)
+    shutil.copytree(ROOT / "results", folder / "results", dirs_exist_ok=True)  # adapters to start from
+    assert start(folder, profile, "--dry-run").wait(LIMIT) == 0, (folder / "log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -114,19 +114,18 @@ def test_the_command_recommends(fitted, tmp_path):
 
 
 def test_fused_is_the_sum_by_hand(recommender):
-    history = ["Red soap", "Blue soap"]
+    history, weight = ["Red soap", "Blue soap"], recommender.stages.retriever_weight
     fused = recommender.recommend(history, 6).set_index("item_id")
     past = np.array([recommender.dataset.item_ids.index(item) for item in ("soap-red", "soap-blue")])
     scores = recommender.retriever.score([past])[0]
     scores[past] = -torch.inf
     best = scores.sort(descending=True, stable=True).indices[:6]
-    log_p_retriever = scores[best].double().log_softmax(0).numpy()
     log_p_ranker = np.log(recommender.ranker.probabilities([past], [best.numpy()])[0])
-    expected = pd.Series(log_p_ranker + recommender.weight * log_p_retriever, index=best.numpy())
+    expected = pd.Series(log_p_ranker + weight * scores[best].double().log_softmax(0).numpy(), index=best.numpy())
     expected = expected.sort_values(ascending=False, kind="stable")
     assert [recommender.dataset.item_ids[item] for item in expected.index] == fused.index.tolist()
     np.testing.assert_allclose(fused["score"], expected, rtol=1e-4)
-    np.testing.assert_allclose(fused["score"], fused["log_p_ranker"] + recommender.weight * fused["log_p_retriever"])
+    np.testing.assert_allclose(fused["score"], fused["log_p_ranker"] + weight * fused["log_p_retriever"])
     for order in ("ranker", "retriever"):
         alone = recommender.recommend(history, 6, order=order)
         np.testing.assert_allclose(alone["score"], alone[f"log_p_{order}"])

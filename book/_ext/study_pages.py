@@ -29,9 +29,14 @@ def commit() -> str:
     return git_state(ROOT)[0] or "unknown"
 
 
+def citation() -> dict[str, Any]:
+    """Return the facts of ``CITATION.cff``."""
+    return yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+
+
 def write_footer(_app: Any, config: Any) -> None:
     """Name version, commit and licence at the foot of every page."""
-    facts = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    facts = citation()
     link = f'<a href="{facts["repository-code"]}/tree/{commit()}">{html.escape(commit()[:12])}</a>'
     config.html_theme_options["extra_footer"] = (
         f"<p>llamarec {__version__}, built from commit {link}, {facts['license']} licence. Each table names the commit "
@@ -39,35 +44,31 @@ def write_footer(_app: Any, config: Any) -> None:
     )
 
 
-def study_citation(root: Path, *, key: str, note: str) -> str:
-    """Return a BibTeX entry of this study; its facts are those of ``CITATION.cff``."""
-    facts = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
-    fields = {
-        "title": f"{{{facts['title']}}}",
-        "author": " and ".join(_author(author) for author in facts["authors"]),
-        "year": str(facts["date-released"])[:4],
-        "version": facts["version"],
-        "url": facts["repository-code"],
-        "note": note,
-    }
-    lines = [f"  {field:7} = {{{value}}}," for field, value in fields.items()]
-    return "\n".join([f"@software{{{key},", *lines, "}"])
-
-
-def _author(author: dict[str, str]) -> str:
-    if "name" in author:
-        return f"{{{author['name']}}}"
-    return f"{author['family-names']}, {author['given-names']}"
+def bibtex(entries: str) -> nodes.literal_block:
+    """Return a block of BibTeX to be copied."""
+    return nodes.literal_block(entries, entries, language="bibtex")
 
 
 class StudyCitation(SphinxDirective):
-    """``study-citation``: how to cite this study at the commit that the book is built from."""
+    """``study-citation``: the BibTeX entry of this study at the commit that the book is built from."""
 
     def run(self) -> list[nodes.Node]:
-        """Return the entry as a block of BibTeX; the page is read anew in every build."""
+        """Return the entry as a block of BibTeX. The page is read anew in every build."""
         self.env.note_reread()
-        entry = study_citation(ROOT, key="llamarec", note=f"Commit {commit()}")
-        return [_block(entry, language="bibtex")]
+        facts = citation()
+        fields = {
+            "title": f"{{{facts['title']}}}",
+            "author": " and ".join(
+                f"{{{author['name']}}}" if "name" in author else f"{author['family-names']}, {author['given-names']}"
+                for author in facts["authors"]
+            ),
+            "year": str(facts["date-released"])[:4],
+            "version": facts["version"],
+            "url": facts["repository-code"],
+            "note": f"Commit {commit()}",
+        }
+        lines = [f"  {field:7} = {{{value}}}," for field, value in fields.items()]
+        return [bibtex("\n".join(["@software{llamarec,", *lines, "}"]))]
 
 
 class BibtexEntries(SphinxDirective):
@@ -88,7 +89,7 @@ class BibtexEntries(SphinxDirective):
         unknown = [key for key in keys if key not in entries]
         if unknown:
             raise self.error(f"references.bib has no entry {unknown[0]!r}")
-        return [_block("\n".join(entries[key].to_string("bibtex") for key in keys).rstrip(), language="bibtex")]
+        return [bibtex("\n".join(entries[key].to_string("bibtex") for key in keys).rstrip())]
 
 
 def say_how_it_was_run(app: Any, page: str, source: list[str]) -> None:
@@ -101,8 +102,7 @@ def say_how_it_was_run(app: Any, page: str, source: list[str]) -> None:
         LOGGER.warning("no record in provenance.json says how this page was made", location=page)
         return
     notebook = nbformat.reads(source[0], as_version=4)
-    cell = nbformat.v4.new_markdown_cell(_how(record), id="how-it-was-run")
-    notebook.cells.insert(1, cell)
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(_how(record), id="how-it-was-run"))
     source[0] = nbformat.writes(notebook)
 
 
@@ -143,10 +143,6 @@ def _how(record: dict[str, Any]) -> str:
 run: see {{ref}}`one-notebook`.
 :::
 """
-
-
-def _block(text: str, *, language: str) -> nodes.literal_block:
-    return nodes.literal_block(text, text, language=language)
 
 
 def leave_aliases_out(_app: Any, _what: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:

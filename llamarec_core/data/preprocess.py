@@ -42,7 +42,7 @@ def build_dataset(name: str, events: pd.DataFrame, titles: Mapping[str, str], so
     Args:
         name: Name of the data set.
         events: One row an interaction, in any order: ``user_id`` and ``item_id`` (strings), ``timestamp`` (a number).
-        titles: Cleaned title of each item id; items without a title, or with an empty one, are dropped.
+        titles: Cleaned title of each item id.
         source: Where the files came from, kept with the data set; what was dropped is added as ``preprocessing``.
 
     Raises:
@@ -91,10 +91,9 @@ def build_dataset(name: str, events: pd.DataFrame, titles: Mapping[str, str], so
 
 
 def k_core(users: np.ndarray, items: np.ndarray, *, k: int) -> np.ndarray:
-    """Find the largest set of interactions in which every user and every item has at least ``k``.
+    """Return a mask of the largest set of interactions in which every user and every item has at least ``k``.
 
-    There is one such set, whatever is dropped first: a union of two of them is one. Users and items are numbers from 0
-    on, shape (n_interactions,); so is the mask that is returned, of those in the core.
+    There is one such set, whatever is dropped first: a union of two of them is one.
     """
     kept = np.ones(len(users), dtype=bool)
     while True:
@@ -122,19 +121,17 @@ def describe(dataset: Dataset, *, titles: Mapping[str, Sequence[Hashable]] | Non
     ``titles`` holds other forms of the items' titles, padding left out, by what they are, e.g. ``cut at 8 tokens``.
     """
     counts = dataset.source["preprocessing"]
-    lines = [
-        (f"{counts['interactions']:,}", f"interactions read ({', '.join(dataset.source['sha256'])})"),
-        (f"{counts['duplicates']:,}", "dropped: the same user, item and timestamp as another"),
-        (f"{counts['interactions_without_title']:,}", f"dropped: no title ({counts['items_without_title']:,} items)"),
-        (f"{counts['interactions_outside_core']:,}", f"dropped: a user or item with fewer than {CORE} interactions"),
-        (f"{dataset.n_interactions:,}", "interactions kept"),
-        (f"{counts['titles_without_interaction']:,}", "titles of items without interactions"),
-        (
-            f"{counts['tied']:.1%}",
-            "of the interactions kept share user and timestamp with another; item ids order them",
-        ),
-    ]
+    facts = {
+        f"interactions read ({', '.join(dataset.source['sha256'])})": counts["interactions"],
+        "dropped: the same user, item and timestamp as another": counts["duplicates"],
+        f"dropped: no title ({counts['items_without_title']:,} items)": counts["interactions_without_title"],
+        f"dropped: a user or item with fewer than {CORE} interactions": counts["interactions_outside_core"],
+        "interactions kept": dataset.n_interactions,
+        "titles of items without interactions": counts["titles_without_interaction"],
+        "of the interactions kept share user and timestamp with another; item ids order them": counts["tied"],
+    }
     for form, of in {"whole": dataset.titles[1:], **(titles or {})}.items():
         alike = pd.Series(list(of)).duplicated(keep=False).mean()
-        lines.append((f"{alike:.1%}", f"of the items kept share their title, {form}, with another"))
-    return "\n".join(f"{value:>12} {text}" for value, text in lines)
+        facts[f"of the items kept share their title, {form}, with another"] = float(alike)
+    shown = {text: f"{value:.1%}" if isinstance(value, float) else f"{value:,}" for text, value in facts.items()}
+    return "\n".join(f"{value:>12} {text}" for text, value in shown.items())

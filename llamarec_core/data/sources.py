@@ -6,26 +6,23 @@ A data set's files are taken from the first of these that has them:
 2. the cache (``LLAMAREC_CACHE``, else the user's own cache folder);
 3. the official address, verified by checksum and by the published counts, into the cache.
 
-``ml-100k-1998`` needs none of them: it comes with the Python package recbole. Data of a user's own is
-read from a folder in the tidy form: ``interactions.csv`` (user_id, item_id, timestamp) and ``items.csv``
-(item_id, title), each plain or gzipped, or in RecBole's form, ``NAME.inter`` and ``NAME.item``.
+``ml-100k-1998`` comes with the Python package recbole instead. Data of a user's own is in the tidy form,
+``interactions.csv`` (user_id, item_id, timestamp) and ``items.csv`` (item_id, title), or in RecBole's, ``NAME.inter``
+and ``NAME.item``, each plain or gzipped.
 """
 
 import ast
 import difflib
-import errno
 import importlib.metadata
 import json
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pooch
 import requests
 
@@ -33,7 +30,10 @@ from llamarec_core.checked import checked_name
 from llamarec_core.data.dataset import Dataset
 from llamarec_core.data.preprocess import build_dataset, clean_movie_title, clean_product_title
 from llamarec_core.data.tables import SourcePath, read_metadata_titles, read_table
-from llamarec_core.files import InputError, cache_folder, sha256
+from llamarec_core.files import InputError, cache_folder, sha256, writing
+
+_EVENT = {name: name for name in ("user_id", "item_id", "timestamp")}
+_ITEM = {name: name for name in ("item_id", "title")}
 
 
 @dataclass(frozen=True)
@@ -42,41 +42,19 @@ class Layout:
 
     interactions: str  #: the name of a file
     titles: str  #: the name of the other
-    read_events: Callable[[SourcePath], pd.DataFrame]
-    read_titles: Callable[[SourcePath], dict[str, str]]  #: gives the cleaned title of each item id
-    folder: str = ""  #: inside the one that the user names, in which the files may lie
+    events: Mapping[str, str] = field(default_factory=_EVENT.copy)  #: our names of its columns → those in the file
+    items: Mapping[str, str] = field(default_factory=_ITEM.copy)  #: likewise; a ``year`` is put behind the title
+    header: Sequence[str] = ()  #: all columns of interactions that have no header line
+    parse: Callable[[str], Any] | None = None  #: reads a line of Amazon's metadata, where titles stand in such a file
+    clean: Callable[[str], str] = clean_product_title
+    folder: str = (
+        ""  #: inside the one that the user names, in which the files may lie beside one of the data set's name
+    )
     downloads: Mapping[str, str | None] = field(default_factory=dict)  #: official address → SHA-256, where published
     counts: tuple[int, int, int] | None = None  #: users, items and interactions kept, which verify a download as well
 
 
-_EVENT = {name: name for name in ("user_id", "item_id", "timestamp")}
-_ITEM = {name: name for name in ("item_id", "title")}
-
-
-def _titles(
-    path: SourcePath,
-    columns: Mapping[str, str],
-    *,
-    clean: Callable[[str], str] = clean_product_title,
-    quoted: bool = True,
-) -> dict[str, str]:
-    items = read_table(path, columns, quoted=quoted, unique="item_id")
-    titles = items["title"]
-    if "year" in items:
-        titles = titles.where(~items["year"].str.fullmatch(r"\d{4}"), titles + " (" + items["year"] + ")")
-    return dict(zip(items["item_id"], map(clean, titles), strict=True))
-
-
-def _amazon(category: str, parse: Callable[[str], Any], **rest: Any) -> Layout:
-    ratings = partial(read_table, columns=_EVENT, header=("user_id", "item_id", "rating", "timestamp"))
-
-    def titles(path: SourcePath) -> dict[str, str]:
-        return {item: clean_product_title(title) for item, title in read_metadata_titles(path, parse).items()}
-
-    return Layout(f"ratings_{category}.csv", f"meta_{category}.json", ratings, titles, **rest)
-
-
-_MOVIES_OF_1998 = {"item_id": "item_id", "title": "movie_title", "year": "release_year"}
+_RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 _SNAP = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 _UCSD = "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_v2/metaFiles2"
@@ -93,34 +71,37 @@ KNOWN = {
     "ml-100k-1998": Layout(  # MovieLens 100K of 1998, which comes with the Python package recbole
         "ml-100k.inter",
         "ml-100k.item",
-        partial(read_table, columns=_EVENT, quoted=False),
-        partial(_titles, columns=_MOVIES_OF_1998, clean=clean_movie_title, quoted=False),
+        items={"item_id": "item_id", "title": "movie_title", "year": "release_year"},
+        clean=clean_movie_title,
     ),
     "ml-100k": Layout(  # MovieLens ml-latest-small of 2018-09, which the paper calls ML-100k
         "ratings.csv",
         "movies.csv",
-        partial(read_table, columns={"user_id": "userId", "item_id": "movieId", "timestamp": "timestamp"}),
-        partial(_titles, columns={"item_id": "movieId", "title": "title"}, clean=clean_movie_title),
+        events={"user_id": "userId", "item_id": "movieId", "timestamp": "timestamp"},
+        items={"item_id": "movieId", "title": "title"},
+        clean=clean_movie_title,
         folder="ml-latest-small",
         downloads={
             f"{_GROUPLENS}/ml-latest-small.zip": "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436"
         },
         counts=(610, 3_650, 90_274),
     ),
-    "beauty": _amazon(  # Amazon Beauty of 2014, titles from its metadata
-        "Beauty",
-        ast.literal_eval,  # the lines of 2014 are Python literals
-        folder="beauty",
+    "beauty": Layout(  # Amazon Beauty of 2014, titles from its metadata
+        "ratings_Beauty.csv",
+        "meta_Beauty.json",
+        header=_RATINGS,
+        parse=ast.literal_eval,  # the lines of 2014 are Python literals
         downloads={
             f"{_SNAP}/ratings_Beauty.csv": "17d5232b90444beecfe758ce1446e5300230491f3a88ac802992ca95fc4c150f",
             f"{_SNAP}/meta_Beauty.json.gz": "c7977dc0e0ead14ac7df8c1c6de74da00e4bebfad87a0f0c5763d4c5bc9b53a0",
         },
         counts=(22_332, 12_086, 198_215),
     ),
-    "games": _amazon(  # Amazon Video Games of 2014, titles from the metadata of 2018
-        "Video_Games",
-        json.loads,  # the lines of 2018 are JSON
-        folder="games",
+    "games": Layout(  # Amazon Video Games of 2014, titles from the metadata of 2018
+        "ratings_Video_Games.csv",
+        "meta_Video_Games.json",
+        header=_RATINGS,
+        parse=json.loads,  # the lines of 2018 are JSON
         downloads={
             f"{_SNAP}/ratings_Video_Games.csv": "f0ca171050c2e0f208d47f5267992476b21ab68a01439c21c8be1a4432982cfa",
             f"{_UCSD}/meta_Video_Games.json.gz": None,
@@ -187,16 +168,14 @@ def _own_layouts(name: str, columns: Mapping[str, str] | str | None) -> list[Lay
             f"The columns name {wrong[0]!r}: write user_id, item_id, timestamp or title, an equals sign, and what your "
             "files call it, e.g. `user_id=uid,title=name`."
         )
-    event, item = ({ours: columns.get(ours, ours) for ours in form} for form in (_EVENT, _ITEM))
-    return [
-        Layout(*files, partial(read_table, columns=event, quoted=quoted), partial(_titles, columns=item, quoted=quoted))
-        for *files, quoted in (("interactions.csv", "items.csv", True), (f"{name}.inter", f"{name}.item", False))
-    ]
+    read = {
+        "events": {ours: columns.get(ours, ours) for ours in _EVENT},
+        "items": {ours: columns.get(ours, ours) for ours in _ITEM},
+    }
+    return [Layout("interactions.csv", "items.csv", **read), Layout(f"{name}.inter", f"{name}.item", **read)]
 
 
-def _find(
-    name: str, folder: Path | str | None, columns: Mapping[str, str] | str | None = None
-) -> tuple[Layout, list[Path]] | None:
+def _find(name: str, folder: Path | str | None, columns: Any = None) -> tuple[Layout, list[Path]] | None:
     """Find a data set in the folder the user names; none if no folder is named or it has no place for it."""
     named = folder or os.environ.get("LLAMAREC_DATA")
     own, root = _own_layouts(checked_name(name, of="data set"), columns), Path(named or "")
@@ -204,19 +183,18 @@ def _find(
         return None
     if not root.is_dir():
         raise InputError(f"The folder {root} does not exist: name the folder that holds the raw data.")
-    candidates = [(layout, root / name) for layout in own]
-    if name in KNOWN:
-        candidates += [(KNOWN[name], root / KNOWN[name].folder), (KNOWN[name], root)]
-    if name not in KNOWN or root.name == name:  # files in the tidy form do not say whose they are
-        candidates += [(layout, root) for layout in own]
-    for layout, place in candidates:
-        files = _files(layout, place)
-        if files:
-            return layout, files
-    for _, place in candidates:
-        if place != root and place.is_dir():
-            expected = dict.fromkeys(layout.interactions for layout, other in candidates if other == place)
-            raise InputError(f"{place} holds no {' or '.join(expected)}: put the file of interactions there.")
+    known = [KNOWN[name]] if name in KNOWN else []
+    inside = [root / name, *(root / layout.folder for layout in known if layout.folder)]
+    unnamed = own if not known or root.name == name else []  # files in the tidy form do not say whose they are
+    for place, layouts in [*((place, own + known) for place in inside), (root, known + unnamed)]:
+        for layout in layouts:
+            files = _files(layout, place)
+            if files:
+                return layout, files
+    empty = next((place for place in inside if place.is_dir()), None)
+    if empty:
+        expected = " or ".join(layout.interactions for layout in own + known)
+        raise InputError(f"{empty} holds no {expected}: put the file of interactions there.")
     return None
 
 
@@ -234,8 +212,18 @@ def _files(layout: Layout, place: SourcePath) -> list[SourcePath]:
 
 
 def _read(name: str, layout: Layout, files: list[SourcePath], *, origin: str) -> Dataset:
+    events = read_table(files[0], layout.events, header=layout.header)
+    if layout.parse:
+        titles = read_metadata_titles(files[1], layout.parse)
+    else:
+        items = read_table(files[1], layout.items)
+        if "year" in items:
+            dated = items["year"].str.fullmatch(r"\d{4}")
+            items["title"] = items["title"].mask(dated, items["title"] + " (" + items["year"] + ")")
+        titles = dict(zip(items["item_id"], items["title"], strict=True))
+    titles = {item: layout.clean(title) for item, title in titles.items()}
     source = {"origin": origin, "sha256": {path.name: sha256(path) for path in files}}
-    return build_dataset(name, layout.read_events(files[0]), layout.read_titles(files[1]), source)
+    return build_dataset(name, events, titles, source)
 
 
 def _from_recbole(name: str) -> Dataset:
@@ -286,14 +274,13 @@ def fetch(address: str, checksum: str | None) -> Path:
     folder = cache_folder("data")
     pooch.get_logger().setLevel(logging.WARNING)  # the progress bar says enough
     download = pooch.HTTPDownloader(progressbar=True, timeout=60)
-    try:
-        return Path(pooch.retrieve(url, known_hash=checksum, fname=name, path=folder, downloader=download))
-    except requests.RequestException as error:
-        status = f" {error.response.status_code}" if error.response is not None else ""
-        problem = f"could not be downloaded from {url} ({type(error).__name__}{status}): {_AGAIN}"
-        raise InputError(f"{name} {problem}.") from error
-    except OSError as error:
-        remedy = "free some space" if error.errno == errno.ENOSPC else "name another folder by LLAMAREC_CACHE"
-        raise InputError(f"{name} could not be written to {folder} ({error.strerror}): {remedy}.") from error
-    except ValueError as error:  # pooch's answer to a wrong checksum
-        raise InputError(f"{name} from {url} is not the published file and was not kept: {_AGAIN}.") from error
+    with writing(folder / name):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return Path(pooch.retrieve(url, known_hash=checksum, fname=name, path=folder, downloader=download))
+        except requests.RequestException as error:
+            status = f" {error.response.status_code}" if error.response is not None else ""
+            reason = f"{type(error).__name__}{status}"
+            raise InputError(f"{name} could not be downloaded from {url} ({reason}): {_AGAIN}.") from error
+        except ValueError as error:  # pooch's answer to a wrong checksum
+            raise InputError(f"{name} from {url} is not the published file and was not kept: {_AGAIN}.") from error

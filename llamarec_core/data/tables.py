@@ -30,26 +30,18 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,4})?", re.ASCII | re.IG
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
 
 
-def read_table(
-    path: SourcePath,
-    columns: Mapping[str, str],
-    *,
-    header: Sequence[str] = (),
-    quoted: bool = True,
-    unique: str | None = None,
-) -> pd.DataFrame:
+def read_table(path: SourcePath, columns: Mapping[str, str], *, header: Sequence[str] = ()) -> pd.DataFrame:
     """Read a table's columns: ``timestamp`` as int64, all others as text; the index is the line of each row.
 
-    The header line shows the delimiter: comma, semicolon, tab or bar. RecBole's types of columns (``user_id:token``)
-    are no part of their names. Times are whole numbers, decimal numbers or ISO 8601 dates. Whole numbers stay as they
-    are, all others are replaced by their ranks: order and ties are exact.
+    The header line shows the delimiter: comma, semicolon, tab or bar. A field may stand in double quotes, but not in
+    RecBole's files, ``.inter`` and ``.item``, whose types of columns (``user_id:token``) are no part of their names.
+    Times are whole numbers, decimal numbers or ISO 8601 dates. Whole numbers stay as they are, all others are replaced
+    by their ranks: order and ties are exact. In a table without times, an item stands once.
 
     Args:
         path: The file; gzipped if its name ends in ``.gz``.
         columns: Our name of each column to read → its name in the file; other columns are ignored.
         header: All column names in order, for a file with commas and without a header line.
-        quoted: Whether a field may stand in double quotes.
-        unique: Our name of a column that may hold a value only once.
 
     Raises:
         InputError: the file is empty, truncated or not UTF-8, lacks a column, or leaves a quote open; or a row has a
@@ -60,13 +52,13 @@ def read_table(
     except UnicodeDecodeError as error:
         line = len((error.object[: error.start] + b".").splitlines())
         raise InputError(f"{path}, line {line} is not UTF-8 text: save the file as UTF-8.") from None
-    lines, before, delimiter = io.StringIO(text, newline=""), 0, ","
+    delimiter, names = (",", header) if header else _header(path, text, [*columns.values()])
+    quoting = csv.QUOTE_NONE if re.search(r"\.(inter|item)(\.gz)?$", path.name) else csv.QUOTE_MINIMAL
+    reader = csv.reader(chain(io.StringIO(text, newline=""), [_END]), delimiter=delimiter, quoting=quoting)
+    rows = _rows(path, reader, width=len(names))
     if not header:
-        before, line = next(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), (0, ""))
-        delimiter, header = _header(path, line.strip("\r\n"), [*columns.values()])
-    places = [header.index(theirs) for theirs in columns.values()]
-    reader = csv.reader(chain(lines, [_END]), delimiter=delimiter, quoting=0 if quoted else csv.QUOTE_NONE)
-    rows = _rows(path, reader, before, width=len(header))
+        next(rows)
+    places = [names.index(theirs) for theirs in columns.values()]
     table = pd.DataFrame(((line, *map(row.__getitem__, places)) for line, row in rows), columns=["line", *columns])
     table = table.set_index("line")
     if table.empty:
@@ -75,18 +67,19 @@ def read_table(
         empty = table[ours].str.strip() == ""
         if empty.any():
             raise _fault(path, empty.idxmax(), f"has an empty {columns[ours]}: mend that line")
-    if unique and not table[unique].is_unique:
-        line = table[unique].duplicated().idxmax()
-        value = table.loc[line, unique]
-        first, shown = table[unique].eq(value).idxmax(), reprlib.repr(value)
-        raise _fault(path, line, f"repeats the {columns[unique]} {shown} of line {first}: keep one of them")
     if "timestamp" in columns:
         table["timestamp"] = _times(path, table["timestamp"], columns["timestamp"])
+    elif not table["item_id"].is_unique:
+        line = table["item_id"].duplicated().idxmax()
+        value = table.loc[line, "item_id"]
+        first, shown = table["item_id"].eq(value).idxmax(), reprlib.repr(value)
+        raise _fault(path, line, f"repeats the {columns['item_id']} {shown} of line {first}: keep one of them")
     return table
 
 
-def _header(path: SourcePath, line: str, wanted: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the delimiter with which a header line holds most of the wanted columns, and all its columns."""
+def _header(path: SourcePath, text: str, wanted: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the delimiter with which the header line holds most of the wanted columns, and all its columns."""
+    line = re.match(r"\s*([^\r\n]*)", text)[1]
     if not line:
         raise InputError(f"{path} is empty: give a file with the columns {', '.join(wanted)}.")
     names = {}
@@ -103,18 +96,18 @@ def _header(path: SourcePath, line: str, wanted: Sequence[str]) -> tuple[str, li
     return found, names[found]
 
 
-def _rows(path: SourcePath, reader: Any, before: int, *, width: int) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: SourcePath, reader: Any, *, width: int) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which a row starts, and its fields; ``reader`` ends with a row of our own, ``_END``.
 
     A quote that is left open takes in rows, up to the next quote or the end: all lines but the first look like rows.
     """
-    start, delimiter = before + 1, reader.dialect.delimiter
+    start, delimiter = 1, reader.dialect.delimiter
     open_quote = "opens a quote that is not closed before the next row: close it, or take it away"
     try:
         for row in reader:
             if row == [_END]:
                 return
-            if before + reader.line_num > start:
+            if reader.line_num > start:
                 _, *taken_in = re.split(r"\r\n?|\n", delimiter.join(row))
                 if row[-1].endswith(_END) or {line.count(delimiter) for line in taken_in if line} == {width - 1}:
                     raise _fault(path, start, open_quote)
@@ -122,10 +115,10 @@ def _rows(path: SourcePath, reader: Any, before: int, *, width: int) -> Iterator
                 yield start, row
             elif row:  # an empty line is none
                 raise _fault(path, start, f"has {len(row)} fields instead of {width}: mend that line")
-            start = before + reader.line_num + 1
+            start = reader.line_num + 1
     except csv.Error:
         too_long = f"holds a field of more than {csv.field_size_limit():,} characters: shorten it"
-        raise _fault(path, start, open_quote if before + reader.line_num > start else too_long) from None
+        raise _fault(path, start, open_quote if reader.line_num > start else too_long) from None
 
 
 def _times(path: SourcePath, column: pd.Series, theirs: str) -> np.ndarray:

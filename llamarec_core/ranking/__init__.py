@@ -7,7 +7,6 @@
 """
 
 from llamarec_core.ranking.ablations import UNTUNED, Ablation
-from llamarec_core.ranking.adapter import kept_row
 from llamarec_core.ranking.backbone import default_device, load_backbone, write_random_backbone
 from llamarec_core.ranking.prompt import TEMPLATES, PromptBuilder
 from llamarec_core.ranking.qlora import fit_ranker, load_ranker
@@ -37,7 +36,6 @@ __all__ = [
     "default_device",
     "fit_ranker",
     "fit_retriever_weight",
-    "kept_row",
     "load_backbone",
     "load_ranker",
     "log_probabilities",

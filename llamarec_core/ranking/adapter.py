@@ -76,9 +76,13 @@ def _adapted(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """Return what PEFT's layer computes, in the backbone's precision: PEFT casts all inputs to the factors' float32."""
     (name,) = layer.active_adapters
     down, up = (factor[name].weight.to(inputs.dtype) for factor in (layer.lora_A, layer.lora_B))
-    output = layer.base_layer(inputs)
-    low = F.linear(layer.lora_dropout[name](inputs), down).flatten(0, -2) * layer.scaling[name]
-    return torch.addmm(output.flatten(0, -2), low, up.T).view_as(output)
+    low = F.linear(layer.lora_dropout[name](inputs), down) * layer.scaling[name]
+    return _plus(layer.base_layer(inputs), low, up)
+
+
+def _plus(output: torch.Tensor, low: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Return output + B (α / r) A x, given (α / r) A x, in one pass over the output."""
+    return torch.addmm(output.flatten(0, -2), low.flatten(0, -2), up.T).view_as(output)
 
 
 def adapter_tensors(model: "PeftModel") -> dict[str, torch.Tensor]:
@@ -122,7 +126,7 @@ def attach_adapter(model: LlamaForCausalLM, tensors: dict[str, torch.Tensor], se
 
 def _adding(down: torch.Tensor, up: torch.Tensor, scale: float) -> Callable[..., torch.Tensor]:
     def add(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-        return output + F.linear(F.linear(inputs[0], down), up) * scale
+        return _plus(output, F.linear(inputs[0], down) * scale, up)
 
     return add
 
@@ -192,8 +196,3 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def kept_row(folder: Path) -> dict[str, Any] | None:
-    """Return the row of the curve at which an adapter was kept, or ``None`` where there is no adapter."""
-    return load_adapter(folder, settings={})[1]["best"] if folder.is_dir() else None

@@ -111,10 +111,7 @@ _SPECS: dict[str, Callable[[Any], str]] = {
     "share": lambda value: f"{100 * value:.2f}\xa0%",
     "seconds": "{:.2f} s".format,
     "ratio": "{:.1f}".format,
-    # costs of strategies, and what a formula predicts
-    **dict.fromkeys(("valid_outputs", "answered"), "{:.0%}".format),
-    **dict.fromkeys(("seconds_p50", "seconds_p95", "requests_per_second"), "{:.2f}".format),
-    "peak_mib": "{:.0f}".format,
+    # what the formula of a strategy's cost predicts
     "equal": lambda _: "=",
     "bounded": "≤ {:.0f}".format,
     "exceeded": "> {:.0f}".format,
@@ -126,66 +123,59 @@ class _Formatter(Formatter):
         return _SPECS[format_spec](value) if format_spec in _SPECS else format(value, format_spec)
 
 
-def _beyond_chance(frame: pd.DataFrame) -> pd.Series:
-    return frame["p_holm"] < 0.05
-
-
 def _best(column: str) -> Callable[[pd.DataFrame], pd.Series]:
     """Return what marks the largest of several methods in a column."""
-
-    def marks(frame: pd.DataFrame) -> pd.Series:
-        methods = frame.groupby(["dataset", "subset", "metric"])[column]
-        return (frame[column] == methods.transform("max")) & (methods.transform("count") > 1)
-
-    return marks
+    methods = ["dataset", "subset", "metric"]
+    return lambda frame: frame.groupby(methods)[column].transform(lambda of: (of == of.max()) & (of.count() > 1))
 
 
 _INTERVAL = "{measured:.4f} [{ci_low:.3f},\xa0{ci_high:.3f}]"
 _SIGNED = "{difference:+.4f} [{ci_low:+.4f},\xa0{ci_high:+.4f}]"
-_MEASURES = {
-    "NDCG@10": "NDCG@10", "Recall@10": "Recall@10", "valid_outputs": "valid outputs", "answered": "answered",
-    "forward_passes": "forward passes", "tokens_read": "tokens read", "tokens_generated": "tokens generated",
-    "seconds_p50": "median seconds", "seconds_p95": "seconds, 95th percentile",
-    "requests_per_second": "requests a second, batched", "peak_mib": "peak MiB, batched",
+_COUNT = "{measured:.0f} ({predicted:{formula}})"
+_STRATEGY_METRICS = {
+    **{metric: (metric, _INTERVAL) for metric in QUOTED},
+    "valid_outputs": ("valid outputs", "{measured:.0%}"), "answered": ("answered", "{measured:.0%}"),
+    "forward_passes": ("forward passes", _COUNT), "tokens_read": ("tokens read", _COUNT),
+    "tokens_generated": ("tokens generated", _COUNT), "seconds_p50": ("median seconds", "{measured:.2f}"),
+    "seconds_p95": ("seconds, 95th percentile", "{measured:.2f}"),
+    "requests_per_second": ("requests a second, batched", "{measured:.2f}"),
+    "peak_mib": ("peak MiB, batched", "{measured:.0f}"),
 }  # fmt: skip
-_COSTS = ("{measured:.0f} ({predicted:{formula}})", "{measured:{metric}}")
+"""Metric of a strategy → its heading, and how it is written."""
 _SET = {"data set": "{dataset}"}
 _STRATEGIES = {**_SET, "strategy": "{method}, {state}"}
-_RESULTS = Form(
-    rows={**_SET, "users": "{subset}", "method": "{method}"},
-    across="{metric}",
-    cells={"paper": "{published:.4f}", "ours": _INTERVAL},
-    bold={"paper": _best("published"), "ours": _best("measured")},
-    first=QUOTED,
-    note="In brackets: 95 % bootstrap intervals over users. Bold: the best.",
-)
 _DIFFERENCES = Form(
     rows={**_SET, "difference": "{method} − {reference}"},
     across="{metric}, {subset}",
     cells={"": (f"{_SIGNED} {{p_holm:p}}", _SIGNED)},
-    bold={"": _beyond_chance},
+    bold={"": lambda frame: frame["p_holm"] < 0.05},
     prepare=lambda frame: frame.sort_values("subset", ascending=False, kind="stable"),  # the subset tested is first
     first=QUOTED[:1],
     whole_in_latex=False,
     note="In brackets: 95 % bootstrap intervals over users. Bold: p < 0.05, corrected by Holm's method.",
 )
-_STATISTICS = Form(
-    rows={"quantity": "{quantity:label}"},
-    across="{dataset}",
-    cells={"paper": "{published}", "ours": "{measured:any}"},
-)
-_INFERENCE_TIME = Form(
-    rows={"precision": "{precision}", "requests": "{batch}", "title tokens": "{mean_title_length_tokens:g}",
-          "method": "{method}"},
-    across="{part}",
-    cells={"": "{seconds:.3f}"},
-    note="Median seconds per request.",
-)  # fmt: skip
 FORMS: dict[str, Form] = {
-    **dict.fromkeys(("table1", "table3", "table4", "table1_retrieval"), _RESULTS),
+    **dict.fromkeys(("table1", "table3", "table4", "table1_retrieval"), Form(
+        rows={**_SET, "users": "{subset}", "method": "{method}"},
+        across="{metric}",
+        cells={"paper": "{published:.4f}", "ours": _INTERVAL},
+        bold={"paper": _best("published"), "ours": _best("measured")},
+        first=QUOTED,
+        note="In brackets: 95 % bootstrap intervals over users. Bold: the best.",
+    )),
     **dict.fromkeys(("comparison", "floors", "retrieval_pairs"), _DIFFERENCES),
-    **dict.fromkeys(("table2", "table2_retrieval"), _STATISTICS),
-    **dict.fromkeys(("inference_time", "inference_time_7b"), _INFERENCE_TIME),
+    **dict.fromkeys(("table2", "table2_retrieval"), Form(
+        rows={"quantity": "{quantity:label}"},
+        across="{dataset}",
+        cells={"paper": "{published}", "ours": "{measured:any}"},
+    )),
+    **dict.fromkeys(("inference_time", "inference_time_7b"), Form(
+        rows={"precision": "{precision}", "requests": "{batch}", "title tokens": "{mean_title_length_tokens:g}",
+              "method": "{method}"},
+        across="{part}",
+        cells={"": "{seconds:.3f}"},
+        note="Median seconds per request.",
+    )),
     "claims": Form(
         rows={"claim": "{statement}"},
         cells={"data set": "{dataset}", "verdict": "{verdict}", "our model": "{observed}",
@@ -200,7 +190,7 @@ FORMS: dict[str, Form] = {
         cells={"NDCG@10": _INTERVAL,
                "minus the group's first": "{difference:+.4f} [{difference_low:+.3f},\xa0{difference_high:+.3f}]",
                "by Holm": "{p_holm:p}", "first label": "{first_label:.0%}"},
-        bold={"minus the group's first": _beyond_chance},
+        bold={"minus the group's first": lambda frame: frame["p_holm"] < 0.05},
         note="First label: the share of users for whom the first candidate is the most probable.",
     ),
     "tunings": Form(
@@ -213,9 +203,9 @@ FORMS: dict[str, Form] = {
     ),
     "strategies": Form(
         rows={**_STRATEGIES, "ranks": "{ranked}"},
-        across=lambda row: _MEASURES[row["metric"]],
-        cells={"": lambda row: text(_INTERVAL if row["metric"] in QUOTED else _COSTS, row)},
-        prepare=lambda frame: frame[(frame["subset"] == "all") & frame["metric"].isin(_MEASURES)],
+        across=lambda row: _STRATEGY_METRICS[row["metric"]][0],
+        cells={"": lambda row: text(_STRATEGY_METRICS[row["metric"]][1], row)},
+        prepare=lambda frame: frame[(frame["subset"] == "all") & frame["metric"].isin(_STRATEGY_METRICS)],
         first=("NDCG@10", "valid_outputs", "forward_passes", "seconds_p50"),
         note="All users. In brackets: 95 % intervals. Each count is followed by what its formula predicts.",
     ),

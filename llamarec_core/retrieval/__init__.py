@@ -11,7 +11,6 @@ from llamarec_core.retrieval.candidates import (
     retrieve,
     sampled_users,
     target_ranks,
-    top_candidates,
     write_candidates,
     write_ranks,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "retrieve",
     "sampled_users",
     "target_ranks",
-    "top_candidates",
     "training_prefix_candidates",
     "write_candidates",
     "write_ranks",

@@ -25,12 +25,7 @@ MASKED = 0.2
 
 
 class BERT4Rec(SequentialRecommender):
-    """The sequential recommender of Sun et al. (2019).
-
-    Args:
-        n_items: size of the catalogue; items are numbered 1 … n_items, 0 pads and n_items + 1 masks.
-        settings: ``dim``, ``blocks``, ``dropout`` and ``max_length`` are read.
-    """
+    """The sequential recommender of Sun et al. (2019)."""
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
         super().__init__(n_items, settings, extra_tokens=1)

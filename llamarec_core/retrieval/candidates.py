@@ -112,20 +112,6 @@ def retrieve(
     return together.take(np.argsort(together.users))
 
 
-def top_candidates(model: Retriever, history: np.ndarray, *, k: int = 20) -> np.ndarray:
-    """Return the k best items outside one history (item ids, oldest first), best first: int32 (k,).
-
-    Raises:
-        InputError: fewer than k items are outside the history.
-    """
-    scores = model.score([np.asarray(history)])  # (1, n_items + 1)
-    scores[:, np.asarray(history)] = -torch.inf
-    top_scores, top_items = _top(scores, k)
-    if top_scores.isneginf().any():
-        raise InputError(f"Fewer than {k} items are outside the history: give a shorter history.")
-    return top_items[0].numpy(force=True).astype(np.int32)
-
-
 def target_ranks(model: Retriever, dataset: Dataset, split: Split, *, users: np.ndarray | None = None) -> np.ndarray:
     """Return the rank of every user's target, int64 (n,): :func:`retrieve` without the candidates.
 

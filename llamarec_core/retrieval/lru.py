@@ -36,12 +36,7 @@ MIN_RADIUS, MAX_RADIUS = 0.8, 0.99
 
 
 class LRURec(SequentialRecommender):
-    """The sequential recommender of Yue et al. (2023), as in their published code but for the padding's side.
-
-    Args:
-        n_items: size of the catalogue; items are numbered 1 … n_items, 0 pads.
-        settings: ``dim``, ``blocks`` and ``dropout`` are read.
-    """
+    """The sequential recommender of Yue et al. (2023), as in their published code but for the padding's side."""
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
         super().__init__(n_items, settings)

@@ -18,12 +18,7 @@ from llamarec_core.settings import RetrieverSettings
 
 
 class NARM(SequentialRecommender):
-    """The sequential recommender of Li et al. (2017).
-
-    Args:
-        n_items: size of the catalogue; items are numbered 1 … n_items, 0 pads.
-        settings: ``dim``, ``blocks`` (layers of the recurrent unit) and ``dropout`` are read.
-    """
+    """The sequential recommender of Li et al. (2017)."""
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
         super().__init__(n_items, settings)

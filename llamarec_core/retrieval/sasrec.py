@@ -19,12 +19,7 @@ from llamarec_core.settings import RetrieverSettings
 
 
 class SASRec(SequentialRecommender):
-    """The sequential recommender of Kang and McAuley (2018), trained on the whole catalogue.
-
-    Args:
-        n_items: size of the catalogue; items are numbered 1 … n_items, 0 pads.
-        settings: ``dim``, ``blocks``, ``dropout`` and ``max_length`` are read.
-    """
+    """The sequential recommender of Kang and McAuley (2018), trained on the whole catalogue."""
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
         super().__init__(n_items, settings)

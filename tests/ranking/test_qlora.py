@@ -20,13 +20,12 @@ from llamarec_core.ranking import (
     PromptBuilder,
     candidate_probabilities,
     fit_ranker,
-    kept_row,
     load_backbone,
     load_ranker,
     rerank_by_scores,
     retrieved_candidates,
 )
-from llamarec_core.ranking.adapter import WEIGHTS, add_adapter
+from llamarec_core.ranking.adapter import WEIGHTS, add_adapter, load_adapter
 from llamarec_core.ranking.batches import expected, label_log_probabilities, make_batch, vocabulary_loss
 from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.ranking.qlora import RankerTask
@@ -70,7 +69,7 @@ def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny):
     assert curve["answers"].tolist() == [0, 8, 16]
     assert curve["training_loss"].isna().tolist() == [True, False, False]
     outcome = json.loads((folder / "ranker.json").read_text())
-    assert outcome["best"] == kept_row(folder / "adapter")
+    assert outcome["best"] == load_adapter(folder / "adapter", settings={})[1]["best"]
     assert outcome["best"]["ndcg@10"] == curve["ndcg@10"][1:].max()  # a fresh adapter does not count
     assert outcome["seed"] == 0
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
@@ -95,7 +94,8 @@ def test_the_loaded_ranker_is_the_tuned_one(tuned, tiny, dataset, candidates):
     rows = retrieved_candidates(candidates["validation"], size=4)
     ranks = rerank_by_scores(rows, candidate_probabilities(loaded, dataset, rows, "validation"))["rank"]
     # the curve's are those of the weights before they were rounded
-    assert np.mean(1 / np.log2(ranks + 1)) == pytest.approx(kept_row(folder / "adapter")["ndcg@10"], abs=0.1)
+    best = load_adapter(folder / "adapter", settings={})[1]["best"]
+    assert np.mean(1 / np.log2(ranks + 1)) == pytest.approx(best["ndcg@10"], abs=0.1)
 
 
 def test_peft_loads_the_adapter_by_itself(tuned, tiny, recwarn):
@@ -169,17 +169,18 @@ def test_the_shared_recipe_goes_on_after_a_kill_too_from_the_adapter_it_started_
 def test_minutes_end_the_tuning_with_a_step_size_of_zero(tiny, dataset, candidates, tmp_path, monkeypatch):
     clock, rates, step = SimpleNamespace(now=0.0), [], RankerTask.step
 
-    def ten_seconds(task, number):
-        clock.now += 10
+    def fourteen_seconds(task, number):
+        clock.now += 14
         rates.append(task.optimizer.param_groups[0]["lr"])
         return step(task, number)
 
-    monkeypatch.setattr(RankerTask, "step", ten_seconds)
+    monkeypatch.setattr(RankerTask, "step", fourteen_seconds)
     monkeypatch.setattr("llamarec_core.training.time.perf_counter", lambda: clock.now)
     settings = tiny.settings.model_copy(update={"minutes": 0.5, "epochs": 1000})
     fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path, progress=False)
-    assert pd.read_csv(tmp_path / "training.csv")["seconds"].tolist() == [0, 20, 30]
-    assert rates == pytest.approx([0.0, 2 / 3 * 1e-2, 1 / 3 * 1e-2])  # a step of warm-up, then by the time left
+    assert pd.read_csv(tmp_path / "training.csv")["seconds"].tolist() == [0, 28, 42]
+    # a step of warm-up, the whole rate, then a third: a fifteenth of the time was left, and a fifth is to cool down
+    assert rates == pytest.approx([0.0, 1e-2, 1 / 3 * 1e-2], rel=1e-3)
     load_ranker(dataset, settings.model_copy(update={"minutes": None}), tmp_path)  # which shapes no ranker
 
 

@@ -129,21 +129,14 @@ def test_a_page_shows_a_figure_with_its_caption_in_the_pages_own_colour_and_with
     assert not own & others
     used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page))
     assert {name for pair in used for name in pair if name} <= own
-
-
-def test_quotes_and_tags_in_a_figures_words_are_escaped():
     figure = report.rank_histogram({"lrurec": np.array([1, 5])})
     figure.caption = 'Say "quoted" <tag>'
-    page = as_html(figure)
-    assert "<tag>" not in page
-    assert BeautifulSoup(page, "html.parser").svg["aria-label"] == alt_text(figure)
+    assert "<tag>" not in as_html(figure)
+    assert BeautifulSoup(as_html(figure), "html.parser").svg["aria-label"] == alt_text(figure)
 
 
 def test_files_are_the_same_when_drawn_again(tmp_path):
-    once, again = (
-        report.save_figure(figure, tmp_path / folder / "figure")
-        for folder, figure in (("once", candidates()), ("again", candidates()))
-    )
+    once, again = (report.save_figure(candidates(), tmp_path / folder / "figure") for folder in ("once", "again"))
     assert [file.suffix for file in once] == [".png", ".pdf", ".svg"]
     for first, second in zip(once, again, strict=True):
         assert first.read_bytes() == second.read_bytes(), first
@@ -193,8 +186,6 @@ def test_forests_show_ours_the_interval_and_the_published_value(figures):
     assert len(figures["ablations"].axes) == committed("ranker_games")["group"].nunique()
     gains = pd.DataFrame({"dataset": ["games"], "published": 0.04, "measured": np.nan, "ci_low": np.nan})
     assert "over LRURec, games: published 0.0400" in alt_text(report.gains_forest(gains.assign(ci_high=np.nan)))
-    with pytest.raises(InputError, match="subset 'retrieved'"):
-        report.forest(committed("table1"), subset="retrieved")
 
 
 def test_candidates_are_shortened_highlighted_and_never_read_as_formulas():
@@ -205,7 +196,9 @@ def test_candidates_are_shortened_highlighted_and_never_read_as_formulas():
     assert [label.get_fontweight() for label in axis.get_yticklabels()].count("bold") == 1
 
 
-def test_a_comparison_without_times_is_refused():
+def test_a_table_without_what_is_to_be_shown_is_refused():
     table = committed("strategies")
     with pytest.raises(InputError, match="holds no times"):
         report.quality_against_latency(table[table["metric"] != "seconds_p50"])
+    with pytest.raises(InputError, match="subset 'retrieved'"):
+        report.forest(committed("table1"), subset="retrieved")

@@ -17,7 +17,6 @@ from llamarec_core.retrieval import (
     retrieve,
     sampled_users,
     target_ranks,
-    top_candidates,
     write_candidates,
     write_ranks,
 )
@@ -133,15 +132,11 @@ def test_the_model_reads_the_most_recent_items_and_the_whole_history_is_excluded
     assert candidates.items[0].tolist() == [5, 6]  # item 1 is out of the model's sight, yet not recommended
 
 
-def test_the_candidates_of_one_history_are_those_of_the_user_who_has_it(make_dataset):
+def test_equal_scores_stand_in_the_order_of_items(make_dataset):
     dataset = make_dataset([1, 2, 3, 8], n_items=9)
     model = fixed(9, 8, 7, 1, 5, 5, 6, 2, 3, max_length=2)
-    top = top_candidates(model, np.array([1, 2, 3]), k=4)
-    assert list(top) == [7, 5, 6, 9]
-    assert list(top) == retrieve(model, dataset, "test", k=4).items[0].tolist()
+    assert retrieve(model, dataset, "test", k=4).items[0].tolist() == [7, 5, 6, 9]
     assert model.seen[0].tolist() == [[2, 3]]
-    with pytest.raises(InputError, match="Fewer than 7 items"):
-        top_candidates(model, np.array([1, 2, 3]), k=7)
 
 
 def test_too_many_candidates_for_the_catalogue_are_refused(make_dataset):
