@@ -219,8 +219,9 @@ def title_length_times(
             made, *requests = made_up_requests(prompts, length=length, batch=batch, generator=generator)
             strategies = {
                 "LlamaRec": Verbalizer(pair["LlamaRec"][1], made, batch_size=batch),
-                "Llama CausalLM": CausalLM(pair["Llama CausalLM"][1], made, batch_size=batch, runs_to_limit=True),
+                "Llama CausalLM": CausalLM(pair["Llama CausalLM"][1], made, batch_size=batch),
             }
+            strategies["Llama CausalLM"].ends = ()  # a list of the same length each time
             repetitions = {"LlamaRec": 5 if batch == 1 else 2, "Llama CausalLM": count}
             rounds: dict[str, list[dict[str, float]]] = {name: [] for name in strategies}
             for turn in range(-int(number == 0), max(repetitions.values())):  # one round of the first case warms up
