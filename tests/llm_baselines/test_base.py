@@ -6,7 +6,7 @@ import pytest
 
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import STRATEGIES, TALLRec, TALLRecWithoutCache, Verbalizer
-from llamarec_core.llm_baselines.base import answer_candidates, in_order
+from llamarec_core.llm_baselines.base import answer_candidates
 from llamarec_core.llm_baselines.generation import COUNTS, PARTS
 from llamarec_core.ranking import PromptBuilder, VerbalizerRanker
 
@@ -156,10 +156,6 @@ def test_the_verbalizer_is_the_ranker(model, prompts, requests):
     exponentials = np.exp(answers.scores)
     np.testing.assert_allclose(exponentials / exponentials.sum(axis=1, keepdims=True), probabilities, atol=1e-5)
     assert probabilities.std() > 0.05
-
-
-def test_ties_keep_the_retrievers_order():
-    assert in_order([7, 8, 9], np.array([0.0, 2.0, 0.0]))[1].tolist() == [8, 7, 9]
 
 
 def test_rows_are_answered_with_the_history_of_their_split(model, prompts, dataset, candidates):
