@@ -24,9 +24,10 @@ from llamarec_core.files import InputError
 from llamarec_core.ranking.verbalizer import pad
 
 COUNTS = ("forward_passes", "tokens_read", "tokens_generated", "valid", "invalid")
-"""What is counted for each request: sequences that the backbone ran over (one of a batch of k counts as one), tokens of
-prompts without padding, tokens generated (by all beams), outputs that name an item, and outputs that name none, or one
-that an earlier output or the history had named."""
+"""What is counted for each request: sequences that the backbone ran over (one of a batch of k counts as one; of prompts
+packed in one row, what they share and each ending count as one), tokens of prompts without padding, tokens generated
+(by all beams), outputs that name an item, and outputs that name none, or one that an earlier output or the history had
+named."""
 
 PARTS = ("tokenizing", "reading", "generating", "parsing")
 """The parts of a request's time: building prompts, the passes over them, the passes after them, finding items."""
