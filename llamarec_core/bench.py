@@ -45,13 +45,7 @@ PROCESS = Path("/proc/self")
 def compare_times(
     case: str, variants: Mapping[str, Callable[[], object]], *, repetitions: int = 20, warmup: int = 3
 ) -> pd.DataFrame:
-    """Time variants of one computation against the first.
-
-    Args:
-        case: what is computed.
-        variants: name → function without arguments; the first is the reference.
-        repetitions: rounds that count.
-        warmup: rounds before, that do not.
+    """Time variants of one computation against the first, in rounds of which the first ``warmup`` do not count.
 
     Returns:
         ``case``, ``variant``, ``median_seconds``, ``iqr_seconds`` (interquartile range), ``ratio_to_reference`` (the
@@ -92,10 +86,7 @@ def peak_memory(call: Callable[[], object]) -> float:
 
 
 def matrix_product(dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-    """Return a variant for :func:`compare_times` that shows the machine's rate: a product of two square matrices.
-
-    It takes :data:`MATRIX_OPERATIONS` floating-point operations.
-    """
+    """Return a variant of :data:`MATRIX_OPERATIONS` operations, which shows the machine's rate: a matrix product."""
     left, right = (torch.from_numpy(np.random.default_rng(0).standard_normal((MATRIX, MATRIX))).to(dtype) for _ in "ab")
     return lambda: left @ right
 
@@ -104,11 +95,7 @@ def matrix_product(dtype: torch.dtype) -> Callable[[], torch.Tensor]:
 def plain_probabilities(
     model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], label_ids: Sequence[int]
 ) -> np.ndarray:
-    """Rank prompts the plain way: all padded to the longest, logits of all positions and of the whole vocabulary.
-
-    Returns:
-        P(candidate), ``(n, labels)``.
-    """
+    """Rank prompts the plain way, all padded to the longest, with all logits; returns P(candidate), ``(n, labels)``."""
     tokens, lengths = pad(prompts, device=model.device)
     mask = torch.arange(tokens.shape[1], device=model.device) < lengths[:, None]
     logits = model(input_ids=tokens, attention_mask=mask).logits  # (n, length, vocabulary)
@@ -205,7 +192,6 @@ def title_length_times(
         pairs: the precision and the model of ``LlamaRec`` and of ``Llama CausalLM``, which take turns.
         prompts: of a catalogue, see :func:`made_up_requests`.
         cases: requests that are answered together, tokens of a title, rounds of generation.
-        seed: of the requests.
 
     Returns:
         ``mean_title_length_tokens``, ``method``, ``batch`` (requests), ``part`` (:data:`WHOLE`, or one of
@@ -219,8 +205,9 @@ def title_length_times(
             made, *requests = made_up_requests(prompts, length=length, batch=batch, generator=generator)
             strategies = {
                 "LlamaRec": Verbalizer(pair["LlamaRec"][1], made, batch_size=batch),
-                "Llama CausalLM": CausalLM(pair["Llama CausalLM"][1], made, batch_size=batch, runs_to_limit=True),
+                "Llama CausalLM": CausalLM(pair["Llama CausalLM"][1], made, batch_size=batch),
             }
+            strategies["Llama CausalLM"].ends = ()  # a list of the same length each time
             repetitions = {"LlamaRec": 5 if batch == 1 else 2, "Llama CausalLM": count}
             rounds: dict[str, list[dict[str, float]]] = {name: [] for name in strategies}
             for turn in range(-int(number == 0), max(repetitions.values())):  # one round of the first case warms up
@@ -239,13 +226,9 @@ def title_length_times(
 def made_up_requests(
     prompts: PromptBuilder, *, length: int, batch: int, generator: np.random.Generator
 ) -> tuple[PromptBuilder, np.ndarray, np.ndarray]:
-    """Make up a catalogue of titles of one length, and requests for its items.
+    """Make up a catalogue of titles of ``length`` tokens from the words of another, and requests for its items.
 
-    Args:
-        prompts: of a catalogue, whose words are taken; its settings say how many titles a request has.
-        length: of a title, in tokens; settings with fewer ``title_tokens`` would cut it.
-        batch: requests.
-        generator: of the random draws.
+    Settings with fewer ``title_tokens`` would cut the titles.
 
     Returns:
         The made-up catalogue's prompts, the histories ``(batch, H)``, the candidates ``(batch, K)``.
@@ -286,5 +269,5 @@ def _median(seconds: list[float]) -> dict[str, float]:
 
 def _status(field: str) -> int:
     """Return a field of the process's status, in KiB."""
-    lines = (PROCESS / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+    status = (PROCESS / "status").read_text()
+    return int(status.partition(f"{field}:")[2].split()[0])

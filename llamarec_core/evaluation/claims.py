@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from llamarec_core.evaluation.estimates import ALPHA, PRIMARY
-from llamarec_core.evaluation.paper import published, published_claims, published_llm_baselines
+from llamarec_core.evaluation.paper import LLM_BASED, published_cells, published_claims
 
 PAPER_BACKBONE = "llama-2-7b"
 """Only a run of this backbone can test a claim about the paper's ranker."""
@@ -35,12 +35,10 @@ class Claim(NamedTuple):
     statement: str
     method: str
     references: tuple[str, ...]
-    source: str
-    """Which of our tables compares them: ``retrieval``, ``ranking`` or ``sampled``."""
+    source: str  # which of our tables compares them: retrieval, ranking or sampled
     metric: str = PRIMARY
     subset: str = "all"
-    ranker: bool = True
-    """Whether the language model's scale matters."""
+    ranker: bool = True  # whether the language model's scale matters
 
 
 CLAIMS = {
@@ -54,8 +52,7 @@ CLAIMS = {
     ),
     "gain_over_palr": Claim("LlamaRec ranks better than PALR", "LlamaRec", ("PALR",), "sampled"),
     "gain_over_llm_based": Claim(
-        "LlamaRec ranks better than every other LLM-based method",
-        "LlamaRec", ("P5", "PALR", "GPT4Rec", "RecMind", "POD"), "sampled",
+        "LlamaRec ranks better than every other LLM-based method", "LlamaRec", LLM_BASED, "sampled"
     ),
     "gpt4rec_lead": Claim(
         "GPT4Rec, with five queries, finds more than LlamaRec", "GPT4Rec", ("LlamaRec",), "sampled", metric="Recall@5"
@@ -65,6 +62,11 @@ CLAIMS = {
 
 _AT_LENGTH = 20
 """The mean title length, in tokens, for which the text states the time of generation."""
+
+_COLUMNS = [
+    "claim", "dataset", "statement", "where", "wordings", "unit", "published", "measured", "ci_low", "ci_high",
+    "p_holm", "detectable", "users", "seeds", "verdict", "observed", "why", "scale", "commit",
+]  # fmt: skip
 
 
 def verdict(measured: float, low: float, high: float, *, published: float, p_holm: float, null: float = 0.0) -> str:
@@ -81,7 +83,7 @@ def verdict(measured: float, low: float, high: float, *, published: float, p_hol
 
 def claims_table(
     folder: Path,
-    comparisons: Mapping[str, pd.DataFrame | None],
+    comparisons: Mapping[str, pd.DataFrame],
     *,
     scale: str,
     trainable_share: float,
@@ -89,47 +91,33 @@ def claims_table(
     timed_on_gpu: bool = False,
     times_commit: str = "",
 ) -> pd.DataFrame:
-    """Hold every claim of the paper against our comparisons and timings.
+    """Hold every claim of the paper (``folder`` is ``results/published``) against our comparisons and timings.
+
+    ``wordings`` counts the statements that a claim stands for; ``published`` is from the paper's tables, or a bound;
+    ``observed`` is the rule applied to ours where that is not the paper's model. Of a claim over several methods, the
+    pair that supports it least counts.
 
     Args:
-        folder: ``results/published``.
-        comparisons: tables of paired differences by :attr:`Claim.source`; ``None`` where nothing was run.
+        comparisons: tables of paired differences by :attr:`Claim.source`.
         scale: the backbone that LlamaRec was run with.
         trainable_share: trained parameters over all, at the paper's settings.
         times: what :func:`~llamarec_core.evaluation.paper.measured_inference_times` loads.
-        timed_on_gpu: whether they were, as the paper's.
-        times_commit: the commit that they were measured with.
-
-    Returns:
-        One claim and data set a row: ``claim``, ``dataset``, ``statement``, ``where``, ``wordings`` (statements of the
-        paper that it stands for), ``unit``, ``published`` (from the paper's tables, or a bound), ``measured``,
-        ``ci_low``, ``ci_high`` (95 % bootstrap over users; empty for what has no users), ``p_holm``, ``detectable``
-        (the smallest difference seen with 80 % power), ``users``, ``seeds``, ``verdict``, ``observed`` (the rule
-        applied to ours where that is not the paper's model; else empty), ``why``, ``scale`` (of what has one),
-        ``commit``. Of a claim over several methods, the pair that supports it least counts.
-
-    Raises:
-        InputError: a published file or one of its columns is missing.
     """
-    tables = [published(folder), published_llm_baselines(folder).assign(dataset="beauty", subset="all")]
-    cells = pd.concat(tables).drop_duplicates(["dataset", "method", "metric", "subset"])
-    cells = cells.set_index(["dataset", "method", "metric", "subset"])["value"]
-    rows = []
+    cells, rows = published_cells(folder), []
     for (name, dataset), statements in published_claims(folder).groupby(["counts_as", "dataset"], sort=False):
-        first, where = statements.iloc[0], ", ".join(dict.fromkeys(statements["where"]))
+        stated, where = statements["stated"].iloc[0], ", ".join(dict.fromkeys(statements["where"]))
         row = {"claim": name, "dataset": dataset, "where": where, "wordings": len(statements)}
-        row |= {"statement": first["statement"], "published": first["stated"]}
+        row |= {"statement": statements["statement"].iloc[0], "published": stated}
         if name in CLAIMS:
-            claim = CLAIMS[name]
-            row |= _of_methods(claim, dataset, cells, comparisons.get(claim.source), scale)
+            row |= _of_methods(CLAIMS[name], dataset, cells, comparisons.get(CLAIMS[name].source), scale)
         elif name == "trainable_share":
-            row |= _of_settings(trainable_share, first["stated"])
+            row |= {"unit": "share", "measured": trainable_share}
+            row |= {"verdict": "reproduced" if trainable_share < stated else "contradicted"}
+            row |= {"why": "counted from the paper's settings; no model of that size was run"}
         else:
-            row |= _of_times(name, first["stated"], times, on_gpu=timed_on_gpu, commit=times_commit)
+            row |= _of_times(name, stated, times, on_gpu=timed_on_gpu, commit=times_commit)
         rows.append(row)
-    columns = ["claim", "dataset", "statement", "where", "wordings", "unit", "published", "measured", "ci_low"]
-    columns += ["ci_high", "p_holm", "detectable", "users", "seeds", "verdict", "observed", "why", "scale", "commit"]
-    return pd.DataFrame(rows).reindex(columns=columns).astype({"users": "Int64", "seeds": "Int64"})
+    return pd.DataFrame(rows).reindex(columns=_COLUMNS).astype({"users": "Int64", "seeds": "Int64"})
 
 
 def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
@@ -138,56 +126,41 @@ def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"verdict": list(RULES), "claims": counts.to_numpy(), "when": list(RULES.values())})
 
 
+def _both_ways(table: pd.DataFrame) -> pd.DataFrame:
+    """Return each comparison and its reverse, by what is compared."""
+    reverse = {"method": table["reference"], "reference": table["method"], "difference": -table["difference"]}
+    reverse |= {"ci_low": -table["ci_high"], "ci_high": -table["ci_low"]}
+    both = pd.concat([table, table.assign(**reverse)]).rename(columns={"difference": "measured"})
+    return both.set_index(["dataset", "metric", "subset", "method", "reference"])
+
+
 def _of_methods(claim: Claim, dataset: str, cells: pd.Series, table: pd.DataFrame | None, scale: str) -> dict[str, Any]:
     """Return what decides a claim about methods."""
     printed = cells.reindex([(dataset, name, claim.metric, claim.subset) for name in (claim.method, *claim.references)])
-    leads = dict(zip(claim.references, printed.iloc[0] - printed.iloc[1:], strict=True))
-    row = {"statement": claim.statement, "unit": "difference", "published": np.nanmin(list(leads.values()))}
-    pairs = {other: _pair(table, claim, dataset, other) for other in claim.references}
-    missing = [other for other, pair in pairs.items() if pair is None]
+    leads = (printed.iloc[0] - printed.iloc[1:]).to_numpy()
+    row = {"statement": claim.statement, "unit": "difference", "published": np.nanmin(leads)}
+    cases = [(dataset, claim.metric, claim.subset, claim.method.lower(), of.lower()) for of in claim.references]
+    found = pd.DataFrame() if table is None or table.empty else _both_ways(table)
+    missing = [name for name, case in zip(claim.references, cases, strict=True) if case not in found.index]
     if missing:
-        if len(missing) == len(pairs) == 1:
+        if len(cases) == 1:
             missing.insert(0, claim.method)
         return row | {"verdict": "not tested", "why": f"{', '.join(missing)}: not run on {dataset}"}
-    judged = [_judged(pair, leads[other]) for other, pair in pairs.items()]
+    judged = []
+    for case, lead in zip(cases, leads, strict=True):
+        ours = found.loc[case].to_dict()
+        known = {} if np.isnan(lead) else {"published": lead}
+        # where the paper prints no value, the direction decides
+        bound = {"published": 0.0} | known | {"p_holm": ours["p_holm"]}
+        decided = verdict(ours["measured"], ours["ci_low"], ours["ci_high"], **bound)
+        judged.append(ours | known | {"verdict": decided, "why": RULES[decided]})
     row |= min(judged, key=lambda found: (-list(RULES).index(found["verdict"]), found["measured"]))
     if not claim.ranker:
         return row
     if scale != PAPER_BACKBONE:
-        row |= {"verdict": "not tested", "observed": row["verdict"]}
-        row["why"] = f"the paper's ranker is Llama-2-7B, ours is {scale}"
+        why = f"the paper's ranker is Llama-2-7B, ours is {scale}"
+        row |= {"verdict": "not tested", "observed": row["verdict"], "why": why}
     return row | {"scale": scale}
-
-
-def _pair(table: pd.DataFrame | None, claim: Claim, dataset: str, other: str) -> dict[str, Any] | None:
-    """Return the comparison of a claim's method with another, which may stand the other way round in our table."""
-    if table is None or table.empty:
-        return None
-    found = table[(table["dataset"] == dataset) & (table["metric"] == claim.metric)]
-    found = found[found["subset"] == claim.subset].set_index(["method", "reference"])
-    ours, theirs = claim.method.lower(), other.lower()
-    for pair, sign in (((ours, theirs), 1), ((theirs, ours), -1)):
-        if pair in found.index:
-            row = found.loc[pair].to_dict()
-            low, high = sorted(sign * row[end] for end in ("ci_low", "ci_high"))
-            return row | {"measured": sign * row["difference"], "ci_low": low, "ci_high": high}
-    return None
-
-
-def _judged(pair: Mapping[str, Any], lead: float) -> dict[str, Any]:
-    """Return the columns that a comparison gives a claim; where the paper prints no value, the direction decides."""
-    kept = ("measured", "ci_low", "ci_high", "p_holm", "detectable", "users", "seeds", "commit")
-    row = {name: pair.get(name) for name in kept}
-    known = not np.isnan(lead)
-    decided = verdict(*list(row.values())[:3], published=lead if known else 0.0, p_holm=row["p_holm"])
-    return row | {"verdict": decided, "why": RULES[decided]} | ({"published": lead} if known else {})
-
-
-def _of_settings(share: float, bound: float) -> dict[str, Any]:
-    """Return what decides the claim about trained parameters: the paper's settings."""
-    decided = "reproduced" if share < bound else "contradicted"
-    counted = "counted from the paper's settings; no model of that size was run"
-    return {"unit": "share", "measured": share, "verdict": decided, "why": counted}
 
 
 def _of_times(name: str, stated: float, times: pd.DataFrame | None, *, on_gpu: bool, commit: str) -> dict[str, Any]:

@@ -18,40 +18,38 @@ import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 
 from llamarec_core.files import InputError
 
 FILE = Path("book/conclusions.yaml")
 
-_OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "!=": operator.ne}
 _COMPARISON = re.compile(r"(<=|>=|!=|<|>|=) *(\S.*)")
+_OPERATORS = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "!=": operator.ne, "=": operator.eq,
+}  # fmt: skip
 
 Value = bool | int | float | str
 
 
-class Condition(BaseModel):
+class Condition(BaseModel, extra="forbid"):
     """What must hold of some rows of a table."""
-
-    model_config = ConfigDict(extra="forbid")
 
     rows: dict[str, Value | list[Value]] = {}
     every: dict[str, Value] = {}
-    count: str | None = None
+    count: Annotated[str, StringConstraints(pattern=_COMPARISON)] | None = None
 
 
-class Conclusion(BaseModel):
+class Conclusion(BaseModel, extra="forbid"):
     """A sentence of the book, and what it rests on."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str
     sentence: str
-    table: str
-    """Path under ``results``."""
+    table: str  # path under results
     condition: list[Condition]
 
 
@@ -77,19 +75,19 @@ def check_conclusions(root: Path) -> Iterator[str]:
         InputError: as :func:`load_conclusions`; a table or column is missing, or a comparison cannot be made.
     """
     for conclusion in load_conclusions(root):
-        path = root / "results" / conclusion.table
+        where, path = f"{FILE}, {conclusion.name}", root / "results" / conclusion.table
         if not path.is_file():
-            raise InputError(f"{FILE}, {conclusion.name}: there is no table results/{conclusion.table}.")
+            raise InputError(f"{where}: there is no table results/{conclusion.table}.")
         table = pd.read_csv(path)
         for condition in conclusion.condition:
             try:
                 problem = _problem(table, condition)
             except KeyError as error:
-                raise InputError(f"{FILE}, {conclusion.name}: {conclusion.table} has no column {error}.") from None
+                raise InputError(f"{where}: {conclusion.table} has no column {error}.") from None
             except (TypeError, ValueError) as error:
-                raise InputError(f"{FILE}, {conclusion.name}: a comparison cannot be made ({error}).") from None
+                raise InputError(f"{where}: a comparison cannot be made ({error}).") from None
             if problem:
-                sentence = f"{FILE}, {conclusion.name}: “{conclusion.sentence}” does not hold"
+                sentence = f"{where}: “{conclusion.sentence}” does not hold"
                 yield f"{sentence}: of {conclusion.table}, {problem}. Write what is true now."
 
 
@@ -97,12 +95,8 @@ def _problem(table: pd.DataFrame, condition: Condition) -> str | None:
     """Say what is wrong with a condition, if anything is."""
     for column, value in condition.rows.items():
         table = table[_fulfils(table, column, value)]
-    if condition.count is not None:
-        number = pd.DataFrame({"count": [len(table)]})
-        if _COMPARISON.fullmatch(condition.count) is None:
-            raise ValueError(f"{condition.count!r} is no comparison")
-        if not _fulfils(number, "count", condition.count).all():
-            return f"{len(table)} rows are selected, not {condition.count}"
+    if condition.count and not _fulfils(pd.DataFrame({"count": [len(table)]}), "count", condition.count).all():
+        return f"{len(table)} rows are selected, not {condition.count}"
     if condition.every and table.empty:
         return "no row is selected"
     for column, value in condition.every.items():
@@ -122,7 +116,7 @@ def _fulfils(table: pd.DataFrame, column: str, value: Value | list[Value]) -> pd
         return values == value
     sign, operand = comparison.groups()
     if operand in table:
-        return values == table[operand] if sign == "=" else _OPERATORS[sign](values, table[operand])
+        return _OPERATORS[sign](values, table[operand])
     if sign == "=":
         return (values - float(operand)).abs() <= 0.5000001 * 10.0 ** -len(operand.partition(".")[2])
     return _OPERATORS[sign](values, float(operand))

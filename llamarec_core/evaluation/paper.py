@@ -1,21 +1,35 @@
-"""The numbers that the paper printed (Yue et al., 2023, arXiv 2311.02089), loaded from ``results/published``.
+"""The numbers that the paper printed (Yue et al., 2023, arXiv 2311.02089), and whether they fit together.
 
-No published number stands in code: the tables of the study set these beside its own. Each function takes that folder,
-and raises an InputError where a file or one of its columns is missing.
+No published number stands in code: ``results/published`` holds them, and ``folder`` is that folder. The second half
+measures nothing. A table prints four decimals, rounded or cut off, and the paper does not say which: two values
+contradict each other only where no true values behind them agree.
 """
 
+import bisect
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
+from llamarec_core.evaluation.metrics import METRICS
 from llamarec_core.files import InputError
+
+PRINTED = 0.0001
+"""The last decimal of the paper's Tables 1 and 3."""
+
+PRINTINGS = {"rounded": (-PRINTED / 2, PRINTED / 2), "cut": (0.0, PRINTED)}
+"""How a value is printed → how far the true value can be from it, down and up."""
+
+LLM_BASED = ("P5", "PALR", "GPT4Rec", "RecMind", "POD")
+"""The methods of Table 4 beside LlamaRec."""
+
+_EITHER = -PRINTED / 2, PRINTED
 
 
 def published(folder: Path) -> pd.DataFrame:
-    """Load Tables 1 and 3: ``dataset``, ``subset``, ``metric``, ``method`` (the paper's name), ``value``.
-
-    ``subset`` is ``all`` (Table 1), or ``retrieved``: users whose target is among the retriever's top 20 (Table 3).
-    """
+    """Load Table 1 (``subset`` is ``all``) and Table 3 (``retrieved``: the target is among the retriever's top 20)."""
     files = {"all": "table1_all_users.csv", "retrieved": "table3_valid_retrieval_subset.csv"}
     columns = ["dataset", "metric", "method", "value"]
     tables = [_load(folder, name, columns).assign(subset=subset) for subset, name in files.items()]
@@ -23,50 +37,46 @@ def published(folder: Path) -> pd.DataFrame:
 
 
 def published_statistics(folder: Path) -> pd.DataFrame:
-    """Load Table 2: ``dataset``, ``users``, ``items``, ``interactions``, ``mean_length``, ``density``.
-
-    The quantities are text as printed, because a rounded figure such as ``198K`` says less than a number.
-    """
+    """Load Table 2 as text, because a rounded figure such as ``198K`` says less than a number."""
     columns = ["dataset", "users", "items", "interactions", "mean_length", "density"]
     return _load(folder, "table2_dataset_statistics.csv", columns, dtype=str)
 
 
 def published_llm_baselines(folder: Path) -> pd.DataFrame:
-    """Load Table 4, LLM-based methods on Beauty: ``metric``, ``method``, ``value`` (NaN where N/A).
-
-    All but LlamaRec's own are numbers that the paper quotes from other works.
-    """
+    """Load Table 4, LLM-based methods on Beauty. All but LlamaRec's own numbers are quoted from other works."""
     return _load(folder, "table4_llm_baselines_beauty.csv", ["metric", "method", "value"])
 
 
-def published_inference_times(folder: Path) -> pd.DataFrame:
-    """Load Figure 3: ``mean_title_length_tokens``, ``method``, ``seconds``, ``source``.
+def published_cells(folder: Path) -> pd.Series:
+    """Return the values of Tables 1, 3 and 4 by data set, method, metric and subset."""
+    tables = [published(folder), published_llm_baselines(folder).assign(dataset="beauty", subset="all")]
+    keys = ["dataset", "method", "metric", "subset"]
+    return pd.concat(tables).drop_duplicates(keys).set_index(keys)["value"]
 
-    Rows whose source is ``plot`` are read off the figure, to about 2 s; the others stand in the ``text``.
-    """
+
+def published_inference_times(folder: Path) -> pd.DataFrame:
+    """Load Figure 3. Rows whose source is ``plot`` are read off it, to about 2 s; others stand in the ``text``."""
     return _load(folder, "figure3_inference_time.csv", ["mean_title_length_tokens", "method", "seconds", "source"])
 
 
 def published_claims(folder: Path) -> pd.DataFrame:
-    """Load the paper's statements: ``claim``, ``dataset`` (may be empty), ``where``, ``statement``, ``stated``.
+    """Load the paper's statements, whose ``stated`` number is a share and not in per cent, or empty.
 
-    ``stated`` is the number that the text states, as a share and not in per cent, or empty. ``counts_as`` names the
-    claim of :mod:`llamarec_core.evaluation.claims` that the statement is one wording of.
+    ``counts_as`` names the claim of :mod:`llamarec_core.evaluation.claims` that the statement is one wording of.
     """
     claims = _load(folder, "claims.csv", ["claim", "dataset", "where", "statement", "stated", "counts_as"])
     return claims.fillna({"dataset": ""})
 
 
-def measured_inference_times(folder: Path) -> pd.DataFrame | None:
-    """Load our own times by title length as the paper's, with ``backbone``; ``None`` where they were not measured.
+def measured_inference_times(bench: Path) -> pd.DataFrame | None:
+    """Load our own times (``results/bench``) by title length, with ``backbone``; ``None`` where there are none.
 
-    Args:
-        folder: ``results/bench``. As in the paper, the ``whole`` time of a request that is answered alone counts.
+    As in the paper, the ``whole`` time of a request that is answered alone counts.
     """
-    if not (Path(folder) / "inference_time.csv").is_file():
+    if not (bench / "inference_time.csv").is_file():
         return None
     columns = ["mean_title_length_tokens", "method", "seconds", "backbone"]
-    table = _load(folder, "inference_time.csv", [*columns, "batch", "part"])
+    table = _load(bench, "inference_time.csv", [*columns, "batch", "part"])
     return table.loc[(table["batch"] == 1) & (table["part"] == "whole"), columns].reset_index(drop=True)
 
 
@@ -75,10 +85,183 @@ def _load(folder: Path, name: str, columns: list[str], **options) -> pd.DataFram
     try:
         table = pd.read_csv(path, **options)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: restore the published tables, which the repository holds.") from None
+        raise InputError(f"{path} is missing: restore it from the repository.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable CSV ({error}): restore it from the repository.") from None
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
+    if missing := [column for column in columns if column not in table]:
         raise InputError(f"{path} lacks the column {missing[0]!r}: restore it from the repository.")
     return table[columns]
+
+
+def consistency_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """Return what the published numbers say of each other: the tables ``consistency_<name>`` by their names."""
+    tables = published(folder)
+    users = published_statistics(folder).set_index("dataset")["users"].astype(int)
+    counts = retrieved_counts(tables, users)
+    return {
+        "shares": constant_shares(tables, counts),
+        "counts": counts,
+        "relative_gains": relative_gains(tables),
+        "recalls": recall_counts(tables, users),
+        "gains": gains_in_users(tables, users),
+        "stated": stated_table(folder),
+    }
+
+
+def constant_shares(tables: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
+    """Divide Table 1 by Table 3, cell by cell, and say whether the quotients are as they must be.
+
+    For K up to 20 a user whose target LRURec did not retrieve adds nothing to a metric @K of LRURec, nor of LlamaRec,
+    which reorders what LRURec retrieved. So for these two each quotient is the share of users whose target was
+    retrieved: one number a data set. Another method finds some of the other users' targets, and its quotients can only
+    be larger.
+
+    ``constant`` says whether one share is in the range of every metric, given rounding; ``consistent``, for LRURec and
+    LlamaRec, whether some number of :func:`retrieved_counts` fits, for others, whether no quotient is below LlamaRec's.
+    """
+    wide = tables.pivot_table("value", ["dataset", "method", "metric"], "subset", sort=False)
+    shares = _quotients(wide["all"], wide["retrieved"], *PRINTINGS["rounded"])
+    groups = shares.groupby(["dataset", "method"], sort=False)
+    found = groups["value"].agg(smallest="min", largest="max").reset_index()
+    low, high = groups["low"].max(), groups["high"].min()
+    fits = counts.groupby(["dataset", "method"])["fits"].sum()
+    found["constant"] = (low <= high).to_numpy()
+    found["consistent"] = [
+        bool(fits[case] > 0) if case in fits.index else bool(high[case] >= low[case[0], "LlamaRec"])
+        for case in low.index
+    ]
+    return found
+
+
+def retrieved_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
+    """Find every number of retrieved users that LRURec's and LlamaRec's columns of Tables 1 and 3 allow.
+
+    A Recall is a whole number of hits over a number of users, and the same hits stand in both tables: over all users in
+    Table 1, over the N retrieved ones in Table 3. N fits if such hits exist for both Recalls, and if N over all is the
+    quotient of the two tables in every metric.
+
+    ``fits`` says how many N fit, for each way of printing, ``fewest`` and ``most`` the least and largest.
+    """
+    wide = tables.pivot_table("value", ["dataset", "method", "metric"], "subset")
+    rows = []
+    for dataset in tables["dataset"].unique():
+        for method in [method for method in ("LRURec", "LlamaRec") if method in set(tables["method"])]:
+            for printing, margins in PRINTINGS.items():
+                fitting = _fitting(wide.loc[(dataset, method)], int(users[dataset]), *margins)
+                row = {"dataset": dataset, "method": method, "printing": printing, "fits": len(fitting)}
+                rows.append(row | ({"fewest": fitting.min(), "most": fitting.max()} if len(fitting) else {}))
+    columns = ["dataset", "method", "printing", "fits", "fewest", "most"]
+    return pd.DataFrame(rows, columns=columns).astype({"fewest": "Int64", "most": "Int64"})
+
+
+def _fitting(cells: pd.DataFrame, users: int, down: float, up: float) -> np.ndarray:
+    """Return the numbers of retrieved users that fit; ``cells`` has ``all`` and ``retrieved`` by metric."""
+    down, up = down - 1e-9, up + 1e-9  # printed values are decimal, their doubles are not
+    counts = np.arange(1, users + 1)
+    shares = _quotients(cells["all"], cells["retrieved"], down, up)
+    fits = (counts / users >= shares["low"].max()) & (counts / users <= shares["high"].min())
+    for cell in cells[cells.index.str.startswith("Recall")].itertuples():
+        fewest = np.maximum(np.ceil((cell.all + down) * users), np.ceil((cell.retrieved + down) * counts))
+        fits &= fewest <= np.minimum(np.floor((cell.all + up) * users), np.floor((cell.retrieved + up) * counts))
+    return counts[fits]
+
+
+def _quotients(over: pd.Series, under: pd.Series, down: float, up: float) -> pd.DataFrame:
+    """Divide printed values, and find the ``low`` and ``high`` end of what the true values' quotients can be."""
+    low, high = (over + down) / (under + up), (over + up) / (under + down)
+    return pd.DataFrame({"value": over / under, "low": low, "high": high})
+
+
+def relative_gains(tables: pd.DataFrame) -> pd.DataFrame:
+    """Compute LlamaRec's relative gain over LRURec from Table 1 and from Table 3: the two must agree.
+
+    Both methods have the same share of retrieved users, which cancels in the quotient. Gains ``agree`` where some true
+    values behind the printed ones give the same one.
+    """
+    wide = tables.pivot_table("value", ["dataset", "metric"], ["subset", "method"])
+    cases = list(product(tables["dataset"].unique(), (*METRICS, "mean")))
+    found = {}
+    for subset in ("all", "retrieved"):
+        gains = _quotients(wide[subset, "LlamaRec"], wide[subset, "LRURec"], *_EITHER) - 1
+        means = gains.groupby("dataset").mean().assign(metric="mean").set_index("metric", append=True)
+        found[subset] = pd.concat([gains, means]).loc[cases]
+    first, third = found.values()
+    agree = (first["low"] <= third["high"]) & (third["low"] <= first["high"])
+    return pd.DataFrame({"table1": first["value"], "table3": third["value"], "agree": agree}).reset_index()
+
+
+def recall_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
+    """Turn each Recall of Table 1 into a number of users: it is a multiple of 1 / users.
+
+    ``nearest`` is the Recall of the nearest number, ``multiple`` whether it is printed as ``value``, rounded or cut;
+    empty where multiples are closer than the last decimal. The 95 % binomial interval over users is Wilson's (1927).
+    """
+    table = tables[(tables["subset"] == "all") & tables["metric"].str.startswith("Recall")]
+    rows = []
+    for row in table[["dataset", "method", "metric", "value"]].to_dict("records"):
+        n_users = int(users[row["dataset"]])
+        hits = round(row["value"] * n_users)
+        fits = _EITHER[0] <= hits / n_users - row["value"] < _EITHER[1] if 1 / n_users > PRINTED else None
+        low, high = binomtest(hits, n_users).proportion_ci(method="wilson")
+        row |= {"users": n_users, "hits": hits, "nearest": hits / n_users, "multiple": fits}
+        rows.append(row | {"ci_low": low, "ci_high": high})
+    return pd.DataFrame(rows).astype({"multiple": "boolean"})
+
+
+def gains_in_users(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
+    """Say how many users a published gain in Recall is, and what it would take for it to be more than chance.
+
+    A paired gain of g users is g + l users won and l lost; how many were lost is not published. McNemar's exact test of
+    the g + 2 l users that changed grows weaker with l.
+
+    ``least_p`` is the p-value (two-sided) if no user was lost, ``most_lost`` as many as may have been lost.
+    """
+    values = tables[tables["subset"] == "all"].set_index(["dataset", "metric", "method"])["value"]
+    rows = []
+    pairs = (("LlamaRec", "LRURec"), ("LRURec", "SASRec"))
+    for dataset, metric, pair in product(tables["dataset"].unique(), ("Recall@5", "Recall@10"), pairs):
+        gain = values[dataset, metric, pair[0]] - values[dataset, metric, pair[1]]
+        won = round(gain * int(users[dataset]))
+        row = {"dataset": dataset, "metric": metric, "method": pair[0], "reference": pair[1], "gain": gain}
+        row |= {"gain_users": won, "least_p": binomtest(won, won).pvalue if won > 0 else 1.0}
+        rows.append(row | {"most_lost": most_lost(won)})
+    return pd.DataFrame(rows).astype({"most_lost": "Int64"})
+
+
+def most_lost(gain: int) -> int | None:
+    """Return the most users lost with which a net gain of users is significant (p < 0.05); ``None`` if none may be."""
+
+    def chance(lost: int) -> bool:
+        return gain <= 0 or binomtest(lost, gain + 2 * lost).pvalue >= 0.05
+
+    fewest = bisect.bisect_left(range(gain**2 + 1), True, key=chance)  # with gain² users lost it is chance
+    return fewest - 1 if fewest else None
+
+
+def stated_table(folder: Path) -> pd.DataFrame:
+    """Set the numbers that the paper's text states beside what follows from its tables; a gain is relative."""
+    cells, statements = published_cells(folder), published_claims(folder)
+    rows = []
+    for row in statements[statements["claim"].isin(_STATED)].to_dict("records"):
+        unit, method, others, metrics, subset = _STATED[row["claim"]]
+        ours = cells[row["dataset"], method, :, subset]
+        best = cells.loc[row["dataset"], list(others), :, subset].groupby("metric").max()
+        value = (ours / best - 1 if unit == "gain" else ours - best).reindex(metrics).mean()
+        rows.append(row | {"unit": unit, "published": value, "difference": value - row["stated"]})
+    columns = ["claim", "dataset", "statement", "where", "unit", "stated", "published", "difference"]
+    return pd.DataFrame(rows)[columns]
+
+
+_OF_FOUR = ("NDCG@5", "Recall@5", "NDCG@10", "Recall@10")
+_STATED = {
+    "gain_mrr5": ("gain", "LlamaRec", ("LRURec",), ("MRR@5",), "all"),
+    "gain_ndcg5": ("gain", "LlamaRec", ("LRURec",), ("NDCG@5",), "all"),
+    "gain_recall5": ("gain", "LlamaRec", ("LRURec",), ("Recall@5",), "all"),
+    "mean_gain": ("gain", "LlamaRec", ("LRURec",), METRICS, "all"),
+    "gain_over_palr": ("gain", "LlamaRec", ("PALR",), ("NDCG@10",), "all"),
+    "gain_over_llm_based": ("gain", "LlamaRec", LLM_BASED, _OF_FOUR, "all"),
+    "recall10_gain_of_all": ("difference", "LlamaRec", ("LRURec",), ("Recall@10",), "all"),
+    "recall10_gain_of_retrieved": ("difference", "LlamaRec", ("LRURec",), ("Recall@10",), "retrieved"),
+    "gpt4rec_lead": ("difference", "GPT4Rec", ("LlamaRec",), ("Recall@5",), "all"),
+}
+"""Name of a statement in ``claims.csv`` → its unit, and whose mean over metrics is held against the best of others."""

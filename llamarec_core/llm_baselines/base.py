@@ -22,6 +22,12 @@ from llamarec_core.retrieval.candidates import Candidates
 Answer = tuple[np.ndarray, np.ndarray]
 """A request's scores of its candidates, ``(K,)``, and the items recommended, best first."""
 
+Parsed = tuple[np.ndarray, np.ndarray, tuple[int, int]]
+"""The same, and how many outputs were valid and not."""
+
+Example = tuple[list[int], list[int]]
+"""The tokens of a prompt and of the answer to learn."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -39,11 +45,6 @@ class Answers:
 class Strategy(ABC):
     """A way of making a language model rank.
 
-    Attributes:
-        name: of the strategy, for tables and folders.
-        template: of its prompts; without one they are the ranker's.
-        reads_candidates: whether its prompts show them; if not, it searches the whole catalogue by itself.
-
     Args:
         model: the backbone, or the backbone with its adapter.
         prompts: of the data set and the backbone; tokenizer, titles and settings are taken from it.
@@ -52,7 +53,9 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     template: ClassVar[Template | None] = None
+    """Of its prompts; without one they are the ranker's."""
     reads_candidates: ClassVar[bool] = True
+    """Whether its prompts show them; if not, it searches the whole catalogue by itself."""
 
     def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
         self.model, self.batch_size = model, batch_size
@@ -63,12 +66,11 @@ class Strategy(ABC):
     def rank(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: bool = False
     ) -> Answers:
-        """Answer requests, at least one.
+        """Answer requests, at least one; the model is left in evaluation mode.
 
         Args:
             histories: item ids in the order of time, one sequence per request.
             candidates: item ids in the retriever's order, best first, ``(n, K)``.
-            progress: show a progress bar.
 
         Raises:
             InputError: a prompt is longer than what the backbone reads, or the model's logits are not numbers.
@@ -76,19 +78,15 @@ class Strategy(ABC):
         histories, candidates = [list(map(int, items)) for items in histories], np.asarray(candidates)
         answers: list[Answer] = []
         costs = []
-        was_training = self.model.training
         self.model.eval()
         bar = tqdm(total=len(histories), desc=self.name, unit="user", mininterval=10, disable=not progress)
-        try:
-            with torch.inference_mode(), bar:
-                for start in range(0, len(histories), self.batch_size):
-                    batch = slice(start, start + self.batch_size)
-                    meter = Meter(len(histories[batch]), self.model.device)
-                    answers += self._answer(histories[batch], candidates[batch].tolist(), meter)
-                    costs.append(meter.frame())
-                    bar.update(len(histories[batch]))
-        finally:
-            self.model.train(was_training)
+        with torch.inference_mode(), bar:
+            for start in range(0, len(histories), self.batch_size):
+                batch = slice(start, start + self.batch_size)
+                meter = Meter(len(histories[batch]), self.model.device)
+                answers += self._answer(histories[batch], candidates[batch].tolist(), meter)
+                costs.append(meter.frame())
+                bar.update(len(histories[batch]))
         scores = np.array([of_request for of_request, _ in answers], dtype=np.float64)  # (n, K)
         if np.isnan(scores).any():
             raise InputError(f"The scores of {self.name!r} are not numbers: tune it with a smaller learning_rate.")
@@ -105,16 +103,12 @@ class Strategy(ABC):
         return [tokens[len(before) :] for tokens in whole]
 
     def predicted_costs(self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> pd.DataFrame:
-        """Return ``forward_passes``, ``tokens_read`` and ``tokens_generated`` of requests, by the strategy's formula.
+        """Return ``forward_passes``, ``tokens_read`` and ``tokens_generated`` by the formula of the strategy's module.
 
-        The formula stands at the head of each strategy's module. It is an upper bound where a model may stop generating
-        before its limit.
+        It is an upper bound where a model may stop generating before its limit.
         """
-        requests = list(zip(histories, candidates, strict=True))
-        prompts = self.prompts.encode([self.text(*request) for request in requests])
-        costs = [
-            self._predicted_cost(len(prompt), listed) for prompt, (_, listed) in zip(prompts, requests, strict=True)
-        ]
+        prompts = self.prompts.encode([self.text(*request) for request in zip(histories, candidates, strict=True)])
+        costs = [self._predicted_cost(len(prompt), of) for prompt, of in zip(prompts, candidates, strict=True)]
         return pd.DataFrame(costs, columns=list(COUNTS[:3]))
 
     def _title_tokens(self, items: Sequence[int]) -> list[int]:
@@ -166,13 +160,7 @@ class Verbalizer(Strategy):
 
 
 class GeneratingStrategy(Strategy):
-    """A strategy whose answers are generated and then parsed.
-
-    Attributes:
-        width: hypotheses that the beam keeps.
-        ends: tokens each of which ends a hypothesis.
-        constraint: which tokens may follow those that were generated; none allows all.
-    """
+    """A strategy whose answers are generated, with these options of :func:`.generation.generate`, and parsed."""
 
     width: int = 1
     ends: Collection[int] = ()
@@ -199,10 +187,8 @@ class GeneratingStrategy(Strategy):
         """Return how many tokens a hypothesis may have."""
 
     @abstractmethod
-    def _parse(
-        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
-    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-        """Return the candidates' scores, ``(K,)``, the items recommended, and how many outputs were valid and not."""
+    def _parse(self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]) -> Parsed:
+        """Return the answer to a request that the hypotheses give."""
 
 
 def in_order(candidates: Sequence[int], scores: np.ndarray) -> Answer:

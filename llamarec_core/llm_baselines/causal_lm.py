@@ -26,7 +26,7 @@ from peft import PeftModel
 from rapidfuzz import fuzz, process, utils
 from transformers import LlamaForCausalLM
 
-from llamarec_core.llm_baselines.base import GeneratingStrategy, in_order
+from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Parsed, in_order
 from llamarec_core.llm_baselines.generation import Hypothesis
 from llamarec_core.ranking.prompt import PromptBuilder, Template
 
@@ -44,12 +44,7 @@ _YEAR = re.compile(r"\s*\(\d*\)?$")
 
 
 class CausalLM(GeneratingStrategy):
-    """Ranks candidates in the order in which the model lists their titles.
-
-    Args:
-        model, prompts, batch_size: as of :class:`~llamarec_core.llm_baselines.Strategy`.
-        runs_to_limit: go on past the model's end-of-sequence token, to time a list of a given length.
-    """
+    """Ranks candidates in the order in which the model lists their titles."""
 
     name = "causal_lm"
     template = Template(
@@ -60,17 +55,9 @@ class CausalLM(GeneratingStrategy):
         closing="\n\nAll candidate items from the most suitable to the least suitable, one title a line:\n-",
     )
 
-    def __init__(
-        self,
-        model: LlamaForCausalLM | PeftModel,
-        prompts: PromptBuilder,
-        *,
-        batch_size: int = 1,
-        runs_to_limit: bool = False,
-    ):
+    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
         super().__init__(model, prompts, batch_size=batch_size)
-        end = prompts.tokenizer.eos_token_id
-        self.ends = () if runs_to_limit or end is None else (end,)
+        self.ends = {prompts.tokenizer.eos_token_id} - {None}
 
     def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
         generated = self._limit(candidates)
@@ -79,9 +66,7 @@ class CausalLM(GeneratingStrategy):
     def _limit(self, candidates: Sequence[int]) -> int:
         return sum(self._title_tokens(candidates))
 
-    def _parse(
-        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
-    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    def _parse(self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]) -> Parsed:
         text = self.prompts.tokenizer.decode(hypotheses[0].tokens, skip_special_tokens=True)
         named, invalid = parse_titles(text, [self.prompts.titles[item] for item in candidates])
         scores = np.zeros(len(candidates))
@@ -90,7 +75,7 @@ class CausalLM(GeneratingStrategy):
 
 
 class PALR(CausalLM):
-    """Ranks candidates in the order in which the model recommends them; arguments as of :class:`CausalLM`."""
+    """Ranks candidates in the order in which the model recommends them."""
 
     name = "palr"
     template = Template(
@@ -101,9 +86,7 @@ class PALR(CausalLM):
         closing="\n\nRecommended, one title a line:\n-",
     )
 
-    def example(
-        self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
-    ) -> tuple[list[int], list[int]]:
+    def example(self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int) -> Example:
         """Return history and candidates, and the title of what was chosen next."""
         end = self.prompts.tokenizer.eos_token_id
         (title,) = self.following([f" {self.prompts.titles[candidates[answer]]}"])
@@ -118,11 +101,7 @@ def parse_titles(text: str, titles: Sequence[str]) -> tuple[list[int], int]:
     """Find which titles a text lists, a title a line.
 
     A line names the title that is most similar to it, with or without its year, by normalised edit distance
-    (insertions and deletions), letter case and punctuation aside.
-
-    Args:
-        text: whatever a model generated.
-        titles: those that it may name; of several that are the same, the first is meant.
+    (insertions and deletions), letter case and punctuation aside; of several that are the same, the first is meant.
 
     Returns:
         The indices of the titles named, each once, in the text's order; and how many lines named none, or one that an
@@ -131,8 +110,7 @@ def parse_titles(text: str, titles: Sequence[str]) -> tuple[list[int], int]:
     forms = [*titles, *(_YEAR.sub("", title) for title in titles)]
     known = [utils.default_process(form) for form in forms]
     named: list[int] = []
-    lines = [utils.default_process(_MARK.sub("", line)) for line in text.splitlines()]
-    lines = [line for line in lines if line]
+    lines = list(filter(None, (utils.default_process(_MARK.sub("", line)) for line in text.splitlines())))
     for line in lines:
         found = process.extractOne(line, known, scorer=fuzz.ratio, score_cutoff=SIMILAR)
         if found is not None and (index := found[2] % len(titles)) not in named:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,41 +59,33 @@ time; less than its threads where other work took them), the requests answered t
 memory they took above the loaded model."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Test users who are asked."""
+class Sample(NamedTuple):
+    """Test users who are asked: their candidates, and in the same order ``stratum`` and ``stratum_users``."""
 
     candidates: Candidates
-    """Theirs."""
     strata: pd.DataFrame
-    """``stratum`` and ``stratum_users``, see :data:`COLUMNS`, in the order of ``candidates``."""
 
 
 def sample_users(candidates: Candidates, *, size: int, users: int | None, seed: int) -> Sample:
-    """Draw users in two strata, half of them with a retrieved target, in their own order.
+    """Draw users in two strata, half of them with a target among the first ``size`` candidates, in their own order.
 
-    Args:
-        candidates: the retriever's, of one split.
-        size: candidates that are shown to a strategy.
-        users: how many are drawn; where a stratum has too few, the other gives more; ``None`` takes all.
-        seed: of the draw.
+    Where a stratum has too few, the other gives more; ``users=None`` takes all.
 
     Raises:
         InputError: a single user cannot stand for two strata.
     """
+    if users == 1:
+        raise InputError("strategy_users: 1 cannot stand for users with and without a retrieved target: draw 2.")
     retrieved = is_retrieved(candidates, size)
     strata = [np.flatnonzero(retrieved), np.flatnonzero(~retrieved)]
     names = np.where(retrieved, "retrieved", "missed")
     sizes = np.where(retrieved, *map(len, strata)).astype(np.int32)
     rows = np.arange(len(candidates))
-    if users == 1:
-        raise InputError("strategy_users: 1 cannot stand for users with and without a retrieved target: draw 2.")
     if users is not None and users < len(candidates):
         half = min(max(users - users // 2, users - len(strata[1])), len(strata[0]))
         generator = rng(seed, "strategies")
-        drawn = [
-            generator.choice(of, size=n, replace=False) for of, n in zip(strata, (half, users - half), strict=True)
-        ]
+        counts = (half, users - half)
+        drawn = [generator.choice(of, size=count, replace=False) for of, count in zip(strata, counts, strict=True)]
         rows = np.sort(np.concatenate(drawn))
     frame = pd.DataFrame({"stratum": names[rows], "stratum_users": sizes[rows]})
     return Sample(candidates.take(rows), frame)
@@ -104,9 +96,7 @@ class Comparison:
     """Answers the same requests by one strategy after another."""
 
     dataset: Dataset
-    """The users' histories and the titles."""
     sample: Sample
-    """Who is asked."""
     validation: Candidates
     """The retriever's candidates of the validation users."""
     settings: RankerSettings
@@ -114,7 +104,6 @@ class Comparison:
     examples: int | None
     """As for :func:`~llamarec_core.llm_baselines.tuning.text_settings`."""
     seed: int
-    """Of the tunings."""
     work: Path
     """Folder of the weights; a strategy is tuned in ``strategy-<name>`` there."""
 
@@ -142,12 +131,7 @@ class Comparison:
         return load_strategy(strategy, self.dataset, self.text, folder, tuned=False)
 
     def answer(self, strategy: type[Strategy], path: Path, *, tuned: bool, commit: str) -> pd.DataFrame:
-        """Return what a strategy answered; where ``path`` does not hold it yet, ask it and write that file.
-
-        Args:
-            strategy, tuned: one of :data:`CASES`.
-            path: of the parquet file, see :data:`COLUMNS`.
-            commit: that is measured with.
+        """Return what a strategy answered; where ``path`` does not hold it yet, ask it and write that parquet file.
 
         Raises:
             InputError: as :meth:`load`, or the strategy refuses a request.
@@ -166,7 +150,7 @@ class Comparison:
         return found
 
     def _identity(self, strategy: type[Strategy], *, tuned: bool) -> dict[str, Any]:
-        """Return what answers belong to; a file of others is made again."""
+        # what answers belong to; a file of others is made again
         settings = self.settings if strategy is Verbalizer else self.text
         adapter = self.folder(strategy) / "adapter" / WEIGHTS
         return {
@@ -178,11 +162,7 @@ class Comparison:
 
 
 def measured(strategy: Strategy, dataset: Dataset, sample: Sample) -> pd.DataFrame:
-    """Answer requests one by one, then some of them together, and say what both took.
-
-    Returns:
-        The columns of :data:`COLUMNS` that do not depend on how the strategy came about.
-    """
+    """Answer requests one by one, then some together: the :data:`COLUMNS` that do not depend on the tuning."""
     candidates, together = sample.candidates, sample.candidates.take(np.arange(min(BATCH, len(sample.candidates))))
     strategy.batch_size = 1
     answer_candidates(strategy, dataset, together.take([0]), "test")  # the first is slower than all that follow

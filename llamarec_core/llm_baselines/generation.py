@@ -24,9 +24,10 @@ from llamarec_core.files import InputError
 from llamarec_core.ranking.verbalizer import pad
 
 COUNTS = ("forward_passes", "tokens_read", "tokens_generated", "valid", "invalid")
-"""What is counted for each request: sequences that the backbone ran over (one of a batch of k counts as one), tokens of
-prompts without padding, tokens generated (by all beams), outputs that name an item, and outputs that name none, or one
-that an earlier output or the history had named."""
+"""What is counted for each request: sequences that the backbone ran over (one of a batch of k counts as one; of prompts
+packed in one row, what they share and each ending count as one), tokens of prompts without padding, tokens generated
+(by all beams), outputs that name an item, and outputs that name none, or one that an earlier output or the history had
+named."""
 
 PARTS = ("tokenizing", "reading", "generating", "parsing")
 """The parts of a request's time: building prompts, the passes over them, the passes after them, finding items."""
@@ -36,12 +37,7 @@ Constraint = Callable[[tuple[int, ...]], Sequence[int]]
 
 
 class Meter:
-    """Counts and times the work on one batch of requests.
-
-    Args:
-        n_requests: in the batch.
-        device: where the backbone runs; on a GPU a part ends when its work is done, not when it is queued.
-    """
+    """Counts and times the work on one batch of requests; on a GPU a part ends when its work is done."""
 
     def __init__(self, n_requests: int, device: torch.device):
         self._device = device
@@ -100,19 +96,13 @@ def generate(
     ends: Collection[int] = (),
     constraint: Constraint | None = None,
 ) -> list[list[Hypothesis]]:
-    """Generate after each prompt of a batch.
+    """Generate after each prompt of a batch: at most ``width`` hypotheses, best first.
 
     Args:
         model: in evaluation mode.
-        prompts: token ids.
-        meter: counts passes and tokens, and times reading and generating.
         limits: most tokens after each prompt, at least one.
-        width: hypotheses that are kept.
         ends: tokens each of which ends a hypothesis.
         constraint: which tokens may follow; by default all.
-
-    Returns:
-        Of each prompt at most ``width`` hypotheses, best first.
 
     Raises:
         InputError: the model's logits are not numbers.

@@ -16,7 +16,7 @@ import numpy as np
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from llamarec_core.llm_baselines.base import GeneratingStrategy
+from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Parsed
 from llamarec_core.llm_baselines.generation import Hypothesis
 from llamarec_core.ranking.prompt import PromptBuilder, Template
 
@@ -28,11 +28,7 @@ RECOMMENDED = 20
 
 
 class GPT4Rec(GeneratingStrategy):
-    """Searches the catalogue with queries that the model generates.
-
-    Args:
-        model, prompts, batch_size: as of :class:`~llamarec_core.llm_baselines.Strategy`.
-    """
+    """Searches the catalogue with queries that the model generates."""
 
     name = "gpt4rec"
     template = Template(
@@ -51,9 +47,7 @@ class GPT4Rec(GeneratingStrategy):
         self.ends = {line_break[-1], prompts.tokenizer.eos_token_id} - {None}
         self._search = TitleSearch(prompts.titles)
 
-    def example(
-        self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
-    ) -> tuple[list[int], list[int]]:
+    def example(self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int) -> Example:
         """Return the history, and the title of what was chosen next as the query to learn."""
         (query,) = self.following([f" {self.prompts.titles[candidates[answer]]}\n"])
         return self.prompts.build(history, ()), query
@@ -65,9 +59,7 @@ class GPT4Rec(GeneratingStrategy):
     def _limit(self, candidates: Sequence[int]) -> int:
         return self.prompts.settings.title_tokens
 
-    def _parse(
-        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
-    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    def _parse(self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]) -> Parsed:
         decode = self.prompts.tokenizer.decode
         # a token may hold a line break among other characters
         lines = [decode(hypothesis.tokens, skip_special_tokens=True).splitlines() for hypothesis in hypotheses]
@@ -93,11 +85,9 @@ class TitleSearch:
 
 
 def items_found(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return the items that queries find, each query its share of ``count``, in the queries' order.
+    """Return at most ``count`` distinct items that queries find, each query its share, in the queries' order.
 
-    Args:
-        scores: of each query and item, ``(m, n_items + 1)``.
-        count: most items that are returned, distinct, none of which scores 0.
+    ``scores`` are of each query and item, ``(m, n_items + 1)``; what scores 0 is not found.
     """
     share, found = -(-count // len(scores)), []
     for of_query in scores:

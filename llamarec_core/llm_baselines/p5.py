@@ -17,20 +17,16 @@ import numpy as np
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from llamarec_core.llm_baselines.base import GeneratingStrategy
+from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Parsed
 from llamarec_core.llm_baselines.generation import Hypothesis
 from llamarec_core.ranking.prompt import PromptBuilder, Template
 
 
 class P5(GeneratingStrategy):
-    """Recommends the items whose ids the model generates.
+    """Recommends the items whose ids the model generates, at most as many as its beam is wide.
 
     Attributes:
         widths: number of distinct beginnings of 1, 2, … tokens among the ids.
-
-    Args:
-        model, prompts, batch_size: as of :class:`~llamarec_core.llm_baselines.Strategy`.
-        width: of the beam, w; so many items are recommended.
     """
 
     name = "p5"
@@ -42,12 +38,10 @@ class P5(GeneratingStrategy):
         closing="\n\nPredict the number of the item that the user will purchase next:\n-",
     )
     reads_candidates = False
+    width = 20
 
-    def __init__(
-        self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1, width: int = 20
-    ):
+    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
         super().__init__(model, prompts, batch_size=batch_size)
-        self.width = width
         digits = len(str(len(prompts.titles) - 1))
         ids = [f"{item:0{digits}}" for item in range(len(prompts.titles))]  # the first is padding
         uncut = prompts.settings.model_copy(update={"title_tokens": 2 * digits})
@@ -60,13 +54,10 @@ class P5(GeneratingStrategy):
                 following.setdefault(tokens[:end], set()).add(token)
         self.constraint = lambda generated: sorted(following.get(generated, ()))
         depth = max(map(len, self._items))
-        self.widths = [
-            len({tokens[:end] for tokens in self._items if len(tokens) >= end}) for end in range(1, depth + 1)
-        ]
+        ends = range(1, depth + 1)
+        self.widths = [len({tokens[:end] for tokens in self._items if len(tokens) >= end}) for end in ends]
 
-    def example(
-        self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
-    ) -> tuple[list[int], list[int]]:
+    def example(self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int) -> Example:
         """Return the history, and the id of what was chosen next."""
         return self.prompts.build(history, ()), self._ids[candidates[answer]]
 
@@ -77,9 +68,7 @@ class P5(GeneratingStrategy):
     def _limit(self, candidates: Sequence[int]) -> int:
         return len(self.widths)
 
-    def _parse(
-        self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]
-    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    def _parse(self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]) -> Parsed:
         found = {self._items[hypothesis.tokens]: hypothesis.score for hypothesis in hypotheses}
         new = [item for item in found if item not in history]  # what the user has is not recommended again
         # below all that were generated, the retriever's order is kept

@@ -20,7 +20,7 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from llamarec_core.files import InputError
-from llamarec_core.llm_baselines.base import Answer, Strategy, in_order
+from llamarec_core.llm_baselines.base import Answer, Example, Strategy, in_order
 from llamarec_core.llm_baselines.generation import Meter
 from llamarec_core.ranking.prompt import PromptBuilder, Template
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pack
@@ -29,9 +29,7 @@ from llamarec_core.ranking.verbalizer import NextTokenLogits, pack
 class TALLRec(Strategy):
     """Scores a candidate by how much likelier "Yes" is than "No" after a prompt of its own.
 
-    Args:
-        model, prompts, batch_size: as of :class:`~llamarec_core.llm_baselines.Strategy`; the K prompts of a request are
-            read together, those of two requests never are.
+    The K prompts of a request are read together, those of two requests never are.
     """
 
     name = "tallrec"
@@ -54,9 +52,7 @@ class TALLRec(Strategy):
             )
         self._answers = (yes[0], no[0])
 
-    def example(
-        self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int
-    ) -> tuple[list[int], list[int]]:
+    def example(self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int) -> Example:
         """Return a prompt about the target and "Yes", or about a negative and "No"; in turn."""
         positive = number % 2 == 0
         index = answer if positive else (answer + 1) % len(candidates)

@@ -1,41 +1,34 @@
-"""Tuning of the strategies that answer in text: a task of the one training loop.
+"""Tuning of the strategies that answer in text, by the steps with which the ranker is tuned::
 
     L = − mean over the answers' tokens of log softmax(logits before the token)[token]
 
 Prefixes and their candidates are those of the ranker's tuning, one question a prompt; what a strategy makes of them is
 its ``example``. The last weights are kept: validation, on a few users because generating is slow, only shows what was
-reached. One process tunes.
+reached.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
 from llamarec_core.data import Dataset
-from llamarec_core.files import write_json
-from llamarec_core.llm_baselines.base import GeneratingStrategy, Strategy, answer_candidates
-from llamarec_core.ranking.adapter import (
-    adapter_tensors,
-    add_adapter,
-    freeze_adapter,
-    load_adapter,
-    rounded,
-    save_adapter,
-    set_adapter_tensors,
-)
+from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Strategy, answer_candidates
+from llamarec_core.ranking.adapter import add_adapter, freeze_adapter, load_adapter
 from llamarec_core.ranking.backbone import backbone_name, default_device, load_backbone
 from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.ranking.prompt import PromptBuilder
-from llamarec_core.ranking.qlora import MAX_GRADIENT_NORM
+from llamarec_core.ranking.qlora import AdapterTask, make_accelerator
 from llamarec_core.ranking.rerank import ndcg_at_10, retrieved_candidates
-from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+from llamarec_core.ranking.verbalizer import pad
 from llamarec_core.retrieval.candidates import Candidates
-from llamarec_core.seeds import torch_seed
 from llamarec_core.settings import RankerSettings
-from llamarec_core.training import Plan, Tensors, train
+from llamarec_core.training import Plan
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 VALIDATIONS = 4
 """Most validations of a tuning."""
@@ -56,9 +49,7 @@ OF_LABELS = (
 def text_settings(settings: RankerSettings, *, examples: int | None) -> RankerSettings:
     """Return the settings with which text strategies are tuned: the ranker's, without what is for labels only.
 
-    Args:
-        settings: of the ranker.
-        examples: prompts that each strategy learns from, in one epoch; ``None`` takes as many as the ranker.
+    ``examples`` prompts are learnt in one epoch; ``None`` takes as many as the ranker.
     """
     plain = RankerSettings()
     changes: dict[str, Any] = {name: getattr(plain, name) for name in OF_LABELS}
@@ -80,41 +71,28 @@ def fit_strategy(
 ) -> Strategy:
     """Tune a strategy, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
 
-    The global generator of torch is seeded on the way.
-
-    Args:
-        kind: one of :data:`llamarec_core.llm_baselines.TUNED`.
-        dataset: prefixes of its training split are learnt.
-        validation: the retriever's candidates for the validation targets.
-        settings: of :func:`text_settings`.
-        seed: of the adapter's initial weights, the examples, dropout and the choice of validation users.
-        folder: gets what :func:`llamarec_core.training.train` leaves, ``ranker.json`` and ``adapter/``.
-        progress: show a progress bar on stderr.
+    The global generator of torch is seeded on the way. Arguments are as of :func:`llamarec_core.ranking.fit_ranker`,
+    with one of :data:`llamarec_core.llm_baselines.TUNED` and its :func:`text_settings`.
 
     Raises:
         InputError: ``folder`` holds another run, no user's target is among the candidates, the loss is no longer a
             number, or backbone, prompts or adapter are refused.
     """
-    identity = _identity(kind, dataset, settings) | {"seed": seed}
     if not (folder / "adapter").is_dir():
-        model, tokenizer = load_backbone(settings)
+        accelerator = make_accelerator(settings)
+        model, tokenizer = load_backbone(settings, device=accelerator.device)
         strategy = kind(add_adapter(model, settings, seed=seed), PromptBuilder(tokenizer, dataset.titles, settings))
-        chosen = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
-        task = TextTask(strategy, dataset, retrieved_candidates(validation, **chosen), settings, seed=seed)
+        users = retrieved_candidates(validation, size=settings.candidates, users=settings.validation_users, seed=seed)
+        task = TextTask(strategy, dataset, users, settings, seed=seed, accelerator=accelerator)
         plan = Plan(
             steps=task.steps,
             validate_every=max(settings.validate_every, -(-task.steps // VALIDATIONS)),
             kept_by="step",
             warmup_steps=min(settings.warmup_steps, task.steps // 2),
         )
-
-        def save(tensors: Tensors, row: dict[str, Any]) -> None:
-            write_json(folder / "ranker.json", identity | {"best": row})
-            kept = {"progress": {"best": row}, "settings": identity}
-            save_adapter(folder / "adapter", strategy.model, rounded(tensors), **kept)
-
+        identity = _identity(kind, dataset, settings) | {"seed": seed}
         description = f"Tuning {kind.name} on {dataset.name}"
-        train(task, plan, folder=folder, identity=identity, save=save, description=description, progress=progress)
+        task.tune(plan, folder=folder, identity=identity, description=description, progress=progress)
     return load_strategy(kind, dataset, settings, folder, tuned=True, seed=seed)
 
 
@@ -123,13 +101,8 @@ def load_strategy(
 ) -> Strategy:
     """Load the strategy that :func:`fit_strategy` left in ``folder``, or its backbone alone (zero-shot).
 
-    A strategy that generates runs in float32 on a processor, where a single token takes longer in bfloat16.
-
-    Args:
-        kind, dataset, settings: those of the tuning.
-        folder: not read when ``tuned`` is false.
-        tuned: with the adapter, or the backbone as it came.
-        identity: what else the tuning must have been of, e.g. its seed.
+    A strategy that generates runs in float32 on a processor, where a single token takes longer in bfloat16. What else
+    the tuning must have been of, such as its seed, is given as ``identity``.
 
     Raises:
         InputError: there is no finished tuning, or it was of other settings or data.
@@ -146,70 +119,46 @@ def load_strategy(
     return kind(model, PromptBuilder(tokenizer, dataset.titles, settings))
 
 
-class TextTask:
-    """A strategy's steps and validations, for :func:`llamarec_core.training.train`.
-
-    Attributes:
-        steps: optimiser steps of the whole run.
-        counts: columns of the curve: answers learnt, their tokens, and all tokens that were read.
-
-    Args: as of :func:`fit_strategy`, with the strategy to tune and the candidates of its validation users.
-    """
+class TextTask(AdapterTask):
+    """A strategy's steps and validations; ``validation`` holds the candidates of its validation users."""
 
     counts = ("answers", "answer_tokens", "tokens")
 
     def __init__(
-        self, strategy: Strategy, dataset: Dataset, validation: Candidates, settings: RankerSettings, *, seed: int
+        self,
+        strategy: Strategy,
+        dataset: Dataset,
+        validation: Candidates,
+        settings: RankerSettings,
+        *,
+        seed: int,
+        accelerator: "Accelerator",
     ):
-        self.strategy, self.dataset, self.validation, self.settings = strategy, dataset, validation, settings
-        self.seed = seed
-        self._examples = TrainingExamples(dataset, settings, dataset.titles, seed=seed)
-        per_epoch = min(settings.training_examples or len(self._examples), len(self._examples))
-        self.steps = settings.epochs * -(-per_epoch // (settings.batch_size * settings.gradient_accumulation))
-        self._network = NextTokenLogits(strategy.model)
-        self._trained = [parameter for parameter in strategy.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self._trained, lr=settings.learning_rate, weight_decay=0.0)
+        examples = TrainingExamples(dataset, settings, dataset.titles, seed=seed)
+        super().__init__(strategy.model, examples, settings, seed=seed, accelerator=accelerator)
+        self.strategy, self.dataset, self.validation = strategy, dataset, validation
 
-    def step(self, number: int) -> list[dict[str, float]]:
-        """Take one optimiser step, over as many forward passes as the settings accumulate."""
-        accumulation, passes = self.settings.gradient_accumulation, []
-        self._network.train()
-        for micro_batch in range(number * accumulation, (number + 1) * accumulation):
-            torch.manual_seed(torch_seed(self.seed, micro_batch))
-            first = micro_batch * self.settings.batch_size
-            examples = [self.example(first + index) for index in range(self.settings.batch_size)]
-            loss = self.loss(examples)
-            (loss / accumulation).backward()
-            read, learnt = (sum(map(len, part)) for part in zip(*examples, strict=True))
-            counts = {"answers": len(examples), "answer_tokens": learnt, "tokens": read + learnt - len(examples)}
-            passes.append({"loss": loss.item(), **counts})
-        torch.nn.utils.clip_grad_norm_(self._trained, MAX_GRADIENT_NORM)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return passes
+    def loss(self, numbers: range) -> tuple[torch.Tensor, dict[str, int]]:
+        """Return the loss of the examples of these numbers, and how many answers and tokens they have."""
+        examples = [self.example(number) for number in numbers]
+        read, learnt = (sum(map(len, part)) for part in zip(*examples, strict=True))
+        counts = {"answers": len(examples), "answer_tokens": learnt, "tokens": read + learnt - len(examples)}
+        return self.cross_entropy(examples), counts
 
     def validate(self, steps: int) -> dict[str, float]:
         """Return NDCG@10 of the validation users' candidates in the strategy's order."""
         scores = answer_candidates(self.strategy, self.dataset, self.validation, "validation").scores
         return {"ndcg@10": ndcg_at_10(self.validation, scores)}
 
-    def tensors(self) -> Tensors:
-        """Return the adapter's weights."""
-        return adapter_tensors(self.strategy.model)
-
-    def restore(self, tensors: Tensors) -> None:
-        """Put the adapter's weights back."""
-        set_adapter_tensors(self.strategy.model, tensors)
-
-    def example(self, number: int) -> tuple[list[int], list[int]]:
+    def example(self, number: int) -> Example:
         """Return the tokens of a prompt and of its answer."""
-        drawn = self._examples.draw(number)
-        user, position = int(self._examples.users[drawn.prefix]), int(self._examples.positions[drawn.prefix])
+        drawn = self.examples.draw(number)
+        user, position = int(self.examples.users[drawn.prefix]), int(self.examples.positions[drawn.prefix])
         history, answer = self.dataset.train(user)[:position].tolist(), int(drawn.questions[0].answer.argmax())
         return self.strategy.example(number, history, drawn.candidates.tolist(), answer)
 
-    def loss(self, examples: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
-        """Return the mean cross-entropy of the answers' tokens, given prompts and answers."""
+    def cross_entropy(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Return the mean cross-entropy of the answers' tokens."""
         device, longest = self.strategy.model.device, max(len(answer) for _, answer in examples)
         # what is asked for is the token after each beginning of the answer
         ends = [[len(prompt) + min(index, len(answer) - 1) for index in range(longest)] for prompt, answer in examples]
@@ -221,6 +170,6 @@ class TextTask:
 
 
 def _identity(kind: type[Strategy], dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
-    """Return what an adapter belongs to: the strategy, the data and all settings that shaped it."""
+    # what an adapter belongs to: the strategy, the data and all settings that shaped it
     about = {"strategy": kind.name, "backbone": backbone_name(settings), "dataset": dataset.name}
     return settings.model_dump(mode="json") | about | {"data": dataset.content_hash}

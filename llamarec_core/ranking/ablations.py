@@ -2,7 +2,7 @@
 
 A variant is a tuning (or the backbone alone), some settings to rank with, and an order in which its prompts list the
 candidates; alone, or with the retriever's score added. Variants come in groups; the first of a group is what the others
-are compared with by :mod:`llamarec_core.report.ablations`.
+are compared with by :mod:`llamarec_core.report.results`.
 """
 
 from collections.abc import Mapping

@@ -49,10 +49,11 @@ from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.seeds import torch_seed
 from llamarec_core.settings import RankerSettings
-from llamarec_core.training import Plan, train
+from llamarec_core.training import Plan, Tensors, train
 
 if TYPE_CHECKING:  # slow to import, and of no use to who only ranks
     from accelerate import Accelerator
+    from peft import PeftModel
 
 MAX_GRADIENT_NORM = 1.0
 """A gradient of a larger norm is scaled down to this one."""
@@ -114,7 +115,7 @@ def fit_ranker(
     ranker = VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings))
     task = RankerTask(ranker, dataset, validation, settings, seed=seed, accelerator=accelerator)
     plan = Plan(
-        steps=settings.epochs * task.steps_per_epoch,
+        steps=task.steps,
         validate_every=settings.validate_every,
         kept_by=settings.kept_by,
         warmup_steps=settings.warmup_steps,
@@ -123,14 +124,9 @@ def fit_ranker(
         first_counts=settings.start_from is not None,  # a fresh adapter counts only while there is no other
     )
 
-    def save(best: dict[str, Any], row: dict[str, Any]) -> None:
-        write_json(folder / "ranker.json", identity | {"best": row})
-        save_adapter(finished, model, rounded(best), progress={"best": row}, settings=identity)
-
     description = f"Tuning {backbone_name(settings)} on {dataset.name}"
-    options = {"folder": folder, "identity": identity, "description": description, "progress": progress}
-    best = train(task, plan, save=save, accelerator=accelerator, **options)
-    freeze_adapter(model, rounded(best))  # what ranks here is what is kept
+    best = task.tune(plan, folder=folder, identity=identity, description=description, progress=progress)
+    freeze_adapter(model, best)  # what ranks here is what is kept
     return ranker
 
 
@@ -157,8 +153,74 @@ def load_ranker(
     return VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings))
 
 
-class RankerTask:
-    """A ranker's steps and validations, for :func:`llamarec_core.training.train`: AdamW on the adapter's weights.
+class AdapterTask:
+    """An adapter's steps, for :func:`llamarec_core.training.train`: AdamW on its weights. Subclasses add ``validate``.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+    """
+
+    def __init__(
+        self,
+        model: "PeftModel",
+        examples: TrainingExamples,
+        settings: RankerSettings,
+        *,
+        seed: int,
+        accelerator: "Accelerator",
+    ):
+        self.model, self.examples, self.settings = model, examples, settings
+        self.seed, self.accelerator = seed, accelerator
+        per_epoch = min(settings.training_examples or len(examples), len(examples))
+        self.steps = settings.epochs * -(-per_epoch // (settings.batch_size * settings.gradient_accumulation))
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
+        self._network, self._wrapped = accelerator.prepare(NextTokenLogits(model), self.optimizer)
+
+    def loss(self, numbers: range) -> tuple[torch.Tensor, dict[str, int]]:
+        """Return the mean loss of the examples of these numbers, and the task's counts."""
+        raise NotImplementedError
+
+    def step(self, number: int) -> list[dict[str, float]]:
+        """Take one optimiser step over this process's micro-batches."""
+        settings, accelerator, counted = self.settings, self.accelerator, []
+        self._network.train()
+        for place in range(accelerator.process_index, settings.gradient_accumulation, accelerator.num_processes):
+            micro_batch = number * settings.gradient_accumulation + place
+            first = micro_batch * settings.batch_size
+            torch.manual_seed(torch_seed(self.seed, micro_batch))
+            with accelerator.accumulate(self._network):
+                loss, counts = self.loss(range(first, first + settings.batch_size))
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT_NORM)
+                self._wrapped.step()
+                self._wrapped.zero_grad()
+            counted.append({"loss": loss.item(), **counts})
+        return counted
+
+    def tensors(self) -> Tensors:
+        """Return the adapter's weights."""
+        return adapter_tensors(self.model)
+
+    def restore(self, tensors: Tensors) -> None:
+        """Put back the adapter's weights."""
+        set_adapter_tensors(self.model, tensors)
+
+    def tune(self, plan: Plan, *, folder: Path, identity: dict[str, Any], description: str, progress: bool) -> Tensors:
+        """Train, and leave ``ranker.json`` and ``adapter/`` in the folder; return the best adapter as it is kept."""
+
+        def save(best: Tensors, row: dict[str, Any]) -> None:
+            write_json(folder / "ranker.json", identity | {"best": row})
+            kept = {"progress": {"best": row}, "settings": identity}
+            save_adapter(folder / "adapter", self.model, rounded(best), **kept)
+
+        options = {"folder": folder, "identity": identity, "description": description, "progress": progress}
+        return rounded(train(self, plan, save=save, accelerator=self.accelerator, **options))
+
+
+class RankerTask(AdapterTask):
+    """A ranker's steps and validations.
 
     A validation's columns are, on the retriever's candidates of the validation users, ``ndcg@10``,
     ``ndcg@10_with_retriever``, the best that a weight of the retriever's score makes of it, and ``ndcg@10_shuffled``.
@@ -177,35 +239,16 @@ class RankerTask:
         seed: int,
         accelerator: "Accelerator",
     ):
-        self.ranker, self.dataset, self.validation, self.settings = ranker, dataset, validation, settings
-        self.seed, self.accelerator = seed, accelerator
         options = {"seed": seed, "held_out_answers": settings.meter_answers}
-        self.examples = TrainingExamples(dataset, settings, ranker.prompts.titles, **options)
-        per_epoch = min(settings.training_examples or len(self.examples), len(self.examples))
-        self.steps_per_epoch = -(-per_epoch // (settings.batch_size * settings.gradient_accumulation))
-        trainable = [parameter for parameter in ranker.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
-        self._network, self._wrapped = accelerator.prepare(NextTokenLogits(ranker.model), self.optimizer)
+        examples = TrainingExamples(dataset, settings, ranker.prompts.titles, **options)
+        super().__init__(ranker.model, examples, settings, seed=seed, accelerator=accelerator)
+        self.ranker, self.dataset, self.validation = ranker, dataset, validation
         self._target_ids = torch.tensor(ranker.prompts.target_ids[: settings.candidates], device=accelerator.device)
 
-    def step(self, number: int) -> list[dict[str, float]]:
-        """Take one optimiser step over this process's micro-batches."""
-        settings, accelerator, counted = self.settings, self.accelerator, []
-        self._network.train()
-        for place in range(accelerator.process_index, settings.gradient_accumulation, accelerator.num_processes):
-            micro_batch = number * settings.gradient_accumulation + place
-            first = micro_batch * settings.batch_size
-            batch = self._batch([self.examples.draw(first + index) for index in range(settings.batch_size)])
-            torch.manual_seed(torch_seed(self.seed, micro_batch))
-            with accelerator.accumulate(self._network):
-                loss = self._losses(batch).mean()
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT_NORM)
-                self._wrapped.step()
-                self._wrapped.zero_grad()
-            counted.append({"loss": loss.item(), "answers": batch.n_answers, "tokens": batch.n_tokens})
-        return counted
+    def loss(self, numbers: range) -> tuple[torch.Tensor, dict[str, int]]:
+        """Return the mean loss of the examples of these numbers, and how many answers and tokens they have."""
+        batch = self._batch([self.examples.draw(number) for number in numbers])
+        return self._losses(batch).mean(), {"answers": batch.n_answers, "tokens": batch.n_tokens}
 
     def validate(self, steps: int) -> dict[str, Any]:
         """Rank the validation users' candidates, and read the meter."""
@@ -221,14 +264,6 @@ class RankerTask:
             gains = self._gains()
             columns |= {"nats": float(gains.mean()), "nats_se": float(gains.std() / len(gains) ** 0.5)}
         return columns
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the adapter's weights."""
-        return adapter_tensors(self.ranker.model)
-
-    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Put back the adapter's weights."""
-        set_adapter_tensors(self.ranker.model, tensors)
 
     def _batch(self, examples: list[Example]) -> Batch:
         return make_batch(self.ranker.prompts, examples, device=self.accelerator.device)

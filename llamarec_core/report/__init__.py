@@ -4,7 +4,6 @@
 ``show`` draws it for the page and for LaTeX. ``figures`` and ``curves`` draw the figures.
 """
 
-from llamarec_core.report.ablations import ablation_table, training_table
 from llamarec_core.report.curves import (
     candidate_probabilities,
     grid_panels,
@@ -28,8 +27,7 @@ from llamarec_core.report.figures import (
     set_theme,
 )
 from llamarec_core.report.forms import METHOD_NAMES, STRATEGY_NAMES
-from llamarec_core.report.results import statistics_table
-from llamarec_core.report.retrieval import reached_table
+from llamarec_core.report.results import ablation_table, reached_table, statistics_table, training_table
 from llamarec_core.report.show import (
     publish_table,
     show_record,

@@ -1,10 +1,12 @@
 """What ranks with a language model, side by side: quality and cost, from the answers that `3_strategies` kept.
 
 Strategies answer a sample of the users, half of them with a retrieved target. A mean over all users weighs each half
-with what it stands for. Several seeds count as strata of their own, each with an equal part.
+with what it stands for. Several seeds count as strata of their own, each with an equal part. ``sampling`` is the number
+of bootstrap ``samples``, which is that of sign flips too, and the ``seed`` of both.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,18 +21,20 @@ from llamarec_core.report.forms import RETRIEVER
 Answers = Mapping[tuple[str, str, bool, int], pd.DataFrame]
 """(data set, strategy, whether it was tuned, seed) → :data:`llamarec_core.llm_baselines.comparison.COLUMNS`."""
 
-Cases = Mapping[tuple[str, str, str], pd.DataFrame]
-"""(data set, strategy, ``zero-shot`` or ``tuned``) → the answers of all seeds, with their ``seed``."""
-
 COUNTED = ("forward_passes", "tokens_read", "tokens_generated")
 """What the cost formula predicts of a request."""
+
+_COLUMNS = [
+    "dataset", "method", "state", "ranked", "metric", "subset", "published", "measured", "ci_low", "ci_high",
+    "predicted", "formula", "users", "seeds", "examples", "commit",
+]  # fmt: skip
 
 _CLAIMED = (("p5", PRIMARY), ("palr", PRIMARY), ("gpt4rec", PRIMARY), ("gpt4rec", "Recall@5"))
 """What the paper's Table 4 compares LlamaRec with, and the metric in which it says that GPT4Rec leads."""
 
 
-def pooled(answers: Answers) -> Cases:
-    """Return the answers of all seeds of each strategy and state.
+def pooled(answers: Answers) -> dict[tuple[str, str, str], pd.DataFrame]:
+    """Return (data set, strategy, ``zero-shot`` or ``tuned``) → the answers of all seeds, with their ``seed``.
 
     Raises:
         InputError: not all strategies of a data set were run with the same seeds.
@@ -49,34 +53,26 @@ def pooled(answers: Answers) -> Cases:
     return cases
 
 
-def strategies_table(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
-    """Estimate metrics and cost of every strategy in every state.
+def strategies_table(answers: Answers, **sampling: int) -> pd.DataFrame:
+    """Estimate metrics and cost of every strategy in every state, one number a row.
 
-    Args:
-        answers: what :func:`llamarec_core.llm_baselines.comparison.load_answers` returns.
-        samples: bootstrap samples behind each interval.
-        seed: of the bootstrap.
+    ``method`` is the strategy, or first ``retriever``: its order. ``ranked`` is what is ranked: the ``candidates``, the
+    whole ``catalogue``, or the candidates that a generated answer has ``named``, where the others keep the retriever's
+    order. ``predicted`` is the mean by the cost formula, and ``formula`` whether every request's count is ``equal`` to
+    it, ``bounded`` by it, or has ``exceeded`` it. ``examples`` are the prompts that tuning read.
 
-    Returns:
-        One number a row: ``dataset``, ``method`` (the strategy, or first ``retriever``: its order), ``state``
-        (``zero-shot`` or ``tuned``; of the retriever ``trained``), ``ranked`` (what is ranked: the ``candidates``, the
-        whole ``catalogue``, or the candidates that a generated answer has ``named``, where the others keep the
-        retriever's order), ``metric``, ``subset`` (``all``, or ``retrieved``), ``published`` (empty), ``measured``,
-        ``ci_low``, ``ci_high`` (95 % bootstrap within strata), ``predicted`` and ``formula`` (the mean by the cost
-        formula, and whether every request's count is ``equal``, ``bounded`` or ``exceeded``), ``users``, ``seeds``,
-        ``examples`` (prompts that tuning read), ``commit``. Beside the metrics of Table 1 there are ``valid_outputs``
-        (share of a request's outputs that name an item), ``answered`` (requests whose answer names a candidate),
-        :data:`COUNTED`, the quantiles ``seconds_p50`` and ``seconds_p95`` over requests that were asked one by one with
-        ``threads``, which kept ``processors`` busy, and ``requests_per_second`` and ``peak_mib`` of requests together.
+    Beside the metrics of Table 1 there are ``valid_outputs`` (share of a request's outputs that name an item),
+    ``answered`` (requests whose answer names a candidate), :data:`COUNTED`, the quantiles ``seconds_p50`` and
+    ``seconds_p95`` over requests that were asked one by one with ``threads``, which kept ``processors`` busy, and
+    ``requests_per_second`` and ``peak_mib`` of requests together.
 
     Raises:
         InputError: there are no answers.
     """
-    cases = pooled(answers)
-    if not cases:
-        raise InputError("There are no answers of strategies: run `3_strategies` first.")
     rows: list[dict[str, Any]] = []
-    for (dataset, method, state), frame in cases.items():
+    if not answers:
+        raise InputError("There are no answers of strategies: run `3_strategies` first.")
+    for (dataset, method, state), frame in pooled(answers).items():
         made = {"seeds": frame["seed"].nunique(), "examples": int(frame["examples"].max())}
         made["commit"] = "+".join(dict.fromkeys(frame["commit"]))
         own = "candidates" if frame["reads_candidates"].all() else "catalogue"
@@ -86,29 +82,21 @@ def strategies_table(answers: Answers, *, samples: int, seed: int) -> pd.DataFra
             orders["named"] = named_ranks(frame)
         if dataset not in {row["dataset"] for row in rows}:
             case = {"dataset": dataset, "method": RETRIEVER, "state": "trained", "ranked": "candidates"}
-            found = _qualities(frame, frame["retriever_rank"], samples=samples, seed=seed)
-            rows += [case | row | made | {"examples": 0} for row in found]
+            rows += [
+                case | row | made | {"examples": 0} for row in _qualities(frame, frame["retriever_rank"], sampling)
+            ]
         case = {"dataset": dataset, "method": method, "state": state}
         for ranked, ranks in orders.items():
-            found = _qualities(frame, ranks, samples=samples, seed=seed)
-            rows += [case | {"ranked": ranked} | row | made for row in found]
-        found = _costs(frame, generates=generates, samples=samples, seed=seed)
-        rows += [case | {"ranked": own, "subset": "all"} | row | made for row in found]
-    columns = ["dataset", "method", "state", "ranked", "metric", "subset", "published", "measured", "ci_low", "ci_high"]
-    columns += ["predicted", "formula", "users", "seeds", "examples", "commit"]
-    return pd.DataFrame(rows).reindex(columns=columns)
+            rows += [case | {"ranked": ranked} | row | made for row in _qualities(frame, ranks, sampling)]
+        case |= {"ranked": own, "subset": "all"}
+        rows += [case | row | made for row in _costs(frame, sampling, generates=generates)]
+    return pd.DataFrame(rows).reindex(columns=_COLUMNS)
 
 
-def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
+def strategy_pairs(answers: Answers, **sampling: int) -> pd.DataFrame:
     """Compare how every strategy orders the same candidates with the retriever's order and with the tuned verbalizer.
 
-    Args:
-        answers, samples, seed: as for :func:`strategies_table`; as many signs are flipped.
-
-    Returns:
-        One row for each data set, strategy, state and reference (``retriever`` or ``verbalizer``), in NDCG@10 over the
-        users whose target was retrieved: the columns of :func:`~llamarec_core.report.results.ranking_tests`, and
-        ``state``; ``p_holm`` is over all rows of a data set.
+    In the primary metric, over the users whose target was retrieved. All rows of a data set are one family.
     """
     cases, rows = pooled(answers), []
     for (dataset, method, state), frame in cases.items():
@@ -119,28 +107,24 @@ def strategy_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame
         for reference, ranks in references.items():
             ours, theirs = (per_user(of[found], PRIMARY) for of in (frame["reranked"], ranks))
             row = {"dataset": dataset, "method": method, "state": state, "reference": reference, "metric": PRIMARY}
-            row |= {"subset": "retrieved"} | difference(ours, theirs, samples=samples, seed=seed)._asdict()
+            row |= {"subset": "retrieved"} | difference(ours, theirs, **sampling)._asdict()
             rows.append(row | {"users": int(found.sum())})
     commit = "+".join(dict.fromkeys(frame["commit"].iloc[0] for frame in cases.values()))
     return corrected(pd.DataFrame(rows)).assign(commit=commit)
 
 
-def claimed_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
+def claimed_pairs(answers: Answers, **sampling: int) -> pd.DataFrame:
     """Compare the tuned strategies as the paper's claims on its Table 4 do, over all users, each by its own ranking.
 
-    Returns:
-        LlamaRec minus P5, PALR and GPT4Rec: the columns of :func:`~llamarec_core.report.results.ranking_tests`;
-        ``p_holm`` is over these rows of a data set. Empty where there are no answers.
+    All rows of a data set are one family. Empty where there are no answers.
     """
     cases, rows = pooled(answers), []
-    for dataset in dict.fromkeys(name for name, _, _ in cases):
-        for reference, metric in _CLAIMED:
-            own, other = (cases.get((dataset, name, "tuned")) for name in ("verbalizer", reference))
-            if own is None or other is None:
-                continue
+    for dataset, (reference, metric) in product(dict.fromkeys(dataset for dataset, *_ in cases), _CLAIMED):
+        own, other = (cases.get((dataset, name, "tuned")) for name in ("verbalizer", reference))
+        if own is not None and other is not None:
             ours, theirs = (per_user(frame["rank"], metric) for frame in (own, other))
             row = {"dataset": dataset, "method": "llamarec", "reference": reference, "metric": metric, "subset": "all"}
-            row |= difference(ours, theirs, strata_of(own), samples=samples, seed=seed)._asdict()
+            row |= difference(ours, theirs, strata_of(own), **sampling)._asdict()
             row |= {"users": own["user"].nunique(), "seeds": own["seed"].nunique(), "commit": own["commit"].iloc[0]}
             rows.append(row)
     table = pd.DataFrame(rows)
@@ -150,17 +134,12 @@ def claimed_pairs(answers: Answers, *, samples: int, seed: int) -> pd.DataFrame:
 def table4(table: pd.DataFrame, *, published: pd.DataFrame) -> pd.DataFrame:
     """Set the LLM-based methods of the paper's Table 4, quoted there from other works, beside ours on Beauty.
 
-    Args:
-        table: from :func:`strategies_table`; of each strategy the tuned state counts, ranking as it does by itself.
-        published: what :func:`llamarec_core.evaluation.published_llm_baselines` loads.
-
-    Returns:
-        The columns of :func:`~llamarec_core.report.results.results_table`; ``measured`` is empty for what was not run.
+    Of each strategy in :func:`strategies_table` the tuned state counts, ranking as it does by itself. ``measured`` is
+    empty for what was not run.
     """
     own = table[(table["dataset"] == "beauty") & (table["subset"] == "all") & (table["state"] == "tuned")]
     reads = own[own["metric"] == "forward_passes"].set_index("method")["ranked"]  # the scope of a strategy's own answer
-    own = own[own["ranked"] == own["method"].map(reads)]
-    own = own.assign(method=own["method"].replace("verbalizer", "llamarec")).drop(columns="published")
+    own = own[own["ranked"] == own["method"].map(reads)].drop(columns="published").replace("verbalizer", "llamarec")
     quoted = published.rename(columns={"value": "published"}).assign(dataset="beauty", subset="all")
     quoted["method"] = quoted["method"].str.lower()
     found = quoted.merge(own, on=["dataset", "method", "metric", "subset"], how="left")
@@ -169,15 +148,10 @@ def table4(table: pd.DataFrame, *, published: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Tell the strategies apart by what was measured: do they generate, what does it cost, do they need a retriever.
+    """Tell the strategies of :func:`strategies_table` apart: do they generate, at what cost, do they need a retriever.
 
-    Args:
-        table: from :func:`strategies_table`; the tuned state counts where there is one.
-
-    Returns:
-        One row for each data set and strategy: ``dataset``, ``strategy``, ``state``, ``tokens_generated``,
-        ``forward_passes``, ``tokens_read``, ``seconds_p50``, ``times_verbalizer`` (its time over the verbalizer's on
-        the same data set), ``two_stage`` (whether it ranks retrieved candidates), ``commit``.
+    The tuned state counts where there is one. ``times_verbalizer`` is a strategy's time over the verbalizer's on the
+    same data set, ``two_stage`` whether it ranks retrieved candidates.
     """
     costs = ["tokens_generated", "forward_passes", "tokens_read", "seconds_p50"]
     keys = ["dataset", "method", "state", "ranked", "commit"]
@@ -191,31 +165,33 @@ def differences_table(table: pd.DataFrame) -> pd.DataFrame:
     return found[["dataset", "strategy", "state", *costs, "times_verbalizer", "two_stage", "commit"]]
 
 
-def _qualities(frame: pd.DataFrame, ranks: pd.Series, **sampling: int) -> Iterator[dict[str, Any]]:
+def _qualities(frame: pd.DataFrame, ranks: pd.Series, sampling: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """Yield the metrics of ranks, over all users and over those whose target was retrieved."""
     for subset, members in (("all", frame), ("retrieved", frame[frame["stratum"] == "retrieved"])):
         if members["seed"].nunique() == frame["seed"].nunique():
             for metric in METRICS:
-                found = _mean(members, per_user(ranks[members.index], metric), **sampling)
+                found = _mean(members, per_user(ranks[members.index], metric), sampling)
                 yield {"metric": metric, "subset": subset} | found
 
 
-def _costs(frame: pd.DataFrame, *, generates: bool, **sampling: int) -> Iterator[dict[str, Any]]:
+def _costs(frame: pd.DataFrame, sampling: Mapping[str, int], *, generates: bool) -> Iterator[dict[str, Any]]:
     """Yield what does not depend on ranks."""
     valid = frame["valid"] / (frame["valid"] + frame["invalid"]).clip(lower=1)  # 0 where nothing was put out
-    yield {"metric": "valid_outputs"} | _mean(frame, valid, **sampling)
+    yield {"metric": "valid_outputs"} | _mean(frame, valid, sampling)
     if generates:
-        yield {"metric": "answered"} | _mean(frame, frame["valid"] > 0, **sampling)
+        yield {"metric": "answered"} | _mean(frame, frame["valid"] > 0, sampling)
     for metric in COUNTED:
-        surplus = frame[metric] - frame[f"predicted_{metric}"]
-        formula = "equal" if (surplus == 0).all() else "bounded" if (surplus <= 0).all() else "exceeded"
-        predicted = _mean(frame, frame[f"predicted_{metric}"], **sampling)["measured"]
-        counted = {"metric": metric, "formula": formula, "predicted": predicted}
-        yield counted | _mean(frame, frame[metric], **sampling)
+        counted, predicted = frame[metric], frame[f"predicted_{metric}"]
+        formula = "exceeded"
+        if (counted <= predicted).all():
+            formula = "equal" if (counted == predicted).all() else "bounded"
+        found = {"metric": metric, "formula": formula, "predicted": _mean(frame, predicted, sampling)["measured"]}
+        yield found | _mean(frame, counted, sampling)
     seconds = frame[[f"{part}_seconds" for part in ("tokenizing", "reading", "generating", "parsing")]].sum(axis=1)
     together = frame.groupby("seed")[["batch_requests", "batch_seconds", "batch_peak_mib"]].first()
     whole = {
-        **{f"seconds_p{quantile}": np.percentile(seconds, quantile) for quantile in (50, 95)},
+        "seconds_p50": np.percentile(seconds, 50),
+        "seconds_p95": np.percentile(seconds, 95),
         "requests_per_second": (together["batch_requests"] / together["batch_seconds"]).mean(),
         "peak_mib": together["batch_peak_mib"].max(),
         "threads": frame["threads"].max(),
@@ -225,5 +201,5 @@ def _costs(frame: pd.DataFrame, *, generates: bool, **sampling: int) -> Iterator
     yield from ({"metric": metric, "measured": float(value), "users": users} for metric, value in whole.items())
 
 
-def _mean(frame: pd.DataFrame, values: Any, **sampling: int) -> dict[str, Any]:
+def _mean(frame: pd.DataFrame, values: pd.Series, sampling: Mapping[str, int]) -> dict[str, Any]:
     return estimate(values, strata_of(frame), **sampling)._asdict() | {"users": frame["user"].nunique()}

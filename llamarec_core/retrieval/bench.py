@@ -79,12 +79,7 @@ def search_times(
 ) -> tuple[list[dict[str, object]], list[np.ndarray]]:
     """Time exact search, then the inverted file with more and more groups looked into.
 
-    Args:
-        catalogue: its name.
-        items: embeddings, float32 (n_items, dim).
-        bias: float32 (n_items,).
-        states: the queries, float32 (n, dim).
-        histories: what each query excludes.
+    ``items`` and ``bias`` are a catalogue's, ``states`` the queries, ``histories`` what each of them excludes.
 
     Returns:
         Rows of ``catalogue``, ``items``, ``index``, ``probes``, ``recall@20``, ``median_seconds`` (a query) and

@@ -65,7 +65,7 @@ def test_a_condition_that_does_not_hold_is_said_with_its_sentence(study, conditi
     [
         ({"every": {"p": "< 1"}}, "t.csv", "one: t.csv has no column 'p'"),
         ({"every": {"dataset": "< 1"}}, "t.csv", "one: a comparison cannot be made"),
-        ({"count": "three"}, "t.csv", "'three' is no comparison"),
+        ({"count": "three"}, "t.csv", "does not hold a list of sentences"),
         ({"count": "= 3"}, "s.csv", "there is no table results/s.csv"),
         ({"when": "now"}, "t.csv", "does not hold a list of sentences"),
     ],

@@ -33,13 +33,6 @@ def test_interval_of_a_share_is_that_of_the_binomial():
     assert interval(hits, samples=20_000) == pytest.approx(expected, abs=0.0011)
 
 
-def test_interval_of_distinct_values_is_that_of_the_normal_approximation():
-    values = np.random.default_rng(1).normal(2.0, 3.0, size=2_000)
-    error = values.std() / np.sqrt(len(values))
-    expected = values.mean() - 1.96 * error, values.mean() + 1.96 * error
-    assert interval(values, samples=5_000) == pytest.approx(expected, abs=0.1 * error)
-
-
 def test_resampling_counts_and_resampling_users_agree():
     values = np.repeat(np.linspace(0, 1, 20), 50)
     nearly_equal = values + np.linspace(0, 1e-9, len(values))  # all distinct, so that users are drawn by index
@@ -91,24 +84,14 @@ def test_a_method_does_not_differ_from_itself_and_swapping_swaps_the_sign():
     assert difference(np.ones(100), np.zeros(100), samples=999, seed=0)[:4] == (1.0, 1.0, 1.0, 1 / 1000)
 
 
-def test_p_values_are_uniform_when_the_methods_are_alike():
-    generator = np.random.default_rng(8)
-    p_values = [
-        difference(*generator.choice([0, 0.5, 1], size=(2, 300)), samples=400, seed=seed).p_value for seed in range(300)
-    ]
-    assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.035)
-    assert np.mean(np.array(p_values) <= 0.5) == pytest.approx(0.5, abs=0.1)
-
-
-def test_four_of_five_studies_find_a_difference_of_the_detectable_size():
+@pytest.mark.parametrize(("shift", "share", "margin"), [(0.0, 0.05, 0.035), (2.80, 0.8, 0.07)])
+def test_p_values_find_chance_in_one_of_twenty_studies_and_the_detectable_size_in_four_of_five(shift, share, margin):
     generator = np.random.default_rng(9)
-    detectable = difference(generator.normal(size=150), np.zeros(150), samples=10, seed=0).detectable
-    assert detectable == pytest.approx(2.80 / np.sqrt(150), rel=0.1)
-    found = [
-        difference(generator.normal(2.80 / np.sqrt(150), size=150), np.zeros(150), samples=400, seed=seed).p_value
-        for seed in range(300)
-    ]
-    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.8, abs=0.07)
+    first = difference(generator.normal(size=150), np.zeros(150), samples=10, seed=0)
+    assert first.detectable == pytest.approx(2.80 / np.sqrt(150), rel=0.1)
+    studies = generator.normal(shift / np.sqrt(150), size=(300, 150))
+    found = [difference(study, np.zeros(150), samples=400, seed=seed).p_value for seed, study in enumerate(studies)]
+    assert np.mean(np.array(found) <= 0.05) == pytest.approx(share, abs=margin)
 
 
 def test_holm_is_the_example_worked_by_hand():
@@ -146,12 +129,6 @@ def test_ten_thousand_samples_of_beautys_users_take_seconds():
     estimate(np.random.default_rng(10).random(22_332), samples=10_000, seed=0)
     assert time.process_time() - started < 10
     assert found.ci_low < values.mean() < found.ci_high
-
-
-@pytest.mark.parametrize("values", [[], [[0.1, 0.2]], [0.1, float("nan")]])
-def test_values_that_are_not_one_finite_number_a_user_are_refused(values):
-    with pytest.raises(ValueError, match="one finite number a user"):
-        estimate(values, samples=10, seed=0)
 
 
 def test_seeds_with_different_members_count_by_their_own_means():

@@ -6,7 +6,7 @@ import pytest
 
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import STRATEGIES, TALLRec, TALLRecWithoutCache, Verbalizer
-from llamarec_core.llm_baselines.base import answer_candidates, in_order
+from llamarec_core.llm_baselines.base import answer_candidates
 from llamarec_core.llm_baselines.generation import COUNTS, PARTS
 from llamarec_core.ranking import PromptBuilder, VerbalizerRanker
 
@@ -81,9 +81,10 @@ def test_the_text_is_what_is_read(strategy, model, prompts, monkeypatch):
     answering, read, whole = strategy(model, prompts), [], model.model.forward
     monkeypatch.setattr(model.model, "forward", lambda **given: read.append(given["input_ids"][0]) or whole(**given))
     answering.rank([[1, 2]], [[3, 14, 7, 28]])
-    tokens = read[0].tolist() + (read[1].tolist() if strategy is TALLRec else [])  # the beginning is read first
     text = answering.text([1, 2], [3, 14, 7, 28])
-    assert text.startswith(prompts.tokenizer.decode(tokens).rstrip("!"))  # what pads
+    (tokens,) = answering.prompts.encode([text])
+    assert read[0][: len(tokens)].tolist() == tokens
+    assert prompts.tokenizer.decode(tokens) == text
     assert (prompts.titles[14] in text) == (strategy.name in ("verbalizer", "causal_lm", "palr"))
 
 
@@ -109,7 +110,8 @@ def test_what_is_counted_is_what_the_backbone_ran(strategy, model, even_titles, 
     cost = strategy(model, even_titles).rank([[1, 2, 3], [4]], [[5, 16, 27, 8], [9, 10, 21, 12]]).cost
     # the passes that read a prompt; any other reads what it generated
     reading = {TALLRec: 1 + 4, TALLRecWithoutCache: 4}.get(strategy, 1)
-    assert pass_counter.passes == cost["forward_passes"].sum()
+    packed = 1 + 4 if strategy is TALLRec else 1  # one row holds the beginning and the endings, which are counted
+    assert packed * pass_counter.passes == cost["forward_passes"].sum()
     assert pass_counter.tokens == (cost["tokens_read"] + cost["forward_passes"] - reading).sum()
 
 
@@ -143,16 +145,11 @@ def test_a_request_beyond_what_the_backbone_reads_is_refused(strategy, model, pr
 
 
 @EACH
-def test_a_model_whose_logits_are_no_numbers_is_refused_and_left_in_its_mode(
-    strategy, model, prompts, requests, monkeypatch
-):
+def test_a_model_whose_logits_are_no_numbers_is_refused(strategy, model, prompts, requests, monkeypatch):
     norm = model.model.norm.weight
     monkeypatch.setattr(norm, "data", norm.data * float("nan"))
-    model.train()
     with pytest.raises(InputError, match="not numbers: tune it"):
         strategy(model, prompts).rank(*requests)
-    assert model.training
-    model.eval()
 
 
 def test_the_verbalizer_is_the_ranker(model, prompts, requests):
@@ -161,10 +158,6 @@ def test_the_verbalizer_is_the_ranker(model, prompts, requests):
     exponentials = np.exp(answers.scores)
     np.testing.assert_allclose(exponentials / exponentials.sum(axis=1, keepdims=True), probabilities, atol=1e-5)
     assert probabilities.std() > 0.05
-
-
-def test_ties_keep_the_retrievers_order():
-    assert in_order([7, 8, 9], np.array([0.0, 2.0, 0.0]))[1].tolist() == [8, 7, 9]
 
 
 def test_rows_are_answered_with_the_history_of_their_split(model, prompts, dataset, candidates):

@@ -8,9 +8,15 @@ from llamarec_core.llm_baselines import P5
 from llamarec_core.llm_baselines.generation import Hypothesis
 
 
+def of_width(width, model, prompts):
+    strategy = P5(model, prompts)
+    strategy.width = width
+    return strategy
+
+
 @pytest.fixture(scope="module")
 def strategy(model, prompts):
-    return P5(model, prompts, width=30)
+    return of_width(30, model, prompts)
 
 
 def test_an_example_answers_with_the_targets_id(strategy, prompts):
@@ -26,7 +32,7 @@ def test_ids_alone_may_be_generated_and_their_beginnings_give_the_cost(strategy,
     assert units in allowed
     assert strategy.constraint((*first, tens, units)) == []
     assert strategy.widths == [1] * len(first) + [4, 30]  # 0 … 3 for the tens
-    cost = P5(model, prompts, width=3).predicted_costs([[1]], [[2]]).iloc[0]
+    cost = of_width(3, model, prompts).predicted_costs([[1]], [[2]]).iloc[0]
     assert cost["tokens_generated"] == len(first) + 3 + 3
     assert cost["forward_passes"] == 1 + len(first) + 3
 
@@ -48,7 +54,7 @@ def test_a_beam_of_the_catalogues_size_scores_every_item_by_its_ids_probability(
 
 
 def test_candidates_beyond_the_beam_are_below_those_that_were_generated(model, prompts, requests):
-    answers = P5(model, prompts, width=3).rank(*requests)
+    answers = of_width(3, model, prompts).rank(*requests)
     for scores, listed, found in zip(answers.scores, requests[1], answers.recommended, strict=True):
         assert np.isfinite(scores).tolist() == np.isin(listed, found).tolist()
         assert len(found) <= 3

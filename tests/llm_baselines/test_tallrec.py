@@ -1,11 +1,13 @@
 import numpy as np
+import pytest
 import torch
 
 from llamarec_core.llm_baselines import TALLRec, TALLRecWithoutCache
 
 
-def test_a_candidate_scores_by_yes_against_no_in_a_prompt_of_its_own(model, prompts, requests):
-    strategy = TALLRec(model, prompts)
+@pytest.mark.parametrize("kind", [TALLRec, TALLRecWithoutCache])
+def test_a_candidate_scores_by_yes_against_no_in_a_prompt_of_its_own(kind, model, prompts, requests):
+    strategy = kind(model, prompts)
     yes, no = (prompts.tokenizer("Answer:" + word, add_special_tokens=False).input_ids[-1] for word in (" Yes", " No"))
     expected = np.empty((5, 4))
     for row, (history, listed) in enumerate(zip(*requests, strict=True)):
@@ -17,12 +19,9 @@ def test_a_candidate_scores_by_yes_against_no_in_a_prompt_of_its_own(model, prom
     np.testing.assert_allclose(strategy.rank(*requests).scores, expected, atol=1e-4)
 
 
-def test_the_cache_changes_the_cost_but_not_the_scores(model, prompts, requests):
-    cached, whole = (kind(model, prompts).rank(*requests) for kind in (TALLRec, TALLRecWithoutCache))
-    np.testing.assert_allclose(cached.scores, whole.scores, atol=1e-4)
-    assert cached.cost["forward_passes"].tolist() == [5] * 5
-    assert whole.cost["forward_passes"].tolist() == [4] * 5
-    assert whole.cost["tokens_read"][0] > 2 * cached.cost["tokens_read"][0]
+def test_the_cache_spares_more_than_half_of_the_reading(model, prompts, requests):
+    cached, whole = (kind(model, prompts).rank(*requests).cost for kind in (TALLRec, TALLRecWithoutCache))
+    assert whole["tokens_read"][0] > 2 * cached["tokens_read"][0]
 
 
 def test_two_items_of_one_title_score_alike(model, prompts):

@@ -12,6 +12,7 @@ from llamarec_core.llm_baselines.base import answer_candidates
 from llamarec_core.llm_baselines.tuning import TextTask, fit_strategy, load_strategy, text_settings
 from llamarec_core.ranking import load_backbone, retrieved_candidates
 from llamarec_core.ranking.adapter import add_adapter
+from llamarec_core.ranking.qlora import make_accelerator
 from llamarec_core.ranking.rerank import ndcg_at_10
 from llamarec_core.settings import RankerSettings
 
@@ -28,7 +29,8 @@ def tuned(request, tiny, dataset, candidates, tmp_path_factory):
 def test_the_loss_is_that_of_the_answers_tokens_alone(kind, tiny, prompts, dataset, candidates):
     settings = tiny.settings.model_copy(update={"lora_dropout": 0.0})
     model = add_adapter(load_backbone(settings, device="cpu")[0], settings, seed=0)
-    task = TextTask(kind(model, prompts), dataset, candidates["validation"], settings, seed=0)
+    options = {"seed": 0, "accelerator": make_accelerator(settings)}
+    task = TextTask(kind(model, prompts), dataset, candidates["validation"], settings, **options)
     examples = [task.example(number) for number in range(3)]
     losses = []
     for prompt, answer in examples:
@@ -36,12 +38,14 @@ def test_the_loss_is_that_of_the_answers_tokens_alone(kind, tiny, prompts, datas
             logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         losses += F.cross_entropy(logits, torch.tensor(answer), reduction="none").tolist()
     with torch.no_grad():
-        assert task.loss(examples).item() == pytest.approx(np.mean(losses), abs=1e-4)
+        assert task.cross_entropy(examples).item() == pytest.approx(np.mean(losses), abs=1e-4)
 
 
 def test_examples_are_prefixes_with_their_next_item(tiny, prompts, dataset, candidates, monkeypatch):
     monkeypatch.setattr(PALR, "example", lambda self, *example: example)
-    task = TextTask(PALR(torch.nn.Linear(1, 1), prompts), dataset, candidates["validation"], tiny.settings, seed=0)
+    options = {"seed": 0, "accelerator": make_accelerator(tiny.settings)}
+    strategy = PALR(torch.nn.Linear(1, 1), prompts)
+    task = TextTask(strategy, dataset, candidates["validation"], tiny.settings, **options)
     for number in range(20):
         same, history, listed, answer = task.example(number)
         assert same == number

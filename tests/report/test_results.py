@@ -1,18 +1,22 @@
 """The tables of the study, computed from ranks that a reader can count."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from llamarec_core import report
 from llamarec_core.evaluation import METRICS, mean, published, published_statistics
 from llamarec_core.evaluation.estimates import holm
 from llamarec_core.files import InputError
-from llamarec_core.report.results import ranking_tests, results_table, statistics_table
+from llamarec_core.report.results import noise_table, pairs_table, ranking_tests, results_table, retrieval_table
 
-PUBLISHED = Path(__file__).parents[2] / "results" / "published"
-SETTINGS = {"samples": 300, "seed": 0, "commit": "abc1234"}
+FOLDER = Path(__file__).parents[2] / "results" / "published"
+PUBLISHED = published(FOLDER)
+SAMPLING = {"samples": 300, "seed": 0}
+SETTINGS = SAMPLING | {"commit": "abc1234"}
 
 
 def ranks(values, *, targets=None, users=None):
@@ -27,7 +31,7 @@ def ranks(values, *, targets=None, users=None):
 
 
 def results(given, **changes):
-    return results_table(given, published=published(PUBLISHED), **(SETTINGS | changes))
+    return results_table(given, published=PUBLISHED, **({"retriever": "lrurec"} | SETTINGS | changes))
 
 
 def value(table, column="measured", **where):
@@ -63,26 +67,13 @@ def test_published_numbers_stand_beside_ours_where_the_paper_prints_them():
         for method in ("lrurec", "random-order")
     }
     table = results(given)
-    printed = published(PUBLISHED)
     for metric in METRICS:
         for subset in ("all", "retrieved"):
-            expected = value(printed, "value", dataset="beauty", method="LRURec", metric=metric, subset=subset)
+            expected = value(PUBLISHED, "value", dataset="beauty", method="LRURec", metric=metric, subset=subset)
             found = value(table, "published", dataset="beauty", method="lrurec", metric=metric, subset=subset)
             assert found == expected
     assert table.loc[table["method"] == "random-order", "published"].isna().all()
     assert table.loc[table["dataset"] == "ml-100k-1998", "published"].isna().all()
-
-
-def test_methods_stand_in_the_order_of_every_table_with_unknown_ones_last():
-    given = {("games", name, 0): ranks([1, 2]) for name in ("my-ranker", "llamarec", "lrurec", "random-order")}
-    assert list(results(given)["method"].unique()) == ["random-order", "lrurec", "llamarec", "my-ranker"]
-
-
-def test_the_order_of_users_in_a_file_does_not_matter():
-    frame, other = ranks([1, 2, 30]), ranks([2, 1, 30])
-    straight = results({("games", "lrurec", 0): frame, ("games", "llamarec", 0): other})
-    shuffled = results({("games", "lrurec", 0): frame, ("games", "llamarec", 0): other.iloc[::-1]})
-    pd.testing.assert_frame_equal(straight, shuffled)
 
 
 def test_several_seeds_count_as_the_mean_of_their_means():
@@ -97,13 +88,18 @@ def test_several_seeds_count_as_the_mean_of_their_means():
     assert value(table, "users", metric="MRR@5", subset="retrieved") == 4  # each is retrieved with some seed
 
 
-def test_a_subset_without_users_has_no_rows():
-    assert set(results({("games", "lrurec", 0): ranks([30, 40])})["subset"]) == {"all"}
+def test_fewer_candidates_make_a_smaller_subset_and_without_users_none():
+    given = {("games", "lrurec", 0): ranks([2, 6, 15, 30])}
+    assert value(results(given, candidates=10), "users", metric="MRR@5", subset="retrieved") == 2
+    assert set(results(given, candidates=1)["subset"]) == set(results(given, retriever=None)["subset"]) == {"all"}
 
 
-def test_fewer_candidates_make_a_smaller_subset():
-    table = results({("games", "lrurec", 0): ranks([1, 6, 15, 30])}, candidates=10)
-    assert value(table, "users", metric="MRR@5", subset="retrieved") == 2
+def test_the_order_of_users_and_of_methods_does_not_matter():
+    names = ("random-order", "lrurec", "llamarec", "my-ranker")
+    given = {("games", name, 0): ranks([1, 2 + number, 30]) for number, name in enumerate(names)}
+    table = results({key: frame.iloc[::-1] for key, frame in reversed(given.items())})
+    assert list(table["method"].unique()) == list(names)
+    pd.testing.assert_frame_equal(table, results(given))
 
 
 def test_comparison_is_the_paired_difference_from_the_retrievers_order():
@@ -112,7 +108,7 @@ def test_comparison_is_the_paired_difference_from_the_retrievers_order():
     better = np.where(retriever <= 20, np.maximum(retriever - 3, 1), retriever)
     worse = np.where(retriever <= 20, generator.integers(1, 21, size=400), retriever)
     given = {("games", "lrurec", 0): retriever, ("games", "llamarec", 0): better, ("games", "random-order", 0): worse}
-    table = ranking_tests({key: ranks(values) for key, values in given.items()}, **SETTINGS)
+    table = ranking_tests({key: ranks(values) for key, values in given.items()}, retriever="lrurec", **SETTINGS)
     floors = table[table["reference"] != "lrurec"]
     assert floors[["method", "reference", "metric", "subset"]].to_numpy().tolist() == [
         ["llamarec", "random-order", "NDCG@10", "retrieved"]
@@ -133,10 +129,8 @@ def test_comparison_is_the_paired_difference_from_the_retrievers_order():
 
 def test_statistics_stand_beside_table_2_as_printed():
     counted = {"users": 22332, "items": 12086, "interactions": 198215, "mean_length": 8.876, "density": 0.000734}
-    table = statistics_table(
-        {"beauty": counted, "mine": counted}, published=published_statistics(PUBLISHED), commit="abc1234"
-    )
-    assert list(table.columns) == ["dataset", "quantity", "published", "measured", "commit"]
+    statistics, printed = {"beauty": counted, "mine": counted}, published_statistics(FOLDER)
+    table = report.statistics_table(statistics, published=printed, commit="abc1234")
     assert value(table, "published", dataset="beauty", quantity="interactions") == "198K"
     assert value(table, dataset="beauty", quantity="interactions") == 198215
     assert table.loc[table["dataset"] == "mine", "published"].isna().all()
@@ -153,8 +147,7 @@ def test_statistics_stand_beside_table_2_as_printed():
         ),
         ({("games", "lrurec", 0): ranks([1, 2]), ("games", "llamarec", 0): ranks([1])}, "other users or targets"),
         ({("games", "lrurec", 0): ranks([1, 2], users=[4, 4])}, "lrurec on games with seed 0 do not hold one row"),
-        ({("games", "lrurec", 0): ranks([1]).drop(columns="rank")}, "do not hold one row"),
-        ({("games", "lrurec", 0): ranks([0, 1])}, "count from 1"),
+        ({("games", "lrurec", 0): ranks([0, 1])}, "counted from 1"),
     ],
 )
 def test_ranks_that_do_not_fit_together_are_refused(given, message):
@@ -164,7 +157,7 @@ def test_ranks_that_do_not_fit_together_are_refused(given, message):
 
 def test_a_comparison_needs_something_to_compare():
     with pytest.raises(InputError, match="nothing to compare with lrurec"):
-        ranking_tests({("games", "lrurec", 0): ranks([1, 2])}, **SETTINGS)
+        ranking_tests({("games", "lrurec", 0): ranks([1, 2])}, retriever="lrurec", **SETTINGS)
 
 
 def test_the_ranker_is_compared_with_orders_without_a_language_model_among_retrieved_users():
@@ -174,11 +167,135 @@ def test_the_ranker_is_compared_with_orders_without_a_language_model_among_retri
         ("beauty", "random-order", 0): ranks([2, 2, 2, 300]),
         ("beauty", "title-overlap", 0): ranks([1, 1, 1, 300]),
     }
-    table = ranking_tests(given, **SETTINGS)
+    table = ranking_tests(given, retriever="lrurec", **SETTINGS)
     table = table[table["reference"] != "lrurec"]
     assert table["reference"].tolist() == ["random-order", "title-overlap"]
     second = 1 / np.log2(3)
     assert table["difference"].tolist() == pytest.approx([2 / 3 * (1 - second), (second - 1) / 3])
     assert set(table["users"]) == {3}
-    without = ranking_tests({key: given[key] for key in given if key[1] != "llamarec"}, **SETTINGS)
+    without = {key: frame for key, frame in given.items() if key[1] != "llamarec"}
+    without = ranking_tests(without, retriever="lrurec", **SETTINGS)
     assert set(without["reference"]) == {"lrurec"}
+
+
+@pytest.fixture
+def of_retrievers():
+    rng = np.random.default_rng(0)
+    draw = {"lrurec": 15, "sasrec": 40, "narm": 400}
+    return {
+        ("beauty", method, seed): ranks(rng.integers(1, worst, 300))
+        for method, worst in draw.items()
+        for seed in range(1 if method == "narm" else 3)
+    }
+
+
+def test_the_mean_over_seeds_stands_beside_the_published_value(of_retrievers):
+    table = retrieval_table(of_retrievers, published=PUBLISHED, **SETTINGS)
+    assert len(table) == 3 * 6
+    row = table[(table["method"] == "lrurec") & (table["metric"] == "Recall@10")].iloc[0]
+    runs = [mean(of_retrievers["beauty", "lrurec", seed]["rank"], "Recall@10") for seed in range(3)]
+    assert row["measured"] == pytest.approx(np.mean(runs))
+    assert row["seed_sd"] == pytest.approx(np.std(runs, ddof=1))
+    assert row["published"] == 0.0916
+    assert row["difference"] == pytest.approx(np.mean(runs) - 0.0916)
+    assert row["at_or_above"]
+    assert not row["published_in_interval"]
+    assert table.loc[table["method"] == "narm", "seed_sd"].isna().all()
+
+
+def test_a_cell_is_reached_from_above_or_within_the_interval(of_retrievers):
+    table = retrieval_table(of_retrievers, published=PUBLISHED, **SETTINGS)
+    reached = report.reached_table(table).set_index("method")
+    for method, name in {"narm": "NARM", "lrurec": "LRURec"}.items():
+        cells = table[table["method"] == method]
+        within = cells["published"].between(cells["ci_low"], cells["ci_high"])
+        either = (cells["measured"] >= cells["published"]) | within
+        assert reached.loc[name, "cells"] == 6
+        assert reached.loc[name, "either"] == either.sum()
+
+
+def test_every_two_retrievers_are_compared_on_the_same_users(of_retrievers):
+    table = pairs_table(of_retrievers, **SETTINGS)
+    assert len(table) == 3 * 6
+    assert set(zip(table["method"], table["reference"], strict=True)) == {
+        ("sasrec", "narm"), ("lrurec", "narm"), ("lrurec", "sasrec"),
+    }  # fmt: skip
+    better = table[(table["method"] == "lrurec") & (table["reference"] == "narm")]
+    assert (better["difference"] > 0).all()
+    tested = table.dropna(subset="p_holm")
+    assert set(tested["metric"]) == {"NDCG@10"}
+    assert (tested["p_holm"] >= tested["p_value"]).all()
+    assert tested["p_holm"].min() == pytest.approx(3 * tested["p_value"].min())
+    with pytest.raises(InputError, match="no two retrievers"):
+        pairs_table({("beauty", "lrurec", 0): ranks([1, 2])}, **SETTINGS)
+
+
+def test_noise_has_the_size_of_its_sources(of_retrievers):
+    table = retrieval_table(of_retrievers, published=PUBLISHED, **SETTINGS)
+    orders = [("a", "a", 1.0), ("a", "b", 0.0), ("b", "a", 0.0), ("b", "b", 1.0)]
+    ties = pd.DataFrame(orders, columns=["trained", "tested", "measured"]).assign(dataset="beauty", metric="Recall@10")
+    noise = noise_table(of_retrievers, ties, published=PUBLISHED, **SAMPLING).set_index(["metric", "source"])["size"]
+    one_run = {key: frame for key, frame in of_retrievers.items() if key[2] == 0}
+    alone = retrieval_table(one_run, published=PUBLISHED, **SETTINGS)
+    row, of_one = (
+        found[(found["method"] == "lrurec") & (found["metric"] == "Recall@10")].iloc[0] for found in (table, alone)
+    )
+    assert noise["Recall@10", "users"] == pytest.approx((of_one["ci_high"] - of_one["ci_low"]) / 2)
+    assert noise["Recall@10", "seeds"] == pytest.approx(1.96 * row["seed_sd"])
+    assert noise["Recall@10", "ties, tested"] == pytest.approx(0.5)  # 1 under its own order, 0 under the other
+    assert noise["Recall@10", "ties, trained and tested"] == 0
+    assert noise["Recall@10", "published: LRURec − SASRec"] == pytest.approx(0.0916 - 0.0844)
+
+
+TOYS = {"dataset": "toys", "samples": 500, "seed": 0, "commit": "abc"}
+
+
+def variant(group, name, values, answers=None):
+    return ranks(values).assign(group=group, variant=name, answer=0 if answers is None else answers)
+
+
+@pytest.fixture
+def of_variants():
+    good, bad = np.ones(60, dtype=int), np.full(60, 3)
+    first = np.tile([1, 2], 30)
+    return pd.concat(
+        [
+            variant("order", "descending", bad, first),
+            variant("order", "reversed", good, np.full(60, 4)),
+            variant("order", "shuffled", bad, first),
+            variant("floor", "popularity", bad),
+        ]
+    )
+
+
+def test_each_variant_is_compared_with_the_first_of_its_group(of_variants):
+    table = report.ablation_table(of_variants, **TOYS).set_index("method")
+    assert table["reference"].tolist() == ["descending"] * 3 + ["popularity"]
+    assert table["measured"].tolist() == [0.5, 1.0, 0.5, 0.5]  # 1 / log2(3 + 1) = 1/2
+    assert table.loc["reversed", "difference"] == 0.5
+    assert table.loc["shuffled", ["difference", "difference_low", "difference_high"]].tolist() == [0, 0, 0]
+    assert table.loc["reversed", "p_holm"] == pytest.approx(2 / 501)  # the smaller of two p-values counts twice
+    assert table.loc["shuffled", "p_holm"] == 1
+    assert table.loc["reversed", "detectable"] == 0  # all users differ by the same
+    assert table.loc[["descending", "popularity"], ["difference", "p_holm"]].isna().all(axis=None)
+    assert table["first_label"].tolist()[:3] == [0.5, 0.0, 0.5]
+    assert np.isnan(table.loc["popularity", "first_label"])
+    assert set(table["users"]) == {60}
+
+
+def test_other_users_are_refused(of_variants):
+    other = variant("order", "late", np.ones(59, dtype=int))
+    with pytest.raises(InputError, match=r"The ranks of 'late' \(order\) hold other users"):
+        report.ablation_table(pd.concat([of_variants, other]), **TOYS)
+
+
+def test_the_training_table_says_what_was_read_and_reached(tmp_path):
+    made = {"git_commit": "abc", "git_dirty": False, "peak_memory_mib": 2048}
+    (tmp_path / "circumstances.json").write_text(json.dumps(made))
+    (tmp_path / "training.csv").write_text("answers,tokens,seconds\n0,0,0.0\n120,3000,30.0\n")
+    (tmp_path / "ranker.json").write_text(json.dumps({"best": {"ndcg@10": 0.5, "ndcg@10_with_retriever": 0.6}}))
+    (row,) = report.training_table({"tuned": tmp_path}).to_dict("records")
+    assert row == {
+        "tuning": "tuned", "answers": 120, "tokens": 3000, "seconds": 30.0, "tokens_per_second": 100, "reached": 0.5,
+        "reached_with_retriever": 0.6, "peak_memory_mib": 2048, "commit": "abc",
+    }  # fmt: skip
