@@ -108,10 +108,11 @@ def learning_curve(curves: Mapping[str, pd.DataFrame], lines: Mapping[str, Mappi
     figure = line_panels(panels, "answers", "value", caption=caption, **shape)
     answers = pd.concat(curve["answers"] for curve in curves.values())
     first = min(answers[answers > 0], default=1)
-    powers = [10**power for power in range(9) if first <= 10**power <= answers.max()]
+    ticks = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
+    ticks = [0, *(tick for tick in ticks if first <= tick <= answers.max())]
     for axis in figure.axes:
         axis.set_xscale("symlog", linthresh=first, linscale=0.4)  # 0 stands on the axis too
-        axis.set(xlim=(-first / 4, None), xticks=[0, *powers])
+        axis.set(xlim=(-first / 4, None), xticks=ticks)
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
 
