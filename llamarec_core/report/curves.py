@@ -108,7 +108,8 @@ def learning_curve(curves: Mapping[str, pd.DataFrame], lines: Mapping[str, Mappi
     figure = line_panels(panels, "answers", "value", caption=caption, **shape)
     answers = pd.concat(curve["answers"] for curve in curves.values())
     first = min(answers[answers > 0], default=1)
-    ticks = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
+    digits = (1,) if answers.max() >= 100 * first else (1, 2, 5)
+    ticks = [digit * 10**power for power in range(9) for digit in digits]
     ticks = [0, *(tick for tick in ticks if first <= tick <= answers.max())]
     for axis in figure.axes:
         axis.set_xscale("symlog", linthresh=first, linscale=0.4)  # 0 stands on the axis too
