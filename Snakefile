@@ -36,6 +36,7 @@ try:
     if workflow.overwrite_workdir is None:  # not in the processes that Snakemake starts for single steps
         COPY.open()
         COPY.hush()
+        COPY.heed_sigterm()
         # Two threads that spin at their barriers are several times slower beside a busy process; threads that sleep there
         # are not, but slow a quiet machine by a third.
         if psutil.cpu_percent(interval=0.5) > 25:

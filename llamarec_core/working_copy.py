@@ -12,6 +12,7 @@ import re
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 from llamarec_core.files import alone, clear_partial, read_json, replacing, sha256, write_json, writing
 
@@ -91,6 +92,14 @@ class WorkingCopy:
         for handler in logging.getLogger("snakemake.logging").handlers:
             if handler.name == "DefaultStreamHandler":
                 handler.addFilter(self._is_of_interest)
+
+    @staticmethod
+    def heed_sigterm() -> None:
+        """Let SIGTERM end Snakemake, whose handler waits for a lock that the code it interrupts may hold."""
+        from snakemake.scheduling.job_scheduler import JobScheduler  # there is one only where the Snakefile runs
+
+        handle = JobScheduler.exit_gracefully
+        JobScheduler.exit_gracefully = lambda *arguments: Thread(target=handle, args=arguments).start()
 
     def _is_of_interest(self, record: logging.LogRecord) -> bool:
         self._stopped |= record.getMessage().startswith("Terminating")  # by Ctrl-C

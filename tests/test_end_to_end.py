@@ -65,11 +65,7 @@ def kill_when(folder: Path, appears: Path, number: signal.Signals) -> None:
         time.sleep(0.05)
     for running in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
         running.send_signal(number)
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:  # Snakemake's handler may wait for a lock that the signal found it holding
-        process.kill()
-        process.wait(LIMIT)
+    process.wait(LIMIT)
     assert contents(folder / "results") == before
 
 

@@ -1,7 +1,10 @@
 import os
 import shutil
+from threading import Lock, Semaphore
+from types import SimpleNamespace
 
 import pytest
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 from llamarec_core.files import InputError, read_json, sha256, write_json
 from llamarec_core.working_copy import WorkingCopy
@@ -140,3 +143,13 @@ def test_the_last_words_say_why_and_where_the_log_is(root, log, sentence):
     copy.log.write_text(log)
     assert copy.last_words().startswith(sentence)
     assert copy.last_words().endswith(" (Log: runs/.study/log.txt)")
+
+
+def test_sigterm_ends_a_run_also_while_snakemake_holds_its_lock(monkeypatch):
+    scheduler = SimpleNamespace(_lock=Lock(), _open_jobs=Semaphore(0), _user_kill=None)
+    monkeypatch.setattr(JobScheduler, "exit_gracefully", JobScheduler.exit_gracefully)  # put back after the test
+    WorkingCopy.heed_sigterm()
+    with scheduler._lock:  # the handler runs where this is held
+        JobScheduler.exit_gracefully(scheduler)
+    assert scheduler._open_jobs.acquire(timeout=10)
+    assert scheduler._user_kill == "graceful"
