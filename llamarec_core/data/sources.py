@@ -122,12 +122,10 @@ def load_dataset(
     Args:
         name: One of :data:`KNOWN`, or a data set of your own.
         folder: Holds the raw files, or holds them in a folder of the data set's name; ``LLAMAREC_DATA`` if not given.
-        columns: For data of your own, our names of columns → those in the files, where they differ; also as text,
-            ``user_id=uid,title=name``.
+        columns: For data of your own: our names of columns → those in the files, or ``user_id=uid,title=name``.
 
     Raises:
-        InputError: the name is unknown, a file is missing, broken or not the published one, or nothing is
-            left after the 5-core.
+        InputError: the name is unknown, a file is missing, broken or not the published one, or too little is left.
     """
     found = _find(name, folder, columns)
     if found:
@@ -168,11 +166,8 @@ def _own_layouts(name: str, columns: Mapping[str, str] | str | None) -> list[Lay
             f"The columns name {wrong[0]!r}: write user_id, item_id, timestamp or title, an equals sign, and what your "
             "files call it, e.g. `user_id=uid,title=name`."
         )
-    read = {
-        "events": {ours: columns.get(ours, ours) for ours in _EVENT},
-        "items": {ours: columns.get(ours, ours) for ours in _ITEM},
-    }
-    return [Layout("interactions.csv", "items.csv", **read), Layout(f"{name}.inter", f"{name}.item", **read)]
+    read = [{ours: columns.get(ours, ours) for ours in form} for form in (_EVENT, _ITEM)]
+    return [Layout("interactions.csv", "items.csv", *read), Layout(f"{name}.inter", f"{name}.item", *read)]
 
 
 def _find(name: str, folder: Path | str | None, columns: Any = None) -> tuple[Layout, list[Path]] | None:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -38,31 +38,34 @@ def read_table(path: SourcePath, columns: Mapping[str, str], *, header: Sequence
     Times are whole numbers, decimal numbers or ISO 8601 dates. Whole numbers stay as they are, all others are replaced
     by their ranks: order and ties are exact. In a table without times, an item stands once.
 
-    Args:
-        path: The file; gzipped if its name ends in ``.gz``.
-        columns: Our name of each column to read → its name in the file; other columns are ignored.
-        header: All column names in order, for a file with commas and without a header line.
+    ``columns`` maps our name of each column to read to its name in the file; other columns are ignored. ``header`` names
+    all columns in order, for a file with commas and without a header line.
 
     Raises:
         InputError: the file is empty, truncated or not UTF-8, lacks a column, or leaves a quote open; or a row has a
             wrong number of fields, a field that is too long, an empty or repeated id, or a time unlike the others.
     """
+    raw = b"".join(_lines(path))
     try:
-        text = b"".join(_lines(path)).decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = len((error.object[: error.start] + b".").splitlines())
         raise InputError(f"{path}, line {line} is not UTF-8 text: save the file as UTF-8.") from None
     delimiter, names = (",", header) if header else _header(path, text, [*columns.values()])
     quoting = csv.QUOTE_NONE if re.search(r"\.(inter|item)(\.gz)?$", path.name) else csv.QUOTE_MINIMAL
-    reader = csv.reader(chain(io.StringIO(text, newline=""), [_END]), delimiter=delimiter, quoting=quoting)
+    lines = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline="")
+    reader = csv.reader(chain(lines, [_END]), delimiter=delimiter, quoting=quoting)
     rows = _rows(path, reader, width=len(names))
     if not header:
         next(rows)
     places = [names.index(theirs) for theirs in columns.values()]
-    table = pd.DataFrame(((line, *map(row.__getitem__, places)) for line, row in rows), columns=["line", *columns])
-    table = table.set_index("line")
-    if table.empty:
+    wanted = ((line, *map(row.__getitem__, places)) for line, row in rows)
+    parts = []
+    while part := list(islice(wanted, 2**17)):  # all rows at once, as Python's objects, would fill the memory
+        parts.append(pd.DataFrame(part, columns=["line", *columns]).set_index("line"))
+    if not parts:
         raise InputError(f"{path} holds no row below its header.")
+    table = pd.concat(parts)
     for ours in {"user_id", "item_id"} & {*columns}:
         empty = table[ours].str.strip() == ""
         if empty.any():
@@ -123,6 +126,8 @@ def _rows(path: SourcePath, reader: Any, *, width: int) -> Iterator[tuple[int, l
 
 def _times(path: SourcePath, column: pd.Series, theirs: str) -> np.ndarray:
     """Return whole numbers as they are, and others, or those that int64 cannot hold, as ranks."""
+    if column.str.fullmatch(r"-?[0-9]{1,18}").all():
+        return column.astype("int64").to_numpy()
     codes, texts = pd.factorize(column)
     kinds, times = zip(*map(_time, texts), strict=True)
     wrong = np.array([not kind or kind != kinds[0] for kind in kinds])[codes]
