@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import iqr
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from llamarec_core.data import Dataset
@@ -27,14 +28,12 @@ from llamarec_core.ranking.qlora import RankerTask, make_accelerator
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pack, pad
 from llamarec_core.settings import RankerSettings
 
-MATRIX = 2048
-"""Rows and columns of the matrices by which a machine's rate is measured: larger than its caches."""
-
+MATRIX = 2048  # rows and columns: larger than a processor's caches
 MATRIX_OPERATIONS = 2 * MATRIX**3
 """Floating-point operations of :func:`matrix_product`."""
 
-CATALOGUE = 400
-"""Titles from which made-up requests are drawn."""
+CATALOGUE = 400  # titles from which made-up requests are drawn
+
 
 WHOLE = "whole"
 """Names the time of a request from its item ids to its ranks; beyond the parts it holds only bookkeeping."""
@@ -47,9 +46,8 @@ def compare_times(
 ) -> pd.DataFrame:
     """Time variants of one computation against the first, in rounds of which the first ``warmup`` do not count.
 
-    Returns:
-        ``case``, ``variant``, ``median_seconds``, ``iqr_seconds`` (interquartile range), ``ratio_to_reference`` (the
-        reference's median over the variant's: above 1 is faster), ``peak_mib`` (see :func:`peak_memory`).
+    Returns ``case``, ``variant``, ``median_seconds``, ``iqr_seconds`` (interquartile range), ``ratio_to_reference``
+    (the reference's median over the variant's: above 1 is faster), ``peak_mib`` (see :func:`peak_memory`).
     """
     seconds = {name: [] for name in variants}
     for round_number in range(warmup + repetitions):
@@ -95,7 +93,7 @@ def matrix_product(dtype: torch.dtype) -> Callable[[], torch.Tensor]:
 def plain_probabilities(
     model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], label_ids: Sequence[int]
 ) -> np.ndarray:
-    """Rank prompts the plain way, all padded to the longest, with all logits; returns P(candidate), ``(n, labels)``."""
+    """Return P(candidate), ``(n, labels)``, the plain way: all prompts padded to the longest, with all logits."""
     tokens, lengths = pad(prompts, device=model.device)
     mask = torch.arange(tokens.shape[1], device=model.device) < lengths[:, None]
     logits = model(input_ids=tokens, attention_mask=mask).logits  # (n, length, vocabulary)
@@ -107,7 +105,7 @@ def plain_probabilities(
 def continued_probabilities(
     model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], label_ids: Sequence[int], *, shared: int
 ) -> np.ndarray:
-    """Rank prompts whose first ``shared`` tokens are the same, which are read once; returns P(candidate)."""
+    """Return P(candidate) after prompts whose first ``shared`` tokens are the same and are read once."""
     packed = pack([prompts[0][:shared]], [[prompt[shared:] for prompt in prompts]], device=model.device)
     logits = NextTokenLogits(model)(**packed, token_ids=torch.tensor(label_ids, device=model.device))
     return logits[0].softmax(-1).cpu().numpy()
@@ -141,7 +139,7 @@ class Engine:
         return logits[torch.arange(len(ends)), ends][:, label_ids].softmax(-1).numpy()
 
     def generate_greedily(self, prompt: Sequence[int], count: int) -> object:
-        """Generate exactly ``count`` tokens after a prompt."""
+        """Generate exactly ``count`` tokens."""
         words = [self._tokenizer.convert_ids_to_tokens(prompt)]
         return self._generator.generate_batch(words, max_length=count, min_length=count, include_prompt_in_result=False)
 
@@ -172,9 +170,9 @@ def load_precisions(
     """Load a backbone in several precisions: ``float32``, ``bfloat16``, or ``nf4``, which computes in bfloat16."""
     models = {}
     for name in precisions:
-        changes = {"quantization": "none", "dtype": name}
-        if name == "nf4":
-            changes = {"quantization": "nf4", "dtype": "bfloat16"}
+        changes = (
+            {"quantization": "nf4", "dtype": "bfloat16"} if name == "nf4" else {"quantization": "none", "dtype": name}
+        )
         models[name], tokenizer = load_backbone(settings.model_copy(update=changes))
     return models, tokenizer
 
@@ -194,9 +192,9 @@ def title_length_times(
         cases: requests that are answered together, tokens of a title, rounds of generation.
 
     Returns:
-        ``mean_title_length_tokens``, ``method``, ``batch`` (requests), ``part`` (:data:`WHOLE`, or one of
-        :data:`~llamarec_core.llm_baselines.generation.PARTS`), ``seconds`` (median over the rounds, a request's equal
-        share of its batch), ``iqr_seconds`` (empty for a single round), ``repetitions``, ``precision``.
+        ``mean_title_length_tokens``, ``method``, ``batch`` (requests), ``part`` (:data:`WHOLE` or one of
+        :data:`.PARTS`), ``seconds`` (median over the rounds, a request's equal share of its batch), ``iqr_seconds``
+        (empty for a single round), ``repetitions``, ``precision``.
     """
     rows = []
     for pair in pairs:
@@ -228,10 +226,7 @@ def made_up_requests(
 ) -> tuple[PromptBuilder, np.ndarray, np.ndarray]:
     """Make up a catalogue of titles of ``length`` tokens from the words of another, and requests for its items.
 
-    Settings with fewer ``title_tokens`` would cut the titles.
-
-    Returns:
-        The made-up catalogue's prompts, the histories ``(batch, H)``, the candidates ``(batch, K)``.
+    Returns the made-up catalogue's prompts, the histories ``(batch, H)`` and the candidates ``(batch, K)``.
 
     Raises:
         InputError: the catalogue has no word of one token, or the tokenizer joins words.
@@ -249,7 +244,6 @@ def made_up_requests(
 
 
 def _seconds_of_parts(strategy: Strategy, histories: np.ndarray, candidates: np.ndarray) -> dict[str, float]:
-    """Return how long a request takes, whole and by parts."""
     started = time.perf_counter()
     cost = strategy.rank(histories, candidates).cost
     whole = (time.perf_counter() - started) / len(histories)
@@ -263,11 +257,10 @@ def _tokens_of(prompts: PromptBuilder, texts: Sequence[str]) -> list[int]:
 
 
 def _median(seconds: list[float]) -> dict[str, float]:
-    spread = float(np.subtract(*np.percentile(seconds, [75, 25]))) if len(seconds) > 1 else float("nan")
+    spread = float(iqr(seconds)) if len(seconds) > 1 else float("nan")
     return {"seconds": float(np.median(seconds)), "iqr_seconds": spread}
 
 
 def _status(field: str) -> int:
-    """Return a field of the process's status, in KiB."""
-    status = (PROCESS / "status").read_text()
-    return int(status.partition(f"{field}:")[2].split()[0])
+    # of this process, in KiB
+    return int((PROCESS / "status").read_text().partition(f"{field}:")[2].split()[0])

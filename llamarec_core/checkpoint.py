@@ -1,7 +1,6 @@
 """Checkpoints of a training run: one safetensors file with the tensors, the progress and the settings.
 
-Nothing is pickled: an optimiser's state is a flat dictionary of tensors, and whatever is not a
-tensor travels as JSON in the file's header.
+Nothing is pickled: an optimiser's state is a flat dictionary of tensors, and all else is JSON in the file's header.
 """
 
 import json
@@ -18,14 +17,7 @@ from llamarec_core.files import InputError, replacing
 def save_checkpoint(
     path: Path, *, tensors: dict[str, torch.Tensor], progress: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Args:
-        path: the ``.safetensors`` file.
-        tensors: whatever the run needs to go on: weights, optimiser state.
-        progress: where the run stands (iteration, best metric, curves), as JSON values.
-        settings: what the run was started with; :func:`load_checkpoint` refuses another.
-    """
+    """Write a checkpoint, whole or not at all: ``progress``, where the run stands, and ``settings`` are JSON values."""
     # one entry: safetensors writes several in an order that changes from run to run
     header = {"llamarec": json.dumps({"progress": progress, "settings": settings})}
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
@@ -39,39 +31,28 @@ def save_checkpoint(
             raise
 
 
-def load_checkpoint(
-    path: Path, *, settings: dict[str, Any], device: str = "cpu"
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_checkpoint(path: Path, *, settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a checkpoint back as (tensors, progress).
-
-    Args:
-        path: the file that :func:`save_checkpoint` wrote.
-        settings: those that must be as they were, as :func:`first_difference` tells.
-        device: where the tensors go.
 
     Raises:
         InputError: the file is not a whole checkpoint, or belongs to a run of other settings.
     """
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["llamarec"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         progress, stored = header["progress"], header["settings"]
-        settings = {name: value for name, value in settings.items() if name != _undecided(stored)}
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a whole checkpoint ({error}): delete it to start this step again.") from None
-    name = first_difference(stored, settings)
+    # a backbone's name says nothing beside the hash of its weights
+    undecided = "backbone" if "backbone_sha256" in stored else "backbone_sha256"
+    name = first_difference(stored, {name: value for name, value in settings.items() if name != undecided})
     if name:
         raise InputError(
             f"{path} was written with {name} = {stored.get(name)!r}, but this run has {name} = {settings[name]!r}: "
             "delete it to start this step again, or restore the setting."
         )
     return tensors, progress
-
-
-def _undecided(stored: dict[str, Any]) -> str:
-    """Return what tells nothing of a run's backbone: its name beside the hash of its weights, or a hash not stored."""
-    return "backbone" if "backbone_sha256" in stored else "backbone_sha256"
 
 
 def first_difference(stored: dict[str, Any], settings: dict[str, Any]) -> str | None:

@@ -4,9 +4,8 @@ The paper tries weight decay {0, 0.01} and dropout {0.1 … 0.5} and does not sa
 is a run of its own, so that runs can go side by side, be killed and go on. The choice is made on validation Recall@10
 alone; only what was chosen is tested. ItemKNN tries its own parameters inside its one run.
 
-Weights and checkpoints lie in ``runs/<profile>/<data set>/grid/<method>/<run>``. What a reader cites lies in
-``results/<profile>/grid``: ``records/<data set>/<method>/<run>.json`` says what was trained, on which machine and
-how it went, ``<run>.csv`` beside it is the validation curve, and ``ranks`` holds ranks files as the study's.
+A record says what was trained, on which machine and how it went; its curve lies beside it as CSV. :class:`.Paths` says
+where both lie, and the weights and ranks.
 """
 
 import time
@@ -27,13 +26,12 @@ from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSetti
 
 @dataclass(frozen=True)
 class Grid:
-    """The grid of one retriever on one data set; an :class:`InputError` where the profile has none."""
+    """The grid of one retriever on one data set; ``root`` is the study's folder."""
 
     profile: Profile
     dataset: str
     method: Method
     root: Path
-    """The study's folder."""
 
     def __post_init__(self) -> None:
         if self.dataset not in self.profile.grid.get(self.method, {}):
@@ -50,24 +48,17 @@ class Grid:
         """Return the profile's retriever settings for this method and data set, with some changed."""
         return self.profile.for_dataset(self.dataset).retriever.changed({"method": self.method} | changes)
 
-    def load_dataset(self) -> Dataset:
-        """Load the data set that ``1_data`` wrote, or raise an :class:`InputError`."""
-        folder = self._paths().dataset_folder()
-        if not folder.is_dir():
-            raise InputError(f"{folder} is missing: run notebooks/1_data.ipynb for {self.dataset!r} first.")
-        return Dataset.load(folder)
-
     def folder(self, settings: RetrieverSettings, *, seed: int) -> Path:
         """Where a run's weights and checkpoint lie."""
-        return self._paths(seed).grid_run(self.method, point_name(settings))
+        return self._paths(seed).grid_run(self.method, _point_name(settings))
 
     def record_file(self, settings: RetrieverSettings, *, seed: int) -> Path:
         """The record of a finished run."""
-        return self._paths(seed).grid_record(self.method, point_name(settings))
+        return self._paths(seed).grid_record(self.method, _point_name(settings))
 
     def model(self, settings: RetrieverSettings, *, seed: int) -> Retriever:
         """Return the trained model of a run; it is trained again where ``runs`` was cleared."""
-        return fit_retriever(self.load_dataset(), settings, seed=seed, folder=self.folder(settings, seed=seed))
+        return fit_retriever(self._load_dataset(), settings, seed=seed, folder=self.folder(settings, seed=seed))
 
     def train(self, settings: RetrieverSettings, *, seed: int) -> dict[str, Any]:
         """Train one run, or go on with it, and return its record; a recorded run is left alone."""
@@ -77,7 +68,6 @@ class Grid:
         model, folder = self.model(settings, seed=seed), self.folder(settings, seed=seed)
         curve = pd.read_csv(folder / "training.csv")
         best = curve.loc[curve["recall@10"].idxmax()]
-        made = read_json(folder / "circumstances.json")
         record = {
             "dataset": self.dataset,
             "method": self.method,
@@ -91,8 +81,8 @@ class Grid:
             "threads": torch.get_num_threads(),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "settings": settings.model_dump(),
-            "data_sha256": self.load_dataset().content_hash,
-            **made,
+            "data_sha256": self._load_dataset().content_hash,
+            **read_json(folder / "circumstances.json"),
         }
         with replacing(file.with_suffix(".csv")) as temporary:
             curve.to_csv(temporary, index=False)
@@ -117,7 +107,7 @@ class Grid:
         """Rank the test targets by a trained run and write the ranks file."""
         path = self._paths(seed).grid_ranks(self.method)
         started, made = time.perf_counter(), circumstances(self.root)
-        model, dataset = self.model(settings, seed=seed), self.load_dataset()
+        model, dataset = self.model(settings, seed=seed), self._load_dataset()
         users = sampled_users(dataset.n_users, settings.test_users, "test")
         ranks = target_ranks(model, dataset, "test", users=users)
         write_ranks(pd.DataFrame({"user": users, "target": dataset.targets("test")[users], "rank": ranks}), path)
@@ -133,13 +123,14 @@ class Grid:
         keep_record(self.root, [path], name=path.stem, record=record)
         return path
 
+    def _load_dataset(self) -> Dataset:
+        folder = self._paths().dataset_folder()
+        if not folder.is_dir():
+            raise InputError(f"{folder} is missing: run notebooks/1_data.ipynb for {self.dataset!r} first.")
+        return Dataset.load(folder)
+
     def _paths(self, seed: int | None = None) -> Paths:
         return Paths(self.root, self.profile.name, self.dataset, seed)
-
-
-def point_name(settings: RetrieverSettings) -> str:
-    """Name a point by what sets it apart from the others of its grid."""
-    return f"decay{settings.weight_decay:g}-dropout{settings.dropout:g}"
 
 
 def load_curves(profile: Profile, *, root: Path) -> dict[tuple[str, str], pd.DataFrame]:
@@ -171,19 +162,21 @@ def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
     for method, by_dataset in profile.grid.items():
         for name in (name for name in profile.datasets if name in by_dataset):
             grid = Grid(profile, name, method, root)
-            found = []
             for point in grid.settings.points():
                 file = grid.record_file(grid.retriever(**point), seed=profile.seed)
                 record = read_json(file) if file.is_file() else {}
                 row = {"dataset": name, "method": method, **point, "seed": profile.seed}
                 row |= {column: record.get(column) for column in columns}
                 row["commit"] = commit_name(record["git_commit"], dirty=record["git_dirty"]) if record else None
-                found.append(row)
-            recalls = [row["recall@10"] or 0.0 for row in found]
-            best = recalls.index(max(recalls))
-            rows += [row | {"chosen": bool(recalls[best]) and place == best} for place, row in enumerate(found)]
+                rows.append(row)
     if not rows:
         raise InputError(
             f"Profile {profile.name!r} has no grid: add what to try under `grid`, or take another profile."
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    ordered = table.dropna(subset="recall@10").sort_values("recall@10", ascending=False, kind="stable")
+    return table.assign(chosen=table.index.isin(ordered.drop_duplicates(["dataset", "method"]).index))
+
+
+def _point_name(settings: RetrieverSettings) -> str:
+    return f"decay{settings.weight_decay:g}-dropout{settings.dropout:g}"

@@ -1,9 +1,7 @@
 """The one training loop: steps, validation, the best weights, checkpoints, resuming, early stopping, a time budget.
 
 Retrievers, the ranker and the tuned baselines are trained here. What differs between them is a :class:`Task`; how long
-and by which rules it is trained is a :class:`Plan`::
-
-    checkpoint? ──▶ (validate) ──▶ steps ──▶ validate ──▶ checkpoint ──▶ … ──▶ training.csv, circumstances.json, save
+and by which rules it is trained is a :class:`Plan`.
 
 A task's randomness must depend on the number of the step, never on what was drawn before. Then a run that is killed and
 goes on from its checkpoint ends with the same weights, bit for bit, as one that was left alone on the same machine. A
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 Tensors = dict[str, torch.Tensor]
 
 COOL_DOWN = 0.2
-"""Share of a time budget over which the learning rate falls to zero: before it, no time is spent on small steps."""
+"""Share of a time budget over which the learning rate falls to zero."""
 
 
 class Task(Protocol):
@@ -44,18 +42,17 @@ class Task(Protocol):
     """The plain optimiser, also where accelerate wraps it. Its learning rates are the highest of the run."""
 
     counts: tuple[str, ...]
-    """What the curve adds up over the whole run, by name, e.g. ``("answers", "tokens")``."""
+    """What the curve adds up over the whole run, by name."""
 
     def step(self, number: int) -> list[dict[str, float]]:
-        """Take one optimiser step; ``number`` counts from 0.
+        """Take optimiser step ``number``, which counts from 0.
 
-        Returns:
-            One dictionary for each forward pass of this process: ``loss``, ``terms`` (over how many ``loss`` is summed;
-            1 where it is left out) and the task's :attr:`counts`.
+        Returns one dictionary for each forward pass of this process: ``loss``, ``terms`` (over how many ``loss`` is
+        summed; 1 where it is left out) and the task's :attr:`counts`.
         """
 
     def validate(self, steps: int) -> dict[str, Any]:
-        """Return more columns of the curve after so many steps, the metrics among them, the same in all processes."""
+        """Return more columns of the curve, the metrics among them, the same in all processes."""
 
     def tensors(self) -> Tensors:
         """Return the weights that are trained, by name."""
@@ -79,7 +76,7 @@ class Plan:
     warmup_steps: int | None = None
     """Steps over which the learning rate rises, before it falls to zero, both linearly; ``None`` keeps it constant."""
     minutes: float | None = None
-    """Time budget, validations included. The learning rate falls to zero over its last :data:`COOL_DOWN`."""
+    """Time budget, validations included."""
     validate_first: bool = False
     """Validate before the first step too."""
     first_counts: bool = True
@@ -95,9 +92,8 @@ def train(
     save: Callable[[Tensors, dict[str, Any]], None],
     description: str = "Training",
     accelerator: "Accelerator | None" = None,
-    progress: bool = True,
 ) -> Tensors:
-    """Train a task, or go on with the run whose checkpoint ``folder`` holds.
+    """Train a task in place, or go on with the run whose checkpoint ``folder`` holds; return the best weights.
 
     While it runs, the folder holds ``checkpoint.safetensors``. In the end it holds what ``save`` writes,
     ``circumstances.json`` (commit, machine, peak memory, steps, seconds) and the curve, ``training.csv``. The curve has
@@ -105,18 +101,10 @@ def train(
     what the validation returned.
 
     Args:
-        task: trained in place; in the end it has its last weights.
-        plan: how to train.
         folder: of the run; several processes need one that all of them see.
         identity: what a checkpoint must share with this run, as JSON values.
-        save: writes the best weights, given them and their row of the curve without ``seconds``. The clock stays out of
-            what is kept, so that the same weights are the same bytes. The main process alone calls it.
-        description: of the progress bar.
-        accelerator: of several processes; ``None`` where there is one.
-        progress: show a progress bar on stderr.
-
-    Returns:
-        The best weights, in every process.
+        save: writes the best weights, given them and their row of the curve without ``seconds``, so that the same
+            weights are the same bytes. The main process alone calls it.
 
     Raises:
         InputError: the folder holds a run of another identity, another process is at work there, or the loss is no
@@ -130,14 +118,14 @@ def train(
         if checkpoint.exists():
             run.restore(*load_checkpoint(checkpoint, settings=identity))
         shown = {"desc": description, "total": plan.steps, "initial": run.step, "unit": "step", "mininterval": 10}
-        with tqdm(**shown, disable=not (progress and main)) as bar:
+        with tqdm(**shown, disable=not main) as bar:
             while not run.has_ended():
                 if run.curve or not plan.validate_first:
                     run.take_steps(bar)
                 run.validate()
                 bar.set_postfix_str(run.figures())
                 if main:
-                    save_checkpoint(checkpoint, tensors=run.tensors(), progress=run.progress(), settings=identity)
+                    save_checkpoint(checkpoint, settings=identity, **run.state())
         if main:
             with replacing(folder / "training.csv") as temporary:
                 pd.DataFrame(run.curve).to_csv(temporary, index=False)
@@ -161,7 +149,7 @@ class _Run:
         self._rates = [group["lr"] for group in task.optimizer.param_groups]
         self._passes: list[dict[str, float]] = []  # of this process since the last validation
         self._validation_seconds = 0.0  # of the last one
-        self._earlier_seconds, self._started = 0.0, time.perf_counter()
+        self._started = time.perf_counter()
 
     def take_steps(self, bar: tqdm) -> None:
         # up to the next validation, at least one
@@ -195,7 +183,7 @@ class _Run:
         # an exact sum, so that the mean does not depend on the number of processes
         terms = sum(counted.get("terms", 1) for counted in passes)
         loss = math.fsum(counted["loss"] for counted in passes) / terms if passes else None
-        seconds = round(self._seconds(), 1)
+        seconds = round(time.perf_counter() - self._started, 1)
         self.curve.append({"step": self.step, "seconds": seconds, **counts, "training_loss": loss, **metrics})
         self._passes = []
         if self.best_row() == len(self.curve) - 1:
@@ -221,31 +209,26 @@ class _Run:
             shown.append(f"validation {self.plan.kept_by} {self.curve[-1][self.plan.kept_by]:.4f}")
         return ", ".join(shown)
 
-    def tensors(self) -> Tensors:
-        present = {f"present.{name}": tensor for name, tensor in self.task.tensors().items()}
-        best = {f"best.{name}": tensor for name, tensor in self.best.items()}
-        return present | best | optimizer_tensors(self.task.optimizer)
-
-    def progress(self) -> dict[str, Any]:
-        return {"curve": self.curve, "validation_seconds": self._validation_seconds}
+    def state(self) -> dict[str, Any]:
+        tensors = {f"present.{name}": tensor for name, tensor in self.task.tensors().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        progress = {"curve": self.curve, "validation_seconds": self._validation_seconds}
+        return {"tensors": tensors | optimizer_tensors(self.task.optimizer), "progress": progress}
 
     def restore(self, tensors: Tensors, progress: dict[str, Any]) -> None:
         self.task.restore(under("present.", tensors))
         restore_optimizer(self.task.optimizer, tensors)
         self.best, self.curve = under("best.", tensors), progress["curve"]
-        self.step, self._earlier_seconds = self.curve[-1]["step"], self.curve[-1]["seconds"]
+        self.step = self.curve[-1]["step"]
+        self._started -= self.curve[-1]["seconds"]
         self._validation_seconds = progress["validation_seconds"]
-
-    def _seconds(self) -> float:
-        return self._earlier_seconds + time.perf_counter() - self._started
 
     def _time_left(self) -> float:
         """Return the share of the time budget that is left for steps; the main process's clock counts."""
         if self.plan.minutes is None:
             return 1.0
         budget = max(60 * self.plan.minutes - self._validation_seconds, 1e-9)  # one more validation follows
-        left = [max(0.0, 1 - self._seconds() / budget)]
-        return self._gather(left)[0]
+        return self._gather([max(0.0, 1 - (time.perf_counter() - self._started) / budget)])[0]
 
     def _gather(self, values: list[Any]) -> list[Any]:
         """Return the values of all processes, the main process's first."""
@@ -259,7 +242,7 @@ class _Run:
 def learning_rate_factor(plan: Plan, step: int, *, time_left: float = 1.0) -> float:
     """Return what a step's learning rate is multiplied by: a linear rise, then a linear fall to zero, as transformers'.
 
-    A time budget lets it fall to zero over its last :data:`COOL_DOWN`. Steps count from 0.
+    A time budget lets it fall to zero over its last :data:`COOL_DOWN`.
     """
     by_time = min(1.0, time_left / COOL_DOWN)
     if plan.warmup_steps is None:

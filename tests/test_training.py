@@ -58,7 +58,7 @@ def run(tmp_path):
 
     def trained(task, *, folder=tmp_path, **plan):
         saved = {}
-        options = {"folder": folder, "identity": IDENTITY, "progress": False}
+        options = {"folder": folder, "identity": IDENTITY}
         save = lambda best, row: saved.update(row)  # noqa: E731
         best = train(task, Plan(**{"validate_every": 2, "kept_by": "metric"} | plan), save=save, **options)
         assert not (folder / "checkpoint.safetensors").exists()

@@ -67,7 +67,6 @@ def fit_strategy(
     *,
     seed: int,
     folder: Path,
-    progress: bool = True,
 ) -> Strategy:
     """Tune a strategy, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
 
@@ -92,7 +91,7 @@ def fit_strategy(
         )
         identity = _identity(kind, dataset, settings) | {"seed": seed}
         description = f"Tuning {kind.name} on {dataset.name}"
-        task.tune(plan, folder=folder, identity=identity, description=description, progress=progress)
+        task.tune(plan, folder=folder, identity=identity, description=description)
     return load_strategy(kind, dataset, settings, folder, tuned=True, seed=seed)
 
 

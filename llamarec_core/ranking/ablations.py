@@ -48,10 +48,9 @@ class Ablation:
         tunings: Mapping[str, tuple[RankerSettings, Path]],
         *,
         seed: int,
-        progress: bool = True,
     ):
         self.dataset, self.candidates, self.tunings = dataset, candidates, tunings
-        self.seed, self.progress = seed, progress
+        self.seed = seed
         self.weights: dict[tuple[str, str], float] = {}
         self._frames: list[pd.DataFrame] = []
         self._probabilities: dict[tuple, np.ndarray] = {}
@@ -102,7 +101,7 @@ class Ablation:
             settings, folder = self.tunings[first if tuning in (None, UNTUNED) else tuning]
             ranker = load_ranker(self.dataset, settings, folder, tuned=tuning != UNTUNED, **changes)
             self._probabilities[key] = candidate_probabilities(
-                ranker, self.dataset, self.candidates[split], split, order=order, seed=self.seed, progress=self.progress
+                ranker, self.dataset, self.candidates[split], split, order=order, seed=self.seed, progress=True
             )
         return self._probabilities[key]
 

@@ -72,7 +72,6 @@ def fit_ranker(
     *,
     seed: int,
     folder: Path,
-    progress: bool = True,
 ) -> VerbalizerRanker:
     """Tune a ranker, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
 
@@ -84,7 +83,6 @@ def fit_ranker(
         settings: backbone, prompt, adapter and tuning.
         seed: of the adapter's initial weights, the examples, dropout and the choice of validation users.
         folder: where checkpoint, curve and adapter are written.
-        progress: show a progress bar on stderr.
 
     Raises:
         InputError: ``folder`` holds a run of other settings, data, candidates or seed; no user's target is
@@ -125,7 +123,7 @@ def fit_ranker(
     )
 
     description = f"Tuning {backbone_name(settings)} on {dataset.name}"
-    best = task.tune(plan, folder=folder, identity=identity, description=description, progress=progress)
+    best = task.tune(plan, folder=folder, identity=identity, description=description)
     freeze_adapter(model, best)  # what ranks here is what is kept
     return ranker
 
@@ -207,7 +205,7 @@ class AdapterTask:
         """Put back the adapter's weights."""
         set_adapter_tensors(self.model, tensors)
 
-    def tune(self, plan: Plan, *, folder: Path, identity: dict[str, Any], description: str, progress: bool) -> Tensors:
+    def tune(self, plan: Plan, *, folder: Path, identity: dict[str, Any], description: str) -> Tensors:
         """Train, and leave ``ranker.json`` and ``adapter/`` in the folder; return the best adapter as it is kept."""
 
         def save(best: Tensors, row: dict[str, Any]) -> None:
@@ -215,7 +213,7 @@ class AdapterTask:
             kept = {"progress": {"best": row}, "settings": identity}
             save_adapter(folder / "adapter", self.model, rounded(best), **kept)
 
-        options = {"folder": folder, "identity": identity, "description": description, "progress": progress}
+        options = {"folder": folder, "identity": identity, "description": description}
         return rounded(train(self, plan, save=save, accelerator=self.accelerator, **options))
 
 

@@ -15,24 +15,5 @@ from llamarec_core.retrieval.candidates import (
     write_ranks,
 )
 from llamarec_core.retrieval.fit import fit_retriever, load_retriever
-from llamarec_core.retrieval.item_knn import training_prefix_candidates
 from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.retrieval.recommender import Retriever, SequentialRecommender
-
-__all__ = [
-    "Candidates",
-    "LRURec",
-    "Retriever",
-    "SequentialRecommender",
-    "fit_retriever",
-    "load_candidates",
-    "load_retriever",
-    "popularity_scores",
-    "read_ranks",
-    "retrieve",
-    "sampled_users",
-    "target_ranks",
-    "training_prefix_candidates",
-    "write_candidates",
-    "write_ranks",
-]

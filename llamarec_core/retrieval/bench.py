@@ -14,9 +14,7 @@ from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.seeds import rng
 from llamarec_core.settings import RetrieverSettings
 
-K = 20
-"""Items retrieved."""
-
+K = 20  # items retrieved
 PROBES = (4, 8, 16, 32, 64, 128, 256)
 """Groups of an inverted file that are looked into."""
 
@@ -81,9 +79,8 @@ def search_times(
 
     ``items`` and ``bias`` are a catalogue's, ``states`` the queries, ``histories`` what each of them excludes.
 
-    Returns:
-        Rows of ``catalogue``, ``items``, ``index``, ``probes``, ``recall@20``, ``median_seconds`` (a query) and
-        ``build_seconds``; and the true best items of each query.
+    Returns rows of ``catalogue``, ``items``, ``index``, ``probes``, ``recall@20``, ``median_seconds`` (a query) and
+    ``build_seconds``; and the true best items of each query.
     """
     shared = {"catalogue": catalogue, "items": len(items)}
     exact = ItemIndex(items, bias, exact=True)
@@ -93,12 +90,11 @@ def search_times(
     inverted = ItemIndex(items, bias, exact=False)
     built = {"build_seconds": time.perf_counter() - started}
     for probes in PROBES:
-        options = {"k": K, "probes": probes}
-        _, times = time_search(
-            lambda number: inverted.search(states[[number]], [histories[number]], **options)[1],  # noqa: B023
-            len(states),
-            best,
-        )
+
+        def search(number: int, probes: int = probes) -> np.ndarray:
+            return inverted.search(states[[number]], [histories[number]], k=K, probes=probes)[1]
+
+        _, times = time_search(search, len(states), best)
         rows.append(shared | {"index": "inverted file", "probes": probes} | times | built)
     return rows, best
 

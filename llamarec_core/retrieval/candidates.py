@@ -1,15 +1,12 @@
 """From a trained retriever to what the next stages read: the top-20 candidates and the ranks files.
 
-Every item is ranked, none is sampled; items of a user's history are never recommended back. The
-order is by descending score, and by ascending item id among equal scores, so that a file does not
-depend on the batch size or on the sorting of the day::
+Every item is ranked, none is sampled; items of a user's history are never recommended back. Equal scores stand in the
+order of item ids, so that a file does not depend on the batch size or on the sorting of the day::
 
     rank = 1 + #{i : s_i > s_target} + #{i < target : s_i = s_target},   i over the items outside the history.
 
 The target itself always counts, even where the history holds it already. It is among the k
 candidates exactly when its rank is at most k, and then stands at index rank − 1.
-
-The candidates file feeds the ranker, the ranks files every table (DESIGN: the contracts between stages).
 """
 
 from collections.abc import Iterator, Mapping
@@ -48,23 +45,18 @@ RANKS = pa.schema({"user": pa.int32(), "target": pa.int32(), "rank": pa.int32()}
 """Columns of a ranks file, one row a user."""
 
 BATCH_SIZE = 256
-"""Users scored at once; (BATCH_SIZE, n_items + 1) scores are in memory."""
+"""Users scored at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """The best k items of some users for one split, best first, and the rank of each target among all items."""
 
-    users: np.ndarray
-    """int32 (n,)."""
-    targets: np.ndarray
-    """int32 (n,)."""
-    ranks: np.ndarray
-    """1-based, int32 (n,)."""
-    items: np.ndarray
-    """int32 (n, k)."""
-    scores: np.ndarray
-    """The retriever's, float32 (n, k)."""
+    users: np.ndarray  # int32 (n,)
+    targets: np.ndarray  # int32 (n,)
+    ranks: np.ndarray  # int32 (n,), from 1
+    items: np.ndarray  # int32 (n, k)
+    scores: np.ndarray  # float32 (n, k), the retriever's
 
     def __len__(self) -> int:
         return len(self.users)
@@ -81,14 +73,7 @@ class Candidates:
 def retrieve(
     model: Retriever, dataset: Dataset, split: Split, *, k: int = 20, users: np.ndarray | None = None
 ) -> Candidates:
-    """Rank the whole catalogue for every user and keep the best k items.
-
-    Args:
-        model: a retriever, e.g. :class:`~llamarec_core.retrieval.lru.LRURec`.
-        dataset: the users.
-        split: ``validation`` or ``test``: which target is to be found, from the history before it.
-        k: candidates a user.
-        users: for these users alone, ascending; ``None`` takes all.
+    """Rank the whole catalogue for every user, or for some, and keep the best k items.
 
     Raises:
         InputError: some user has fewer than k items outside the history, or the scores are not numbers.
@@ -103,21 +88,15 @@ def retrieve(
             raise InputError(
                 f"User {user} of {dataset.name} has fewer than {k} items outside the history: choose a smaller k."
             )
-        columns = (targets, _ranks(scores, targets), top_items)
-        parts.append(
-            (some, *(column.numpy(force=True).astype(np.int32) for column in columns), top_scores.numpy(force=True))
-        )
+        columns = (targets, _ranks(scores, targets), top_items, top_scores)
+        parts.append([some, *(column.numpy(force=True) for column in columns)])
     *integers, scores = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     together = Candidates(*(column.astype(np.int32) for column in integers), scores)
     return together.take(np.argsort(together.users))
 
 
 def target_ranks(model: Retriever, dataset: Dataset, split: Split, *, users: np.ndarray | None = None) -> np.ndarray:
-    """Return the rank of every user's target, int64 (n,): :func:`retrieve` without the candidates.
-
-    Raises:
-        InputError: the scores are not numbers.
-    """
+    """Return the rank of every user's target, int64 (n,): :func:`retrieve` without the candidates."""
     found = [(some, _ranks(scores, targets)) for some, targets, scores in _scored_batches(model, dataset, split, users)]
     order = np.argsort(np.concatenate([some for some, _ in found]))
     return np.concatenate([ranks.numpy(force=True) for _, ranks in found])[order]
@@ -163,16 +142,7 @@ def load_candidates(path: Path, split: Split) -> Candidates:
 
 
 def write_ranks(ranks: pd.DataFrame, path: Path) -> None:
-    """Write a ranks file, whole or not at all; the same ranks give the same bytes.
-
-    Raises:
-        InputError: a user has two rows, or a rank is below 1.
-    """
-    if ranks["user"].duplicated().any():
-        user = ranks.loc[ranks["user"].duplicated(), "user"].iloc[0]
-        raise InputError(f"{path} would hold user {user} twice: write one file for each split, method and seed.")
-    if (ranks["rank"] < 1).any():
-        raise InputError(f"{path} would hold a rank below 1: ranks count from 1.")
+    """Write a ranks file, whole or not at all; the same ranks give the same bytes."""
     _write(pa.Table.from_pandas(ranks[RANKS.names], schema=RANKS, preserve_index=False), path)
 
 
@@ -185,7 +155,7 @@ def read_ranks(path: Path) -> pd.DataFrame:
 def _scored_batches(
     model: Retriever, dataset: Dataset, split: Split, users: np.ndarray | None
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Yield (users, targets (batch,), scores (batch, n_items + 1)), excluded items' scores being −inf."""
+    """Yield (users, targets (batch,), scores (batch, n_items + 1)), with −inf for what the history holds."""
     all_targets = dataset.targets(split)
     lengths = np.diff(dataset.offsets)
     users = np.arange(dataset.n_users, dtype=np.int32) if users is None else users
@@ -241,9 +211,7 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the step that writes it first.") from None
     except pa.ArrowInvalid as error:
-        raise InputError(
-            f"{path} is not a parquet file ({error}): delete it and run the step that writes it."
-        ) from None
+        raise InputError(f"{path} is no parquet file ({error}): delete it and run the step that writes it.") from None
     if not table.schema.equals(schema):
         expected = ", ".join(f"{field.name} {field.type}" for field in schema)
         raise InputError(f"{path} must have the columns {expected}: delete it and run the step that writes it.")

@@ -4,12 +4,9 @@ At each position of a user's training sequence the model predicts the next item 
 
     L = − mean over positions t of log softmax(s(h_t))[x_{t+1}],
 
-with AdamW, as LRURec was published (Yue et al., 2023, section 4.1, and the authors' code). Every
-:class:`~llamarec_core.retrieval.recommender.SequentialRecommender` is trained here; BERT4Rec predicts hidden items
-instead of next ones.
-
-The order of the batches follows from (seed, epoch), dropout from (seed, step). The loop is that of
-:mod:`llamarec_core.training`; the best weights are kept as ``retriever.safetensors`` beside what it writes.
+with AdamW, as LRURec was published (Yue et al., 2023, section 4.1, and the authors' code). The order of the batches
+follows from (seed, epoch), dropout from (seed, step). The loop is that of :mod:`llamarec_core.training`; the best
+weights are kept as ``retriever.safetensors`` beside what it writes.
 """
 
 from itertools import product
@@ -23,13 +20,11 @@ from torch import Tensor, nn
 from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
-from llamarec_core.retrieval.bert4rec import BERT4Rec
+from llamarec_core.retrieval.baselines import NARM, BERT4Rec, SASRec
 from llamarec_core.retrieval.candidates import sampled_users, target_ranks
 from llamarec_core.retrieval.item_knn import TRIED, ItemKNN
 from llamarec_core.retrieval.lru import LRURec
-from llamarec_core.retrieval.narm import NARM
 from llamarec_core.retrieval.recommender import SequentialRecommender
-from llamarec_core.retrieval.sasrec import SASRec
 from llamarec_core.seeds import rng, torch_seed
 from llamarec_core.settings import RetrieverSettings
 from llamarec_core.training import Plan, train
@@ -37,24 +32,13 @@ from llamarec_core.training import Plan, train
 METHODS = {"lrurec": LRURec, "sasrec": SASRec, "bert4rec": BERT4Rec, "narm": NARM}
 """The retrievers that are trained, by the names that ``RetrieverSettings.method`` gives them."""
 
-MAX_GRADIENT_NORM = 5.0
-"""A gradient of a larger norm is scaled down to this one, as published."""
-
-ADAM_EPSILON = 1e-9
-"""AdamW's ε, as published."""
-
-POOL = 8
-"""So many batches are drawn together and sorted by length, so that a batch holds little padding."""
+MAX_GRADIENT_NORM = 5.0  # as published
+ADAM_EPSILON = 1e-9  # as published
+POOL = 8  # so many batches are drawn together and sorted by length, so that a batch holds little padding
 
 
 def fit_retriever(
-    dataset: Dataset,
-    settings: RetrieverSettings,
-    *,
-    seed: int,
-    folder: Path,
-    device: str | None = "cpu",
-    progress: bool = True,
+    dataset: Dataset, settings: RetrieverSettings, *, seed: int, folder: Path
 ) -> SequentialRecommender | ItemKNN:
     """Train a retriever, or go on with the training that ``folder`` holds, or return the one it holds finished.
 
@@ -62,29 +46,19 @@ def fit_retriever(
     the whole catalogue. ItemKNN tries its parameters instead, one set a validation. The global generator of torch is
     seeded on the way.
 
-    Args:
-        dataset: its training split is learnt; its validation split decides when to stop and what to keep.
-        settings: the model and its training.
-        seed: of the initial weights, the order of the batches and dropout.
-        folder: where checkpoint, curve and weights are written.
-        device: where to train; ``None`` takes the GPU where there is one.
-        progress: show a progress bar on stderr.
-
     Returns:
         The model with its best weights, in evaluation mode.
 
     Raises:
         InputError: ``folder`` holds a run of other settings, data or seed, or the training diverged.
     """
-    folder = Path(folder)
     checkpoint, finished = folder / "checkpoint.safetensors", folder / "retriever.safetensors"
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
-    model = _untrained(dataset, settings).to(device)
+    model = _untrained(dataset, settings)
     identity = _identity(dataset, settings) | {"seed": seed}
 
     if finished.exists():
-        best, _ = load_checkpoint(finished, settings=identity, device=device)
+        best, _ = load_checkpoint(finished, settings=identity)
         checkpoint.unlink(missing_ok=True)  # a kill at the very end of a run leaves it behind
     else:
         kind = _ItemKNNTask if settings.method == "item_knn" else GradientTask
@@ -96,27 +70,23 @@ def fit_retriever(
             identity=identity,
             save=lambda tensors, row: save_checkpoint(finished, tensors=tensors, progress=row, settings=identity),
             description=f"{type(model).__name__} on {dataset.name}",
-            progress=progress,
         )
     model.load_state_dict(best)
     return model.eval()
 
 
-def load_retriever(
-    dataset: Dataset, settings: RetrieverSettings, folder: Path, *, device: str = "cpu"
-) -> SequentialRecommender | ItemKNN:
+def load_retriever(dataset: Dataset, settings: RetrieverSettings, folder: Path) -> SequentialRecommender | ItemKNN:
     """Load the retriever that :func:`fit_retriever` left in ``folder``, or raise an :class:`InputError`."""
-    path = Path(folder) / "retriever.safetensors"
+    path = folder / "retriever.safetensors"
     if not path.exists():
         raise InputError(f"{path} is missing: train the retriever first.")
-    best, _ = load_checkpoint(path, settings=_identity(dataset, settings), device=device)
-    model = _untrained(dataset, settings).to(device)
-    model.load_state_dict(best)
+    model = _untrained(dataset, settings)
+    model.load_state_dict(load_checkpoint(path, settings=_identity(dataset, settings))[0])
     return model.eval()
 
 
 class _RetrieverTask:
-    """What all retrievers share as a :class:`~llamarec_core.training.Task`; validation ranks the whole catalogue."""
+    """What all retrievers share as a :class:`~llamarec_core.training.Task`."""
 
     counts = ()
     plan: Plan
@@ -164,10 +134,7 @@ class GradientTask(_RetrieverTask):
             self._epoch = epoch
             self.batches = draw_batches(self.sequences, self.settings, seed=self.seed, epoch=epoch)
         torch.manual_seed(torch_seed(self.seed, number))
-        device = self.model.item_bias.device
-        states, targets = self.model.train().training_states(
-            [self.sequences[chosen].to(device) for chosen in self.batches[place]]
-        )
+        states, targets = self.model.train().training_states([self.sequences[chosen] for chosen in self.batches[place]])
         loss = self.model.loss(states, targets)  # added up over positions
         self.optimizer.zero_grad()
         # batches differ in their number of positions: divided by its mean, each position of the data weighs the same
@@ -202,9 +169,8 @@ class _ItemKNNTask(_RetrieverTask):
 def training_sequences(dataset: Dataset, *, max_length: int) -> list[Tensor]:
     """Cut the training split into sequences of at most ``max_length`` + 1 items, int64.
 
-    Every item but a user's first is the target of exactly one position: long histories are cut from
-    the end, neighbouring sequences sharing one item, which is the target of one and the first input
-    of the next.
+    Long histories are cut from the end. Neighbouring sequences share one item, so that every item but a user's first is
+    the target of exactly one position.
     """
     sequences = []
     for user in range(dataset.n_users):
@@ -222,10 +188,7 @@ def make_optimizer(model: SequentialRecommender, settings: RetrieverSettings) ->
     """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=ADAM_EPSILON, fused=True)
 
 
@@ -251,9 +214,6 @@ def _untrained(dataset: Dataset, settings: RetrieverSettings) -> SequentialRecom
 
 
 def _identity(dataset: Dataset, settings: RetrieverSettings) -> dict[str, Any]:
-    """Return what a checkpoint must share with a run to belong to it."""
-    return settings.model_dump() | {
-        "dataset": dataset.name,
-        "content_hash": dataset.content_hash,
-        "n_items": dataset.n_items,
-    }
+    # what a checkpoint must share with a run to belong to it
+    about = {"dataset": dataset.name, "content_hash": dataset.content_hash, "n_items": dataset.n_items}
+    return settings.model_dump() | about

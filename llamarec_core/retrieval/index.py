@@ -16,20 +16,16 @@ import faiss
 import numpy as np
 import torch
 
-LISTS_PER_ROOT = 4
-"""An inverted file of n items has this times sqrt(n) groups, as faiss's guidelines advise."""
-
-POINTS_PER_LIST = 64
-"""So many items a group are enough to find the centres by."""
+LISTS_PER_ROOT = 4  # an inverted file of n items has this times sqrt(n) groups, as faiss's guidelines advise
+POINTS_PER_LIST = 64  # so many items a group are enough to find the centres by
 
 
 class ItemIndex:
-    """An index over the items that a retriever scores.
+    """An index over the items that a retriever scores: exact, or an inverted file of groups.
 
     Args:
         embeddings: float32 (n_items, dim); row i is item i + 1.
         bias: float32 (n_items,).
-        exact: score every item; else an inverted file of groups.
     """
 
     def __init__(self, embeddings: np.ndarray, bias: np.ndarray, *, exact: bool):
@@ -51,13 +47,11 @@ class ItemIndex:
     def search(
         self, states: torch.Tensor, histories: list[np.ndarray], *, k: int = 20, probes: int = 32
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the best items outside each history.
+        """Find the best k items outside each history; ``probes`` groups of an inverted file are looked into.
 
         Args:
             states: what the retriever's ``last_states`` or ``step`` returns, (batch, dim).
             histories: item ids that are not to be recommended back, (length,) each.
-            k: items wanted.
-            probes: groups that an inverted file looks into; more find more of the true best.
 
         Returns:
             Scores float32 and items int64, (batch, k) each, best first; equal scores come in no certain order. Where

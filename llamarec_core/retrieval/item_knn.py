@@ -7,8 +7,8 @@ last item is i_0, the one before i_1, and so on, an item's score is::
 
 Items that no neighbour names follow by popularity.
 
-:func:`training_prefix_candidates` lists neighbours for the ranker's training examples. There the counts leave out the
-user in question. Otherwise what that user chose next would stand out, because the choice itself was counted.
+:func:`training_prefix_candidates` lists neighbours for the ranker's training examples, counted without the user in
+question: otherwise what that user chose next would stand out, because the choice itself was counted.
 """
 
 import numpy as np
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 
-RECENT = 20
-"""So many of a history's most recent items count."""
+RECENT = 20  # so many of a history's most recent items count
+SMOOTHING = 5.0  # added to an item's number of users, so that rare items do not win by chance
+NOTHING = 1e-12  # a lower score is what rounding leaves of no neighbour at all
+BATCH_SIZE = 2048  # prefixes scored at once
 
-SMOOTHING = 5.0
-"""Added to an item's number of users, so that rare items do not win by chance."""
+DEFAULTS = {"history_exponent": 0.5, "popularity_exponent": 0.3, "decay": 0.9}
+"""α, β and δ where validation does not choose them."""
 
 TRIED = {
     "history_exponent": (0.5, 1.0),
@@ -32,22 +34,15 @@ TRIED = {
 }
 """Values of α, β and δ that are tried on validation."""
 
-NOTHING = 1e-12
-"""A lower score is what rounding leaves of no neighbour at all."""
-
 
 class ItemKNN(nn.Module):
-    """Item neighbours as a retriever.
-
-    Its weights are α ``history_exponent``, β ``popularity_exponent`` and δ ``decay``, which validation chooses. The
-    counts are made from the data set's training split at once and are not kept.
-    """
+    """Item neighbours as a retriever, counted on the training split; validation chooses its weights α, β and δ."""
 
     def __init__(self, dataset: Dataset):
         super().__init__()
         self.n_items = dataset.n_items
         self.together, self.counts = cooccurrences(training_matrix(dataset))
-        for name, value in {"history_exponent": 0.5, "popularity_exponent": 0.3, "decay": 0.9}.items():
+        for name, value in DEFAULTS.items():
             setattr(self, name, nn.Parameter(torch.tensor(value, dtype=torch.float64), requires_grad=False))
 
     def score(self, histories: list[np.ndarray]) -> Tensor:
@@ -62,26 +57,10 @@ class ItemKNN(nn.Module):
         return torch.from_numpy(scores.astype(np.float32))
 
 
-def training_prefix_candidates(
-    dataset: Dataset,
-    k: int = 20,
-    *,
-    history_exponent: float = 0.5,
-    popularity_exponent: float = 0.3,
-    decay: float = 0.9,
-    batch_size: int = 2048,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def training_prefix_candidates(dataset: Dataset, k: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """List the best items after every prefix of every training sequence, counted without the prefix's own user.
 
     A list is that of an ItemKNN that never saw the user. The items of the prefix are excluded.
-
-    Args:
-        dataset: its training split is counted.
-        k: items a prefix.
-        history_exponent: α.
-        popularity_exponent: β.
-        decay: δ.
-        batch_size: prefixes scored at once.
 
     Returns:
         ``users`` int32 (n,), ``positions`` int32 (n,) and ``items`` int32 (n, k), best first. The prefix is
@@ -92,19 +71,17 @@ def training_prefix_candidates(
     """
     chosen = training_matrix(dataset)
     together, counts = cooccurrences(chosen)
-    prefixes = np.diff(dataset.offsets) - 3  # of each user: the first training item has nothing before it
-    prefixes = np.maximum(prefixes, 0)
+    prefixes = np.maximum(np.diff(dataset.offsets) - 3, 0)  # the first training item has nothing before it
     users = np.repeat(np.arange(dataset.n_users, dtype=np.int32), prefixes)
     positions = np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in prefixes])
     # one user fewer chose a user's own items
-    from_item = (counts - 1 + SMOOTHING) ** -history_exponent
-    to_item = (counts + SMOOTHING) ** -popularity_exponent
-    to_own_item = (counts - 1 + SMOOTHING) ** -popularity_exponent
+    from_item = (counts - 1 + SMOOTHING) ** -DEFAULTS["history_exponent"]
+    to_own_item, to_item = ((counts - own + SMOOTHING) ** -DEFAULTS["popularity_exponent"] for own in (1, 0))
     items = np.empty((len(users), k), dtype=np.int32)
-    for start in range(0, len(users), batch_size):
-        batch = slice(start, start + batch_size)
+    for start in range(0, len(users), BATCH_SIZE):
+        batch = slice(start, start + BATCH_SIZE)
         histories = [dataset.train(user)[:end] for user, end in zip(users[batch], positions[batch], strict=True)]
-        recent = recent_items(histories, from_item, decay=decay)
+        recent = recent_items(histories, from_item, decay=DEFAULTS["decay"])
         scores = recent @ together  # sparse (batch, n_items + 1)
         entries = np.repeat(np.arange(len(histories)), np.diff(scores.indptr)), scores.indices
         own = chosen[users[batch]].toarray()  # bool (batch, n_items + 1)
@@ -117,8 +94,8 @@ def training_prefix_candidates(
             part = slice(scores.indptr[row], scores.indptr[row + 1])
             found = best(scores.indices[part], values[part].astype(np.float32), k)
             if len(found) < k:
-                others = by_popularity(counts - own[row])
-                found = np.concatenate([found, others[~np.isin(others, np.concatenate([found, history]))]])[:k]
+                popular = np.argsort((own[row] - counts)[1:], kind="stable") + 1  # equal ones by ascending id
+                found = np.concatenate([found, popular[~np.isin(popular, np.concatenate([found, history]))]])[:k]
             if len(found) < k:
                 raise InputError(f"{dataset.name} has too few items for lists of {k}: choose fewer candidates.")
             items[start + row] = found
@@ -162,8 +139,3 @@ def best(items: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
     worst = np.partition(scores, -k)[-k] if len(scores) > k else NOTHING
     kept = scores >= max(worst, NOTHING)
     return items[kept][np.lexsort((items[kept], -scores[kept]))][:k]
-
-
-def by_popularity(counts: np.ndarray) -> np.ndarray:
-    """Return all items by descending counts, int (n_items + 1,); equal ones by ascending id."""
-    return np.argsort(-counts[1:], kind="stable") + 1

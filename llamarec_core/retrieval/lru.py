@@ -5,8 +5,7 @@ A user's history is read by a stack of blocks, each a linear recurrent unit (the
     h_t = λ ⊙ h_{t−1} + γ ⊙ (B x_t + b),        y_t = Re(C h_t + c) + x_t,
     λ = exp(−exp ν + i exp θ),                  γ = sqrt(1 − |λ|²),
 
-and a position-wise feed-forward network, each with a residual connection and a LayerNorm; an item's
-score is the dot product of the last hidden state with the item's embedding, plus a bias.
+and a position-wise feed-forward network, each with a residual connection and a LayerNorm.
 
 The unit has two forms. :meth:`LRURec.forward` reads whole sequences, for training; the recurrence
 then is :func:`linear_scan`, whose gradient is written by hand. :meth:`LRURec.step` reads one
@@ -50,7 +49,7 @@ class LRURec(SequentialRecommender):
         self._initialise("nu", "theta")
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Read whole histories, (batch, length) to (batch, length, dim); see the base class."""
+        """Read whole histories; see the base class."""
         lengths = (sequences > 0).sum(1).cpu()
         packed = pack_padded_sequence(sequences, lengths, batch_first=True, enforce_sorted=False)
         x = self._embed(packed.data)  # (positions, dim)
@@ -67,14 +66,10 @@ class LRURec(SequentialRecommender):
         )
 
     def step(self, items: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Read one more interaction of each user, at the same cost however long the history.
+        """Read one more interaction of each user, int64 (batch,), at the same cost however long the history.
 
-        Args:
-            items: the newest item ids: int64 (batch,).
-            state: from :meth:`initial_state` or the step before: complex (blocks, batch, 2 dim). It is not changed.
-
-        Returns:
-            The hidden states (batch, dim), to be given to :meth:`scores`, and the new state.
+        ``state`` is that of :meth:`initial_state` or of the step before, complex (blocks, batch, 2 dim), and is not
+        changed. Returns the hidden states (batch, dim), to be given to :meth:`scores`, and the new state.
         """
         x = self._embed(items)  # (batch, dim)
         states = []
@@ -148,12 +143,9 @@ def linear_scan(drive: Tensor, decay: Tensor, batch_sizes: Tensor) -> Tensor:
     """Solve h_t = λ ⊙ h_{t−1} + u_t for all t, with h_{−1} = 0, for users of different lengths.
 
     Args:
-        drive: u, packed: complex (positions, hidden).
+        drive: u, packed: complex (positions, hidden), as h is returned.
         decay: λ, complex (hidden,).
-        batch_sizes: how many users have a t-th position: int64 (length,) on the CPU, never rising, positions in all.
-
-    Returns:
-        h, packed likewise: complex (positions, hidden).
+        batch_sizes: how many users have a t-th position: int64 (length,) on the CPU, never rising.
     """
     return _LinearScan.apply(drive, decay, batch_sizes)
 

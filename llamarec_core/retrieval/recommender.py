@@ -2,9 +2,8 @@
 
 A sequential recommender reads item ids, gives a hidden state after each, and scores the catalogue by the dot
 product of a state with the items' embeddings, plus a bias an item. The four of the paper's Table 1 differ in
-how they come to the state; :class:`~llamarec_core.retrieval.bert4rec.BERT4Rec` also in what it learns from.
-
-Sequences are padded on the right with 0, which is no item.
+how they come to the state; BERT4Rec also in what it learns from. Sequences are padded on the right with 0, which is no
+item.
 """
 
 from typing import Protocol
@@ -17,37 +16,25 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llamarec_core.settings import RetrieverSettings
 
-HEADS = 2
-"""Attention heads of SASRec and BERT4Rec."""
-
-LOSS_ROWS = 64
-"""The loss scores the catalogue for so many positions at once, so that the scores stay in the processor's cache."""
+LOSS_ROWS = 64  # positions that the loss scores at once, so that the scores stay in the processor's cache
 
 
 class Retriever(Protocol):
-    """What :mod:`~llamarec_core.retrieval.candidates` asks of a retriever."""
+    """What :mod:`~llamarec_core.retrieval.candidates` asks of a retriever of ``n_items`` items."""
 
     n_items: int
-    """Size of the catalogue."""
 
     def score(self, histories: list[np.ndarray]) -> Tensor:
-        """Score the whole catalogue after each history.
+        """Score the whole catalogue after each history, item ids (length,), oldest first: float32 (n, n_items + 1).
 
-        Args:
-            histories: item ids, oldest first, (length,) each, of any length.
-
-        Returns:
-            float32 (n, n_items + 1), with −inf for the padding's column 0; without gradient.
+        The scores have no gradient, and −inf in the padding's column 0.
         """
 
 
 class SequentialRecommender(nn.Module):
     """Base of the retrievers: the items' embeddings, their scores, and the loss over the whole catalogue.
 
-    Args:
-        n_items: size of the catalogue; items are numbered 1 … n_items, 0 pads.
-        settings: ``dim`` and ``max_length`` are read here, the rest by the subclasses.
-        extra_tokens: embeddings after the items' that are no items, such as a mask.
+    Items are numbered 1 … n_items, 0 pads. ``extra_tokens`` are embeddings after the items', such as a mask.
     """
 
     def __init__(self, n_items: int, settings: RetrieverSettings, *, extra_tokens: int = 0):
@@ -58,13 +45,9 @@ class SequentialRecommender(nn.Module):
         self.item_bias = nn.Parameter(torch.zeros(n_items + 1))
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Read whole histories.
+        """Read whole histories, int64 (batch, length), into the state after each interaction, (batch, length, dim).
 
-        Args:
-            sequences: item ids, oldest first, padded with 0 on the right: int64 (batch, length).
-
-        Returns:
-            The hidden state after each interaction, (batch, length, dim). A state at padding means nothing.
+        A state at padding means nothing.
         """
         raise NotImplementedError
 
@@ -88,15 +71,10 @@ class SequentialRecommender(nn.Module):
         return scores
 
     def training_states(self, sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Read training sequences into the states to learn from and the items that they shall predict.
+        """Read training sequences, int64 (length,) each, into states to learn from and the items that they predict.
 
-        Here each item predicts the next one, ``L = − Σ_t log softmax(s(h_t))[x_{t+1}]``.
-
-        Args:
-            sequences: item ids, oldest first, int64 (length,) each, on the model's device.
-
-        Returns:
-            States (positions, dim) and targets int64 (positions,). Padding has no position.
+        Here each item predicts the next one, ``L = − Σ_t log softmax(s(h_t))[x_{t+1}]``. Padding has no position:
+        states are (positions, dim) and targets int64 (positions,).
         """
         padded = pad_sequence(sequences, batch_first=True)  # (batch, length)
         inputs, targets = padded[:, :-1], padded[:, 1:]

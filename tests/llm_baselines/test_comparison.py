@@ -30,7 +30,7 @@ def sample(candidates):
 def folder(tiny, dataset, candidates, tmp_path_factory):
     """The weights of a run, in which `3_ranker` has tuned the verbalizer."""
     folder = tmp_path_factory.mktemp("seed0")
-    fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder / "ranker", progress=False)
+    fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder / "ranker")
     return folder
 
 

@@ -21,7 +21,7 @@ from llamarec_core.settings import RankerSettings
 def tuned(request, tiny, dataset, candidates, tmp_path_factory):
     """A finished tuning of each strategy and its folder."""
     folder = tmp_path_factory.mktemp(request.param.name)
-    options = {"seed": 0, "folder": folder, "progress": False}
+    options = {"seed": 0, "folder": folder}
     return fit_strategy(request.param, dataset, candidates["validation"], tiny.settings, **options), folder
 
 
@@ -76,7 +76,7 @@ def test_the_loaded_strategy_is_the_tuned_one(tuned, tiny, dataset, requests):
 
 
 def test_a_killed_tuning_ends_with_the_same_adapter(tiny, dataset, candidates, tmp_path, monkeypatch):
-    options = {"seed": 0, "progress": False}
+    options = {"seed": 0}
     fit_strategy(P5, dataset, candidates["validation"], tiny.settings, folder=tmp_path / "whole", **options)
     whole, left = TextTask.step, iter(range(3))
 
@@ -97,7 +97,7 @@ def test_a_killed_tuning_ends_with_the_same_adapter(tiny, dataset, candidates, t
 def test_p5_learns_what_is_always_the_same(tiny, dataset, candidates, tmp_path, monkeypatch):
     monkeypatch.setattr(P5, "example", lambda self, _, history, *__: (self.prompts.build(history, ()), self._ids[17]))
     settings = tiny.settings.model_copy(update={"epochs": 6})
-    strategy = fit_strategy(P5, dataset, candidates["validation"], settings, seed=0, folder=tmp_path, progress=False)
+    strategy = fit_strategy(P5, dataset, candidates["validation"], settings, seed=0, folder=tmp_path)
     assert strategy.rank([[1, 2]], [[3, 17, 5, 6]]).recommended[0][0] == 17
 
 

@@ -27,14 +27,14 @@ def tunings(tiny, dataset, candidates, tmp_path_factory):
     found = {}
     for name, rate in (("tuned", 1e-2), ("tuned, gently", 1e-3)):
         settings = tiny.settings.model_copy(update={"learning_rate": rate})
-        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=folder / name, progress=False)
+        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=folder / name)
         found[name] = settings, folder / name
     return found
 
 
 @pytest.fixture
 def ablation(dataset, rows, tunings):
-    return Ablation(dataset, rows, tunings, seed=0, progress=False)
+    return Ablation(dataset, rows, tunings, seed=0)
 
 
 def ranks_of(ablation, variant):

@@ -107,7 +107,7 @@ def test_the_meter_rises_only_where_titles_tell_what_comes_next(reader, tmp_path
     users, targets = np.arange(4, dtype=np.int32), dataset.targets("validation")[:4].astype(np.int32)
     items = np.stack([[target, *(set(range(1, 10)) - {target})][:6] for target in targets.tolist()]).astype(np.int32)
     candidates = Candidates(users, targets, np.ones_like(users), items, np.zeros((4, 6), dtype=np.float32))
-    fit_ranker(dataset, candidates, settings, seed=0, folder=tmp_path, progress=False)
+    fit_ranker(dataset, candidates, settings, seed=0, folder=tmp_path)
     curve = pd.read_csv(tmp_path / "training.csv")
     nats, error = curve["nats"].iloc[-1], curve["nats_se"].iloc[-1]
     if at_random:

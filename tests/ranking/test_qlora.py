@@ -43,7 +43,7 @@ def tuned(tiny, dataset, candidates, tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tuned")
-    ranker = fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder, progress=False)
+    ranker = fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder)
     torch.set_num_threads(threads)
     return ranker, folder
 
@@ -120,7 +120,7 @@ def test_the_adapter_is_float32_on_any_backbone_and_bfloat16_in_its_file(tuned, 
 def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates, monkeypatch):
     ranker, folder = tuned
     monkeypatch.setattr(RankerTask, "step", lambda *_: pytest.fail("nothing is left to do"))
-    again = fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder, progress=False)
+    again = fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder)
     np.testing.assert_array_equal(again.probabilities(*REQUESTS), ranker.probabilities(*REQUESTS))
 
 
@@ -128,7 +128,7 @@ def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates,
 def test_killed_and_started_again_the_adapter_is_the_same(
     forward_passes, tuned, tiny, dataset, candidates, tmp_path, fit_killed
 ):
-    options = {"seed": 0, "folder": tmp_path, "progress": False}
+    options = {"seed": 0, "folder": tmp_path}
     fit_killed(dataset, candidates["validation"], tiny.settings, forward_passes=forward_passes, **options)
     assert not (tmp_path / "adapter").exists()
     torch.manual_seed(99)  # nothing may hang on the generator's state
@@ -141,7 +141,7 @@ def test_the_shared_recipe_goes_on_after_a_kill_too_from_the_adapter_it_started_
     tiny, shop, shop_candidates, tmp_path, fit_killed
 ):
     first, killed = tmp_path / "first", tmp_path / "killed"
-    validation, options = shop_candidates["validation"], {"seed": 0, "progress": False}
+    validation, options = shop_candidates["validation"], {"seed": 0}
     fit_ranker(shop, validation, tiny.shared, folder=first, **options)
     curve = curve_of(first)
     assert curve["nats"].notna().all()
@@ -177,7 +177,7 @@ def test_minutes_end_the_tuning_with_a_step_size_of_zero(tiny, dataset, candidat
     monkeypatch.setattr(RankerTask, "step", fourteen_seconds)
     monkeypatch.setattr("llamarec_core.training.time.perf_counter", lambda: clock.now)
     settings = tiny.settings.model_copy(update={"minutes": 0.5, "epochs": 1000})
-    fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path, progress=False)
+    fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path)
     assert pd.read_csv(tmp_path / "training.csv")["seconds"].tolist() == [0, 28, 42]
     # a step of warm-up, the whole rate, then a third: a fifteenth of the time was left, and a fifth is to cool down
     assert rates == pytest.approx([0.0, 1e-2, 1 / 3 * 1e-2], rel=1e-3)
@@ -186,7 +186,7 @@ def test_minutes_end_the_tuning_with_a_step_size_of_zero(tiny, dataset, candidat
 
 def test_two_processes_take_the_steps_of_one(tiny, shop, shop_candidates, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    fit_ranker(shop, shop_candidates["validation"], tiny.shared, seed=0, folder=one, progress=False)
+    fit_ranker(shop, shop_candidates["validation"], tiny.shared, seed=0, folder=one)
     shop.save(tmp_path / "data")
     write_candidates(shop_candidates, tmp_path / "candidates.parquet")
     (tmp_path / "settings.json").write_text(tiny.shared.model_dump_json())
@@ -203,7 +203,7 @@ def test_two_processes_take_the_steps_of_one(tiny, shop, shop_candidates, tmp_pa
         "settings = RankerSettings.model_validate_json((folder / 'settings.json').read_text())\n"
         "candidates = load_candidates(folder / 'candidates.parquet', 'validation')\n"
         "data = Dataset.load(folder / 'data')\n"
-        "fit_ranker(data, candidates, settings, seed=0, folder=folder / 'two', progress=False)\n"
+        "fit_ranker(data, candidates, settings, seed=0, folder=folder / 'two')\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, tmp_path]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
@@ -241,7 +241,7 @@ def test_a_ranker_that_was_not_tuned_cannot_be_loaded(tiny, dataset, tmp_path):
 def test_unknown_target_modules_are_refused(tiny, dataset, candidates, tmp_path):
     settings = tiny.settings.model_copy(update={"target_modules": ("q_proj", "query")})
     with pytest.raises(InputError, match="target_modules: query is no linear layer of a Llama: choose from q_proj"):
-        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path, progress=False)
+        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -289,7 +289,7 @@ def test_a_loss_that_is_no_number_stops_the_tuning(tiny, dataset, candidates, tm
 
     monkeypatch.setattr(NextTokenLogits, "forward", broken)
     with pytest.raises(InputError, match="no longer a number at step 1"):
-        fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=tmp_path, progress=False)
+        fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=tmp_path)
 
 
 def with_first(tensors, change):
@@ -337,7 +337,7 @@ def test_an_adapter_of_other_weights_is_refused(fault, tuned, tiny, dataset, can
         load_ranker(dataset, tiny.settings, folders["older"])
     settings = tiny.settings.model_copy(update={"start_from": str(folders["older"] / "adapter")})
     with pytest.raises(InputError, match="adapter's weight"):
-        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path / "next", progress=False)
+        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path / "next")
 
 
 def test_a_backbone_is_known_by_its_weights_not_by_its_folders_name(tuned, tiny, dataset, candidates, tmp_path):
@@ -355,4 +355,4 @@ def test_a_backbone_is_known_by_its_weights_not_by_its_folders_name(tuned, tiny,
         load_ranker(dataset, settings, tuned[1])
     settings = settings.model_copy(update={"start_from": str(tuned[1] / "adapter")})
     with pytest.raises(InputError, match="written with backbone_sha256"):
-        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path / "next", progress=False)
+        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path / "next")

@@ -184,20 +184,12 @@ def test_a_ranks_file_comes_back_and_the_same_ranks_are_the_same_bytes(random_ca
     assert set(ranks.dtypes) == {np.dtype("int32")}
 
 
-@pytest.mark.parametrize(("users", "ranks"), [([0, 0], [1, 1]), ([0, 1], [1, 0])])
-def test_ranks_that_cannot_be_right_are_not_written(users, ranks, tmp_path):
-    frame = pd.DataFrame({"user": users, "target": [1, 2], "rank": ranks})
-    with pytest.raises(InputError, match=r"ranks\.parquet would hold"):
-        write_ranks(frame, tmp_path / "ranks.parquet")
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("read", [read_ranks, lambda path: load_candidates(path, "test")])
 def test_a_file_that_is_not_what_it_should_be_is_refused(read, tmp_path):
     with pytest.raises(InputError, match="missing"):
         read(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("user,target,rank\n")
-    with pytest.raises(InputError, match="not a parquet file"):
+    with pytest.raises(InputError, match="no parquet file"):
         read(tmp_path / "text.parquet")
     pq.write_table(pa.table({"user": [1], "target": [2]}), tmp_path / "other.parquet")
     with pytest.raises(InputError, match="must have the columns user int32"):

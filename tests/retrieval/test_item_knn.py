@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from llamarec_core.files import InputError
-from llamarec_core.retrieval import fit_retriever, load_retriever, retrieve, sampled_users, target_ranks
+from llamarec_core.retrieval import fit_retriever, item_knn, load_retriever, retrieve, sampled_users, target_ranks
 from llamarec_core.retrieval.item_knn import TRIED, ItemKNN, training_prefix_candidates
 from llamarec_core.settings import RetrieverSettings
 
@@ -29,9 +29,10 @@ def random_walks(make_dataset):
     return make_dataset(*walks, [7, 8, 9, 10], n_items=60)
 
 
-def test_training_lists_are_those_of_a_count_without_their_user(random_walks):
+def test_training_lists_are_those_of_a_count_without_their_user(random_walks, monkeypatch):
     dataset = random_walks
-    users, positions, items = training_prefix_candidates(dataset, 20, batch_size=16)
+    monkeypatch.setattr(item_knn, "BATCH_SIZE", 16)
+    users, positions, items = training_prefix_candidates(dataset, 20)
     assert len(users) == sum(len(dataset.train(user)) - 1 for user in range(dataset.n_users))
     assert items.shape == (len(users), 20)
     assert items.dtype == users.dtype == positions.dtype == np.int32
@@ -65,7 +66,7 @@ def test_scores_are_those_by_hand_and_popularity_decides_without_neighbours(rand
 
 def test_it_is_tuned_on_validation_and_comes_back_from_its_file(cycle, tmp_path):
     settings = RetrieverSettings(method="item_knn", validation_users=20)
-    model = fit_retriever(cycle, settings, seed=0, folder=tmp_path, progress=False)
+    model = fit_retriever(cycle, settings, seed=0, folder=tmp_path)
     curve = pd.read_csv(tmp_path / "training.csv")
     assert len(curve) == 32
     best = curve.loc[curve["recall@10"].idxmax()]

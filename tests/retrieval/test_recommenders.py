@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from llamarec_core.retrieval import fit_retriever, target_ranks
+from llamarec_core.retrieval.baselines import CausalBlock
 from llamarec_core.retrieval.fit import METHODS
 from llamarec_core.retrieval.lru import linear_scan
-from llamarec_core.retrieval.sasrec import CausalBlock
 from llamarec_core.settings import RetrieverSettings
 
 N_ITEMS = 30
@@ -96,7 +96,7 @@ def test_it_learns_a_pattern(method, cycle, tmp_path):
         learning_rate=0.01,
         dropout=0.1,
     )
-    model = fit_retriever(cycle, settings, seed=0, folder=tmp_path, progress=False)
+    model = fit_retriever(cycle, settings, seed=0, folder=tmp_path)
     ranks = target_ranks(model, cycle, "test")
     assert np.mean(ranks <= 3) > 0.7  # 0.08 by chance
 
