@@ -8,7 +8,7 @@ import ast
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,21 @@ class Run(Paths):
         parameters: of the notebook, by which it can be run again.
     """
 
-    def __init__(self, notebook: str, *, profile: str, dataset: str | None, seed: int | None, root: Path) -> None:
+    def __init__(
+        self,
+        notebook: str,
+        *,
+        profile: str,
+        dataset: str | None,
+        seed: int | None,
+        root: Path,
+        settings: Sequence[str] = (),
+    ) -> None:
         self.notebook = notebook
         self.profile_file = find_profile(profile, root=root)
         self.profile: Profile = load_profile(self.profile_file)
         if dataset is not None:
-            self.profile = self.profile.for_dataset(checked_name(dataset, of="data set"))
+            self.profile = self.profile.for_dataset(checked_name(dataset, of="data set")).given(settings)
         super().__init__(root, self.profile.name, dataset, self.profile.seed if seed is None else seed)
         given = {"profile": profile, "dataset": dataset, "seed": self.seed}
         self.parameters = {name: value for name, value in given.items() if value is not None}
@@ -142,6 +151,9 @@ class Run(Paths):
 def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int | None = None) -> Run:
     """Open a notebook's run; every notebook calls this in its first cell after the parameters.
 
+    papermill may give a notebook of one data set changed settings: ``-y 'settings: [ranker.title_tokens=32]'``. They
+    change what the run writes, so give a copy of the profile with them for results to keep.
+
     Args:
         notebook: the notebook's name without suffix.
         profile: a profile's name, or a path to a YAML file.
@@ -149,8 +161,8 @@ def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int 
         seed: the run's seed; ``None`` takes the profile's.
 
     Raises:
-        InputError: the profile is unknown or faulty, the seed is not a whole number, or papermill was given
-            a parameter that the notebook does not have.
+        InputError: the profile or a changed setting is unknown or faulty, the seed is not a whole number, or papermill
+            was given a parameter that the notebook does not have.
     """
     _show_input_errors_alone()
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
@@ -159,7 +171,12 @@ def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int 
     root = find_root()
     injected = _injected_parameters()
     _refuse_unknown_parameters(root / "notebooks" / f"{notebook}.ipynb", injected)
-    run = Run(notebook, profile=profile, dataset=dataset, seed=seed, root=root)
+    settings = injected.get("settings", [])
+    if not isinstance(settings, list) or not all(isinstance(text, str) for text in settings):
+        raise InputError(f"Parameter settings is {settings!r}: give a list of texts such as ranker.title_tokens=32.")
+    if settings and dataset is None:
+        raise InputError(f"Parameter settings: {notebook} reads all data sets: change its profile instead.")
+    run = Run(notebook, profile=profile, dataset=dataset, seed=seed, root=root, settings=settings)
     run.parameters |= {name: value for name, value in injected.items() if name not in ("profile", "dataset", "seed")}
     return run
 
@@ -191,7 +208,7 @@ def _refuse_unknown_parameters(notebook: Path, injected: Mapping[str, Any]) -> N
         return
     cells = nbformat.read(notebook, as_version=4).cells
     known = assigned("\n".join(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])))
-    for name in sorted(injected.keys() - known.keys()):
+    for name in sorted(injected.keys() - known.keys() - {"settings"}):
         raise InputError(f"Notebook {notebook.stem} has no parameter {name!r}: choose from {', '.join(sorted(known))}.")
 
 

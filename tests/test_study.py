@@ -96,11 +96,38 @@ def test_provenance_stands_beside_every_artefact(project):
 def test_the_recorded_command_says_all_that_the_notebook_was_given(project, tmp_path, monkeypatch):
     profile = tmp_path / "mine.yaml"
     shutil.copy(project / "notebooks" / "profiles" / "smoke.yaml", profile)
-    cells = f"# Parameters\nprofile = {str(profile)!r}\ncases = [[1, 5]]\n"
-    monkeypatch.setattr(study, "_ipython", lambda: SimpleNamespace(user_ns={"In": ["", cells]}))
-    monkeypatch.setattr(study, "_show_input_errors_alone", lambda: None)
+    inject(monkeypatch, f"profile = {str(profile)!r}\ncases = [[1, 5]]")
     run = study.begin("bench_latency", profile=str(profile))
     assert run.finish()["command"].endswith(f"-p profile {profile} -p seed 0 -y 'cases: [[1, 5]]'")
+
+
+def inject(monkeypatch, parameters):
+    shell = SimpleNamespace(user_ns={"In": ["", f"# Parameters\n{parameters}\n"]})
+    monkeypatch.setattr(study, "_ipython", lambda: shell)
+    monkeypatch.setattr(study, "_show_input_errors_alone", lambda: None)
+
+
+def test_papermill_may_change_any_setting_and_the_record_says_so(project, monkeypatch):
+    inject(monkeypatch, "settings = ['ranker.title_tokens=9', 'retriever.dropout=0.25']")
+    run = study.begin("3_ranker", profile="small", dataset="beauty")
+    assert (run.profile.ranker.title_tokens, run.profile.retriever.dropout) == (9, 0.25)
+    record = run.finish()
+    assert record["settings"]["ranker"]["title_tokens"] == 9
+    assert """-y 'settings: ["ranker.title_tokens=9", "retriever.dropout=0.25"]'""" in record["command"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "dataset", "says"),
+    [
+        ("'ranker.title_tokens=9'", "beauty", "give a list of texts"),
+        ("['ranker.title_tokens=9']", None, "reads all data sets"),
+        ("['ranker.colour=9']", "beauty", "colour"),
+    ],
+)
+def test_settings_that_cannot_be_changed_so_are_refused(project, monkeypatch, settings, dataset, says):
+    inject(monkeypatch, f"settings = {settings}")
+    with pytest.raises(InputError, match=says):
+        study.begin("3_ranker", profile="small", dataset=dataset)
 
 
 def test_a_record_is_of_the_code_that_the_run_began_with(project, monkeypatch):

@@ -38,8 +38,8 @@ def read_table(path: SourcePath, columns: Mapping[str, str], *, header: Sequence
     Times are whole numbers, decimal numbers or ISO 8601 dates. Whole numbers stay as they are, all others are replaced
     by their ranks: order and ties are exact. In a table without times, an item stands once.
 
-    ``columns`` maps our name of each column to read to its name in the file; other columns are ignored. ``header`` names
-    all columns in order, for a file with commas and without a header line.
+    ``columns`` maps our name of each column to read to its name in the file; other columns are ignored. ``header``
+    names all columns in order, for a file with commas and without a header line.
 
     Raises:
         InputError: the file is empty, truncated or not UTF-8, lacks a column, or leaves a quote open; or a row has a
