@@ -23,8 +23,8 @@ from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import CausalLM, Strategy, Verbalizer
 from llamarec_core.llm_baselines.generation import PARTS
 from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone
-from llamarec_core.ranking.adapter import add_adapter
-from llamarec_core.ranking.qlora import RankerTask, make_accelerator
+from llamarec_core.ranking.adapter import add_adapter, make_accelerator
+from llamarec_core.ranking.qlora import RankerTask
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pack, pad
 from llamarec_core.settings import RankerSettings
 

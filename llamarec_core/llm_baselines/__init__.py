@@ -16,9 +16,8 @@ strategy                reads                       answers with
 """
 
 from llamarec_core.llm_baselines.base import Strategy, Verbalizer
+from llamarec_core.llm_baselines.catalogue import P5, GPT4Rec
 from llamarec_core.llm_baselines.causal_lm import PALR, CausalLM
-from llamarec_core.llm_baselines.gpt4rec import GPT4Rec
-from llamarec_core.llm_baselines.p5 import P5
 from llamarec_core.llm_baselines.tallrec import TALLRec, TALLRecWithoutCache
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -28,8 +27,3 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 TUNED: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (PALR, GPT4Rec, TALLRec, P5)}
 """Those with a training format of their own; the verbalizer's is that of the ranker, the list of titles has none."""
-
-__all__ = [
-    "P5", "PALR", "STRATEGIES", "TUNED", "CausalLM", "GPT4Rec", "Strategy", "TALLRec", "TALLRecWithoutCache",
-    "Verbalizer",
-]  # fmt: skip

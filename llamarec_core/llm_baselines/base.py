@@ -16,40 +16,30 @@ from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines.generation import COUNTS, Constraint, Hypothesis, Meter, generate
 from llamarec_core.ranking.prompt import PromptBuilder, Template
-from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pad, refuse_too_long
 from llamarec_core.retrieval.candidates import Candidates
 
-Answer = tuple[np.ndarray, np.ndarray]
-"""A request's scores of its candidates, ``(K,)``, and the items recommended, best first."""
-
-Parsed = tuple[np.ndarray, np.ndarray, tuple[int, int]]
-"""The same, and how many outputs were valid and not."""
-
-Example = tuple[list[int], list[int]]
-"""The tokens of a prompt and of the answer to learn."""
+Answer = tuple[np.ndarray, np.ndarray]  # a request's scores of its candidates, (K,), and the items recommended
+Parsed = tuple[np.ndarray, np.ndarray, tuple[int, int]]  # the same, and how many outputs were valid and not
+Example = tuple[list[int], list[int]]  # the tokens of a prompt and of the answer to learn
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A strategy's answers to n requests of K candidates each."""
+    """A strategy's answers to n requests of K candidates each.
 
-    scores: np.ndarray
-    """Of each candidate, the larger the better, float64, ``(n, K)``; where two are equal, the retriever's order holds
-    (:func:`~llamarec_core.ranking.rerank_by_scores`)."""
+    Where two scores are equal, the retriever's order holds (:func:`~llamarec_core.ranking.rerank_by_scores`).
+    """
+
+    scores: np.ndarray  # float64 (n, K), the larger the better
     recommended: list[np.ndarray]
     """Item ids, best first: all candidates, or, of a strategy that reads none, what it found in the catalogue."""
     cost: pd.DataFrame
-    """One row a request, see :meth:`~llamarec_core.llm_baselines.generation.Meter.frame`."""
+    """One row a request, see :meth:`.Meter.frame`."""
 
 
 class Strategy(ABC):
-    """A way of making a language model rank.
-
-    Args:
-        model: the backbone, or the backbone with its adapter.
-        prompts: of the data set and the backbone; tokenizer, titles and settings are taken from it.
-        batch_size: requests that are answered together.
-    """
+    """A way of making a language model rank, with or without its adapter, ``batch_size`` requests together."""
 
     name: ClassVar[str]
     template: ClassVar[Template | None] = None
@@ -62,6 +52,10 @@ class Strategy(ABC):
         if self.template:
             prompts = PromptBuilder(prompts.tokenizer, prompts.titles, prompts.settings, template=self.template)
         self.prompts = prompts
+        self._prepare()
+
+    def _prepare(self) -> None:  # noqa: B027 (not all have something to prepare)
+        """Make what a strategy needs beside its prompts."""
 
     def rank(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: bool = False
@@ -69,7 +63,7 @@ class Strategy(ABC):
         """Answer requests, at least one; the model is left in evaluation mode.
 
         Args:
-            histories: item ids in the order of time, one sequence per request.
+            histories: item ids in the order of time.
             candidates: item ids in the retriever's order, best first, ``(n, K)``.
 
         Raises:
@@ -123,15 +117,6 @@ class Strategy(ABC):
     def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
         """Answer the requests of a batch."""
 
-    def _refuse_too_long(self, n_tokens: int) -> None:
-        """Refuse a sequence beyond the backbone's positions, which is never cut silently."""
-        limit = self.model.config.max_position_embeddings
-        if n_tokens > limit:
-            raise InputError(
-                f"A request to {self.name!r} takes {n_tokens} tokens with its answer, but "
-                f"{self.prompts.settings.backbone!r} reads at most {limit}: lower history_length or title_tokens."
-            )
-
 
 class Verbalizer(Strategy):
     """LlamaRec itself, beside the others: one forward pass, the logits of the candidates' labels (section 3.2.3).
@@ -149,7 +134,7 @@ class Verbalizer(Strategy):
     def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
         with meter.timed("tokenizing"):
             prompts = self.prompts.encode([self.text(*request) for request in zip(histories, candidates, strict=True)])
-        self._refuse_too_long(max(map(len, prompts)))
+        refuse_too_long(self.prompts, self.model, max(map(len, prompts)))
         tokens, lengths = pad(prompts, device=self.model.device)
         labels = torch.tensor(self.prompts.label_ids[: len(candidates[0])], device=self.model.device)
         with meter.timed("reading"):
@@ -171,7 +156,8 @@ class GeneratingStrategy(Strategy):
         with meter.timed("tokenizing"):
             prompts = self.prompts.encode([self.text(*request) for request in requests])
             limits = [self._limit(listed) for listed in candidates]
-        self._refuse_too_long(max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)))
+        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        refuse_too_long(self.prompts, self.model, longest)
         rules = {"width": self.width, "ends": self.ends, "constraint": self.constraint}
         generated = generate(self.model, prompts, meter, limits=limits, **rules)
         answers = []
@@ -199,6 +185,6 @@ def in_order(candidates: Sequence[int], scores: np.ndarray) -> Answer:
 def answer_candidates(
     strategy: Strategy, dataset: Dataset, candidates: Candidates, split: str, *, progress: bool = False
 ) -> Answers:
-    """Answer the requests of candidates, all of them, in their order, with the histories of a split."""
+    """Answer the requests of all candidates, in their order, with the histories of a split."""
     histories = [dataset.history(int(user), split) for user in candidates.users]
     return strategy.rank(histories, candidates.items[:, : strategy.prompts.settings.candidates], progress=progress)

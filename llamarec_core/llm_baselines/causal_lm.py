@@ -6,7 +6,7 @@ history and T tokens a title::
 
     forward passes K · T,    tokens read P = c + (H + K) · (mark + T),    tokens generated K · T.
 
-(The first token comes from the prompt's own pass, so that there are as many passes as tokens.)
+(The first token comes from the prompt's own pass.)
 
 **PALR** (Yang et al., 2023, arXiv 2305.07622) is asked for the items to recommend, R = 10 at most. Tuned, it answers
 with the title of what the user chose next, and ends. The original first has a language model describe the user in
@@ -14,33 +14,23 @@ keywords; this step is left out, so that all strategies read the same. It reads 
 
     forward passes min(R, K) · (mark + T),    tokens generated as many.
 
-Lines are matched with the candidates' titles. Candidates that no line names follow in the retriever's order; ``valid``
-counts those that were named.
+Candidates that no line names follow in the retriever's order; ``valid`` counts those that were named.
 """
 
 import re
 from collections.abc import Sequence
 
 import numpy as np
-from peft import PeftModel
 from rapidfuzz import fuzz, process, utils
-from transformers import LlamaForCausalLM
 
 from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Parsed, in_order
 from llamarec_core.llm_baselines.generation import Hypothesis
-from llamarec_core.ranking.prompt import PromptBuilder, Template
+from llamarec_core.ranking.prompt import Template
 
-RECOMMENDED = 10
-"""Titles that PALR is asked for, and given room for."""
-
-SIMILAR = 80.0
-"""From this similarity on, in percent, a line is taken for a title."""
-
-_MARK = re.compile(r"^\s*(?:[-*•]|\(?\w{1,2}[.):])\s+")
-"""What stands before an entry of a list: a dash, a number, a label."""
-
-_YEAR = re.compile(r"\s*\(\d*\)?$")
-"""A film's year at the end of a title, which may have been cut."""
+RECOMMENDED = 10  # titles that PALR is asked for, and given room for
+SIMILAR = 80.0  # from this similarity on, in percent, a line is taken for a title
+_MARK = re.compile(r"^\s*(?:[-*•]|\(?\w{1,2}[.):])\s+")  # before an entry of a list: a dash, a number, a label
+_YEAR = re.compile(r"\s*\(\d*\)?$")  # a film's year at the end of a title, which may have been cut
 
 
 class CausalLM(GeneratingStrategy):
@@ -55,9 +45,8 @@ class CausalLM(GeneratingStrategy):
         closing="\n\nAll candidate items from the most suitable to the least suitable, one title a line:\n-",
     )
 
-    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
-        super().__init__(model, prompts, batch_size=batch_size)
-        self.ends = {prompts.tokenizer.eos_token_id} - {None}
+    def _prepare(self) -> None:
+        self.ends = {self.prompts.tokenizer.eos_token_id} - {None}
 
     def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
         generated = self._limit(candidates)
@@ -98,14 +87,10 @@ class PALR(CausalLM):
 
 
 def parse_titles(text: str, titles: Sequence[str]) -> tuple[list[int], int]:
-    """Find which titles a text lists, a title a line.
+    """Return the indices of the titles that a text lists, a title a line, and how many lines named no further one.
 
     A line names the title that is most similar to it, with or without its year, by normalised edit distance
     (insertions and deletions), letter case and punctuation aside; of several that are the same, the first is meant.
-
-    Returns:
-        The indices of the titles named, each once, in the text's order; and how many lines named none, or one that an
-        earlier line had named.
     """
     forms = [*titles, *(_YEAR.sub("", title) for title in titles)]
     known = [utils.default_process(form) for form in forms]

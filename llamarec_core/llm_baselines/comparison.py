@@ -1,7 +1,5 @@
 """The comparison of strategies: the same sampled users, answered by each of them, zero-shot and tuned, cost counted.
 
-    candidates ──sample_users──▶ requests ──Comparison.answer──▶ one file for each strategy and state
-
 Strategies that generate take seconds a request, so that not all users can be asked. Half of the sample are users whose
 target was retrieved, whom a ranker of candidates can help, half are others, whom only a search of the whole catalogue
 can help. The files say how many users each half stands for; :mod:`llamarec_core.report.strategies` weighs them.
@@ -27,6 +25,7 @@ from llamarec_core.llm_baselines import STRATEGIES, TUNED, Strategy, Verbalizer
 from llamarec_core.llm_baselines.base import Answers, answer_candidates
 from llamarec_core.llm_baselines.generation import COUNTS, PARTS
 from llamarec_core.llm_baselines.tuning import fit_strategy, load_strategy, text_settings
+from llamarec_core.paths import files_by_seed, with_seed
 from llamarec_core.ranking import load_ranker, rerank_by_scores
 from llamarec_core.ranking.adapter import WEIGHTS
 from llamarec_core.ranking.rerank import is_retrieved
@@ -41,9 +40,8 @@ CASES = [
 ]
 """Every strategy with the states in which it is compared: as the backbone came (False), and tuned (True)."""
 
-BATCH = 16
-"""Requests that are answered together where throughput and memory are measured."""
 
+BATCH = 16  # requests that are answered together where throughput and memory are measured
 COLUMNS = (
     "user", "target", "stratum", "stratum_users", "retriever_rank", "rank", "reranked", *COUNTS,
     *(f"{part}_seconds" for part in PARTS), "predicted_forward_passes", "predicted_tokens_read",
@@ -53,10 +51,9 @@ COLUMNS = (
 """One row a request, answered alone. ``stratum`` is ``retrieved`` or ``missed``, ``stratum_users`` how many test users
 it has; ``retriever_rank`` is the target's before any strategy, ``rank`` that among the re-ranked candidates, or in the
 whole catalogue where the strategy reads no candidates, and ``reranked`` that among the candidates in either case. What
-follows ``predicted_…`` is the same in all rows: the answers that were learnt, the arithmetic's precision, the threads
-that this process computes with, how many processors worked on the requests on average (its processor time over the
-time; less than its threads where other work took them), the requests answered together, their time, and how much
-memory they took above the loaded model."""
+follows ``predicted_…`` is the same in all rows: answers learnt, precision, threads, how many processors worked on the
+requests on average, requests answered together, their time, and the memory they took above the loaded model.
+"""
 
 
 class Sample(NamedTuple):
@@ -69,10 +66,8 @@ class Sample(NamedTuple):
 def sample_users(candidates: Candidates, *, size: int, users: int | None, seed: int) -> Sample:
     """Draw users in two strata, half of them with a target among the first ``size`` candidates, in their own order.
 
-    Where a stratum has too few, the other gives more; ``users=None`` takes all.
-
-    Raises:
-        InputError: a single user cannot stand for two strata.
+    Where a stratum has too few, the other gives more; ``users=None`` takes all. An :class:`InputError` refuses a single
+    user, who cannot stand for two strata.
     """
     if users == 1:
         raise InputError("strategy_users: 1 cannot stand for users with and without a retrieved target: draw 2.")
@@ -84,28 +79,29 @@ def sample_users(candidates: Candidates, *, size: int, users: int | None, seed: 
     if users is not None and users < len(candidates):
         half = min(max(users - users // 2, users - len(strata[1])), len(strata[0]))
         generator = rng(seed, "strategies")
-        counts = (half, users - half)
-        drawn = [generator.choice(of, size=count, replace=False) for of, count in zip(strata, counts, strict=True)]
-        rows = np.sort(np.concatenate(drawn))
-    frame = pd.DataFrame({"stratum": names[rows], "stratum_users": sizes[rows]})
-    return Sample(candidates.take(rows), frame)
+        drawn = zip(strata, (half, users - half), strict=True)
+        rows = np.sort(np.concatenate([generator.choice(of, size=count, replace=False) for of, count in drawn]))
+    return Sample(candidates.take(rows), pd.DataFrame({"stratum": names[rows], "stratum_users": sizes[rows]}))
 
 
 @dataclass
 class Comparison:
-    """Answers the same requests by one strategy after another."""
+    """Answers the same requests by one strategy after another.
+
+    Args:
+        validation: the retriever's candidates of the validation users.
+        settings: of the ranker in ``work / "ranker"``.
+        examples: as for :func:`~llamarec_core.llm_baselines.tuning.text_settings`.
+        work: folder of the weights; a strategy is tuned in ``strategy-<name>`` there.
+    """
 
     dataset: Dataset
     sample: Sample
     validation: Candidates
-    """The retriever's candidates of the validation users."""
     settings: RankerSettings
-    """Of the ranker in ``work / "ranker"``."""
     examples: int | None
-    """As for :func:`~llamarec_core.llm_baselines.tuning.text_settings`."""
     seed: int
     work: Path
-    """Folder of the weights; a strategy is tuned in ``strategy-<name>`` there."""
 
     @cached_property
     def text(self) -> RankerSettings:
@@ -117,11 +113,7 @@ class Comparison:
         return self.work / ("ranker" if strategy is Verbalizer else f"strategy-{strategy.name}")
 
     def load(self, strategy: type[Strategy], *, tuned: bool) -> Strategy:
-        """Return a strategy with its model, tuned first where it is still to be.
-
-        Raises:
-            InputError: the verbalizer has not been tuned, by `3_ranker`, or the settings are refused.
-        """
+        """Return a strategy with its model, tuned first where it is still to be."""
         folder = self.folder(strategy)
         if strategy is Verbalizer:
             ranker = load_ranker(self.dataset, self.settings, folder, tuned=tuned)
@@ -131,11 +123,7 @@ class Comparison:
         return load_strategy(strategy, self.dataset, self.text, folder, tuned=False)
 
     def answer(self, strategy: type[Strategy], path: Path, *, tuned: bool, commit: str) -> pd.DataFrame:
-        """Return what a strategy answered; where ``path`` does not hold it yet, ask it and write that parquet file.
-
-        Raises:
-            InputError: as :meth:`load`, or the strategy refuses a request.
-        """
+        """Return what a strategy answered; where ``path`` does not hold it yet, ask it and write that parquet file."""
         identity = self._identity(strategy, tuned=tuned)
         if path.is_file() and (kept := pd.read_parquet(path)).attrs == identity:
             return kept
@@ -202,7 +190,7 @@ def catalogue_ranks(targets: np.ndarray, answers: Answers, *, n_items: int) -> n
 
 
 def named_ranks(answers: pd.DataFrame) -> pd.Series:
-    """Return the ranks of the targets that an answer names itself: without the retriever's order for the rest.
+    """Return the ranks of the targets that an answer names itself, without the retriever's order for the rest.
 
     Of a strategy that generates titles of candidates; a target that was not named is beyond any list.
     """
@@ -212,7 +200,8 @@ def named_ranks(answers: pd.DataFrame) -> pd.Series:
 
 def answers_file(results: Path, dataset: str, strategy: type[Strategy], *, tuned: bool, seed: int) -> Path:
     """Return the path of a strategy's answers among the results of a profile."""
-    return results / "strategies" / dataset / f"{strategy.name}{'-tuned' if tuned else ''}-seed{seed}.parquet"
+    name = with_seed(f"{strategy.name}{'-tuned' if tuned else ''}", seed)
+    return results / "strategies" / dataset / f"{name}.parquet"
 
 
 def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str, str, bool, int], pd.DataFrame]:
@@ -228,18 +217,18 @@ def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str
     for dataset in datasets:
         users: dict[int, list[int]] = {}
         of_dataset = {}
-        for path in sorted((results / "strategies" / dataset).glob("*-seed*.parquet")):
-            name, seed = path.stem.rsplit("-seed", 1)
-            if name.removesuffix("-tuned") not in STRATEGIES:
+        for (name, seed), path in files_by_seed(results / "strategies" / dataset).items():
+            strategy = name.removesuffix("-tuned")
+            if strategy not in STRATEGIES:
                 raise InputError(f"{path} is of no strategy of {', '.join(STRATEGIES)}: remove it, or name it as one.")
             frame = pd.read_parquet(path)
             missing = [column for column in COLUMNS if column not in frame]
             if missing or frame["user"].duplicated().any():
                 what = f"lacks the column {missing[0]!r}" if missing else "holds a user twice"
                 raise InputError(f"{path} {what}: delete it and run `3_strategies` again.")
-            if frame["user"].tolist() != users.setdefault(int(seed), frame["user"].tolist()):
+            if frame["user"].tolist() != users.setdefault(seed, frame["user"].tolist()):
                 raise InputError(f"{path} holds other users than its neighbours: run `3_strategies` again.")
-            of_dataset[name.removesuffix("-tuned"), name.endswith("-tuned"), int(seed)] = frame
-        order = sorted(of_dataset, key=lambda key: (list(STRATEGIES).index(key[0]), *key[1:]))
-        found |= {(dataset, *key): of_dataset[key] for key in order}
+            of_dataset[dataset, strategy, name != strategy, seed] = frame
+        order = sorted(of_dataset, key=lambda key: (list(STRATEGIES).index(key[1]), *key[2:]))
+        found |= {key: of_dataset[key] for key in order}
     return found

@@ -5,8 +5,8 @@ Of all continuations y of a prompt's hypotheses the beam keeps the ``width`` bes
     log P(y) = Σ_s log softmax(logits after the prompt and y_1 … y_{s−1})[y_s]
 
 A prompt is read once, however wide the beam; a hypothesis that has ended stays in the competition, but is not run
-any further. Prompts of a batch are padded on the right, and their padding is masked for what follows. (transformers'
-own beam search reads a prompt once for each beam, and gives all prompts of a batch the same limit.)
+any further. (transformers' own beam search reads a prompt once for each beam, and gives all prompts of a batch the same
+limit.)
 """
 
 import time
@@ -26,8 +26,8 @@ from llamarec_core.ranking.verbalizer import pad
 COUNTS = ("forward_passes", "tokens_read", "tokens_generated", "valid", "invalid")
 """What is counted for each request: sequences that the backbone ran over (one of a batch of k counts as one; of prompts
 packed in one row, what they share and each ending count as one), tokens of prompts without padding, tokens generated
-(by all beams), outputs that name an item, and outputs that name none, or one that an earlier output or the history had
-named."""
+(by all beams), outputs that name an item, and outputs that name none, or one named before.
+"""
 
 PARTS = ("tokenizing", "reading", "generating", "parsing")
 """The parts of a request's time: building prompts, the passes over them, the passes after them, finding items."""
@@ -68,16 +68,14 @@ class Meter:
 class Hypothesis:
     """What was generated after the prompt of a request."""
 
-    tokens: tuple[int, ...] = ()
-    """Without the token that ended it."""
-    score: float = 0.0
-    """Its log-probability, with that of the token that ended it."""
+    tokens: tuple[int, ...] = ()  # without the token that ended it
+    score: float = 0.0  # its log-probability, with that of the token that ended it
     ended: bool = False
 
     def followed(
         self, token: int, value: float, limit: int, ends: Collection[int], constraint: Constraint | None
     ) -> "Hypothesis":
-        """Return it with one token more, of log-probability ``value``; the rest as of :func:`generate`."""
+        """Return it with one token more, of log-probability ``value``."""
         if token in ends:
             return Hypothesis(self.tokens, self.score + value, ended=True)
         tokens = (*self.tokens, token)
@@ -103,9 +101,6 @@ def generate(
         limits: most tokens after each prompt, at least one.
         ends: tokens each of which ends a hypothesis.
         constraint: which tokens may follow; by default all.
-
-    Raises:
-        InputError: the model's logits are not numbers.
     """
     language_model = model.get_base_model() if isinstance(model, PeftModel) else model
     tokens, lengths = pad(prompts, device=model.device)

@@ -1,13 +1,14 @@
 """TALLRec: "Yes" against "No" for each candidate (Bao et al., 2023, arXiv 2305.00447).
 
 One prompt a candidate asks whether the user will want it; its score is logit("Yes") − logit("No") at the last
-position. Prompts of one request differ in their end alone: what they begin with is read once, and its keys and values
-are kept. The original's prompt lists liked and disliked items apart; here all of the history was chosen.
-Tuned, every other example asks for the target, and the rest for a negative. For K candidates, H titles of history and T
-tokens a title, where s = c + H · (mark + T) tokens are shared and e = T + c' follow::
+position. The original's prompt lists liked and disliked items apart; here all of the history was chosen.
+Tuned, every other example asks for the target, and the rest for a negative. Prompts of one request differ in their end
+alone. All of them stand in one packed row, where what they begin with is read only once; the row counts as the 1 + K
+sequences that it holds. For K candidates, H titles of history and T tokens a title, where s = c + H · (mark + T) tokens
+are shared and e = T + c' follow::
 
-    with the cache:     forward passes 1 + K,    tokens read s + K · e
-    without the cache:  forward passes K,        tokens read K · (s + e)
+    packed in one row:  forward passes 1 + K,    tokens read s + K · e
+    each by itself:     forward passes K,        tokens read K · (s + e)
 
 and nothing is generated. Titles that all begin alike share more than s.
 """
@@ -16,21 +17,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from peft import PeftModel
-from transformers import LlamaForCausalLM
 
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines.base import Answer, Example, Strategy, in_order
 from llamarec_core.llm_baselines.generation import Meter
-from llamarec_core.ranking.prompt import PromptBuilder, Template
-from llamarec_core.ranking.verbalizer import NextTokenLogits, pack
+from llamarec_core.ranking.prompt import Template
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pack, refuse_too_long
 
 
 class TALLRec(Strategy):
-    """Scores a candidate by how much likelier "Yes" is than "No" after a prompt of its own.
-
-    The K prompts of a request are read together, those of two requests never are.
-    """
+    """Scores a candidate by how much likelier "Yes" is than "No"; prompts of two requests are never read together."""
 
     name = "tallrec"
     template = Template(
@@ -40,15 +36,13 @@ class TALLRec(Strategy):
         candidate_mark="\n-",
         closing="\n\nAnswer:",
     )
-    cached = True
-    """Whether what a request's prompts begin with is read only once."""
+    cached = True  # what a request's prompts begin with is read only once
 
-    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
-        super().__init__(model, prompts, batch_size=batch_size)
+    def _prepare(self) -> None:
         yes, no = self.following([" Yes", " No"])
         if yes[0] == no[0]:
             raise InputError(
-                f"The tokenizer of {prompts.settings.backbone!r} begins Yes and No alike: choose another backbone."
+                f"The tokenizer of {self.prompts.settings.backbone!r} begins Yes and No alike: choose another backbone."
             )
         self._answers = (yes[0], no[0])
 
@@ -78,7 +72,7 @@ class TALLRec(Strategy):
             with meter.timed("tokenizing"):
                 texts = [self.prompts.text(history, [item]) for item in listed]
                 shared, rest = self.prompts.encode_shared(texts) if self.cached else ([], self.prompts.encode(texts))
-            self._refuse_too_long(len(shared) + max(map(len, rest)))
+            refuse_too_long(self.prompts, self.model, len(shared) + max(map(len, rest)))
             beginnings, endings = ([shared], [rest]) if shared else ([[]] * len(rest), [[prompt] for prompt in rest])
             packed = pack(beginnings, endings, device=self.model.device)
             with meter.timed("reading"):

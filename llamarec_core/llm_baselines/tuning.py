@@ -16,11 +16,10 @@ from torch.nn import functional as F
 
 from llamarec_core.data import Dataset
 from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Strategy, answer_candidates
-from llamarec_core.ranking.adapter import add_adapter, freeze_adapter, load_adapter
+from llamarec_core.ranking.adapter import AdapterTask, add_adapter, freeze_adapter, load_adapter, make_accelerator
 from llamarec_core.ranking.backbone import backbone_name, default_device, load_backbone
 from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.ranking.prompt import PromptBuilder
-from llamarec_core.ranking.qlora import AdapterTask, make_accelerator
 from llamarec_core.ranking.rerank import ndcg_at_10, retrieved_candidates
 from llamarec_core.ranking.verbalizer import pad
 from llamarec_core.retrieval.candidates import Candidates
@@ -30,14 +29,10 @@ from llamarec_core.training import Plan
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-VALIDATIONS = 4
-"""Most validations of a tuning."""
 
-VALIDATION_USERS = 10
-"""Most users of a validation."""
-
-IGNORED = -100
-"""Stands where an answer has no more tokens."""
+VALIDATIONS = 4  # most of a tuning
+VALIDATION_USERS = 10  # most of a validation
+IGNORED = -100  # stands where an answer has no more tokens
 
 OF_LABELS = (
     "template", "users_per_prompt", "names_per_prompt", "items_per_prompt", "loss", "temperature", "meter_answers",
@@ -70,12 +65,8 @@ def fit_strategy(
 ) -> Strategy:
     """Tune a strategy, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
 
-    The global generator of torch is seeded on the way. Arguments are as of :func:`llamarec_core.ranking.fit_ranker`,
-    with one of :data:`llamarec_core.llm_baselines.TUNED` and its :func:`text_settings`.
-
-    Raises:
-        InputError: ``folder`` holds another run, no user's target is among the candidates, the loss is no longer a
-            number, or backbone, prompts or adapter are refused.
+    As :func:`llamarec_core.ranking.fit_ranker`, but of one of :data:`llamarec_core.llm_baselines.TUNED`, with its
+    :func:`text_settings`.
     """
     if not (folder / "adapter").is_dir():
         accelerator = make_accelerator(settings)
@@ -101,10 +92,8 @@ def load_strategy(
     """Load the strategy that :func:`fit_strategy` left in ``folder``, or its backbone alone (zero-shot).
 
     A strategy that generates runs in float32 on a processor, where a single token takes longer in bfloat16. What else
-    the tuning must have been of, such as its seed, is given as ``identity``.
-
-    Raises:
-        InputError: there is no finished tuning, or it was of other settings or data.
+    the tuning must have been of, such as its seed, is given as ``identity``. An :class:`InputError` says if there is no
+    finished tuning, or one of other settings or data.
     """
     tensors = None
     if tuned:

@@ -24,27 +24,3 @@ from llamarec_core.ranking.rerank import (
     with_retriever,
 )
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
-
-__all__ = [
-    "ORDERS",
-    "TEMPLATES",
-    "UNTUNED",
-    "Ablation",
-    "PromptBuilder",
-    "VerbalizerRanker",
-    "candidate_probabilities",
-    "default_device",
-    "fit_ranker",
-    "fit_retriever_weight",
-    "load_backbone",
-    "load_ranker",
-    "log_probabilities",
-    "ndcg_at_10",
-    "random_scores",
-    "rerank_by_scores",
-    "retrieved_candidates",
-    "shown_candidates",
-    "title_overlap",
-    "with_retriever",
-    "write_random_backbone",
-]

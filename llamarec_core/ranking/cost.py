@@ -21,7 +21,7 @@ LLAMA_2_7B = LlamaConfig(max_position_embeddings=4096)
 
 
 def linear_weights(config: LlamaConfig) -> int:
-    """Count the weights of the linear layers in all blocks: those that every token meets."""
+    """Count the weights of the linear layers in all blocks."""
     return config.num_hidden_layers * sum(inputs * outputs for inputs, outputs in _layer_shapes(config).values())
 
 

@@ -7,21 +7,18 @@ published code also draws items that come later in that sequence, which teaches 
 One answer a prompt is a slow teacher for a small backbone, and random negatives are no candidates. So this study adds:
 
 *Honest lists* (``negatives: neighbours``). A list to learn on looks like a list that will be ranked: the item
-neighbours of the history, counted without its user. Prefixes whose target is not among them are left out, as the ranker
-cannot help there either.
+neighbours of the history, counted without its user. Prefixes whose target is not among them are left out.
 
 *Shared lists* (``users_per_prompt``). Several users' histories follow one list, each read by itself, so that an answer
 costs a quarter of the tokens. Then the list gives the answer away: popular items are the answer more often. The share q
 of each candidate among the answers that the list could have been asked for is its *prior*; the loss adds log q to the
 logits, so that only what the history tells is learnt (logit adjustment, Menon et al., 2021, arXiv 2007.07314).
 
-*Names* (``names_per_prompt``). Some of the listed titles are asked for by themselves, whole or in parts. That binds
-labels to titles, and it teaches that a part of a title points to the whole.
+*Names* (``names_per_prompt``). Some of the listed titles are asked for by themselves, whole or in parts, which binds
+labels to titles, and parts of a title to the whole.
 
 *Item questions* (``items_per_prompt``). After one item: which of the list was chosen together with it? The answer is a
 distribution, counted over all users, and so far less noisy than what one user chose next.
-
-:mod:`~llamarec_core.ranking.batches` turns examples into tensors.
 """
 
 from collections.abc import Sequence
@@ -31,26 +28,25 @@ import numpy as np
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
-from llamarec_core.retrieval.item_knn import cooccurrences, incidence, training_prefix_candidates
+from llamarec_core.retrieval.item_knn import (
+    cooccurrences,
+    incidence,
+    training_prefix_candidates,
+    training_prefixes,
+)
 from llamarec_core.seeds import rng
 from llamarec_core.settings import RankerSettings
 
-SMOOTHING = 0.5
-"""Added to each candidate's count of answers, so that none has a prior of zero."""
-
-WHOLE_NAMES = 0.3
-"""Share of the questions by name that ask for the whole title."""
-
-KEPT_WORDS = 0.4
-"""Probability with which a word of a title is kept when it is asked for in parts."""
+SMOOTHING = 0.5  # added to each candidate's count of answers, so that none has a prior of zero
+WHOLE_NAMES = 0.3  # share of the questions by name that ask for the whole title
+KEPT_WORDS = 0.4  # probability with which a word of a title is kept when it is asked for in parts
 
 
 @dataclass(frozen=True)
 class Question:
     """Titles that follow a list, after the last of which a label is asked for."""
 
-    kind: str
-    """``next``, ``name`` or ``item``."""
+    kind: str  # ``next``, ``name`` or ``item``
     titles: list[str]
     answer: np.ndarray
     """Probability of each candidate, float32 ``(n_candidates,)``; for ``next`` and ``name`` one of them has it all."""
@@ -64,11 +60,9 @@ class Question:
 class Example:
     """One list of candidates and its questions."""
 
-    candidates: np.ndarray
-    """Item ids in the order of their labels, int32 ``(n_candidates,)``."""
+    candidates: np.ndarray  # item ids in the order of their labels, int32 (n_candidates,)
     questions: list[Question]
-    prefix: int
-    """Number of the prefix that leads it."""
+    prefix: int  # number of the prefix that leads it
 
 
 class TrainingExamples:
@@ -94,22 +88,19 @@ class TrainingExamples:
     ):
         self.dataset, self.settings, self.titles, self.seed = dataset, settings, titles, seed
         self._words = [title.split() for title in titles]
-        lengths = np.maximum(np.diff(dataset.offsets) - 3, 0)  # the first training item has nothing before it
-        if not lengths.any():
+        self.users, self.positions = training_prefixes(dataset)
+        self._lists = None
+        if not len(self.users):
             raise InputError(f"{dataset.name} holds nothing to learn from: no user has four interactions.")
         if settings.negatives == "neighbours":
-            users, positions, lists = training_prefix_candidates(dataset, k=settings.candidates)
-            honest = (lists == dataset.items[dataset.offsets[users] + positions][:, None]).any(1)
+            lists = training_prefix_candidates(dataset, k=settings.candidates)
+            honest = (lists == dataset.items[dataset.offsets[self.users] + self.positions][:, None]).any(1)
             if not honest.any():
                 raise InputError(
                     f"No user of {dataset.name} chose what item neighbours list: set negatives: random, or take more "
                     "data."
                 )
-            self.users, self.positions, self._lists = users[honest], positions[honest], lists[honest]
-        else:
-            self.users = np.repeat(np.arange(dataset.n_users, dtype=np.int32), lengths)
-            self.positions = np.concatenate([np.arange(1, length + 1, dtype=np.int32) for length in lengths])
-            self._lists = None
+            self.users, self.positions, self._lists = self.users[honest], self.positions[honest], lists[honest]
         self.targets = dataset.items[dataset.offsets[self.users] + self.positions]
         self.held_out, self._learnt = self._hold_out(held_out_answers)
         self._of_item = {held: self._by_target(rows) for held, rows in ((True, self.held_out), (False, self._learnt))}

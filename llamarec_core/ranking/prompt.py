@@ -1,12 +1,9 @@
 """Prompts: a history and its candidates as the token ids that the ranker reads (LlamaRec, section 3.2.2).
 
 A prompt is an instruction, a history of titles, candidates labelled A … T, and at the very end a line break,
-after which the model's next token should be the label of the item to recommend::
-
-    Template, titles ──render──▶ text ──tokenizer──▶ token ids
-
-The token ids of a prompt are those of its whole text, whatever the tokenizer merges across words and line breaks.
-Titles are plain text: a cut falls between characters, and no title can smuggle in a special token.
+after which the model's next token should be the label of the item to recommend. Its token ids are those of its whole
+text, whatever the tokenizer merges across words and line breaks. Titles are plain text: a cut falls between characters,
+and no title can smuggle in a special token.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,17 +32,13 @@ class Template:
     """
 
     opening: str
-    history_mark: str
-    """Before a title of the history; ``{number}`` counts from 1."""
+    history_mark: str  # ``{number}`` counts titles from 1
     bridge: str
-    candidate_mark: str
-    """Before a candidate's title; ``{label}`` is its letter."""
+    candidate_mark: str  # ``{label}`` is the candidate's letter
     closing: str
     separator: str = ""
-    candidate_end: str = ""
-    """After a candidate's title; ``{label}`` is its letter."""
-    candidates_first: bool = False
-    """The order is opening, candidates, bridge, history, closing."""
+    candidate_end: str = ""  # after a candidate's title; ``{label}`` is its letter
+    candidates_first: bool = False  # candidates, bridge, history
 
     def render(self, history: Sequence[str], candidates: Sequence[str]) -> str:
         """Return the text of a prompt that lists these titles."""
@@ -54,7 +47,7 @@ class Template:
         )
         listed = self.separator.join(
             f"{self.candidate_mark.format(label=label)} {title}{self.candidate_end.format(label=label)}"
-            for label, title in zip(LABELS, candidates, strict=False)
+            for label, title in zip(LABELS[: len(candidates)], candidates, strict=True)
         )
         first, second = (listed, past) if self.candidates_first else (past, listed)
         return f"{self.opening}{first}{self.bridge}{second}{self.closing}"
@@ -104,11 +97,8 @@ TEMPLATES = {
 class PromptBuilder:
     """Builds the prompts of one data set for one tokenizer.
 
-    Attributes:
-        titles: each item's title as prompts show it, by item id.
-
     Args:
-        titles: each item's whole title; ``titles[0]`` is padding.
+        titles: each item's whole title; ``titles[0]`` is padding. As an attribute, the titles as prompts show them.
         template: a wording of the caller's own, in place of the one that the settings name.
     """
 
@@ -125,21 +115,12 @@ class PromptBuilder:
         self.titles = self.cut([" ".join(title.split()) for title in titles])
 
     def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
-        """Return the text of a prompt with the last ``history_length`` titles, and candidates in the order of labels.
-
-        Raises:
-            InputError: there are more candidates than labels.
-        """
-        if len(candidates) > len(LABELS):
-            raise InputError(
-                f"{len(candidates)} candidates are more than the {len(LABELS)} labels A…{LABELS[-1]}: "
-                f"rank at most {len(LABELS)} at a time."
-            )
+        """Return the text of a prompt: the last ``history_length`` titles, and candidates in the order of labels."""
         recent = history[-self.settings.history_length :]
         return self.template.render([self.titles[item] for item in recent], [self.titles[item] for item in candidates])
 
     def build(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
-        """Return the token ids of :meth:`text`, with the same errors."""
+        """Return the token ids of :meth:`text`."""
         return self.encode([self.text(history, candidates)])[0]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -150,7 +131,7 @@ class PromptBuilder:
     def encode_shared(self, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         """Return the token ids that texts have in common at their beginning, and those that follow in each.
 
-        At least one token of each text follows. A single text shares nothing.
+        At least one follows. A single text shares nothing.
         """
         tokens = self.encode(texts)
         if len(tokens) == 1:
@@ -179,8 +160,7 @@ class PromptBuilder:
     def target_ids(self) -> list[int]:
         """The token ids that stand for the labels inside a prompt, which training teaches.
 
-        Raises:
-            InputError: the tokenizer has no single token of its own for each label.
+        An :class:`InputError` refuses a tokenizer without a single token of its own for each label.
         """
         prompt = self.template.render(["a title"], ["another"])
         (before, *followed) = self.tokenizer([prompt, *(prompt + label for label in LABELS)], **PLAIN_TEXT).input_ids
@@ -196,9 +176,6 @@ class PromptBuilder:
         """The token ids whose logits the verbalizer reads, one for each of :data:`LABELS`.
 
         They are :attr:`target_ids`, unless the settings ask for the published lookup, which encodes the letter alone.
-
-        Raises:
-            InputError: the tokenizer has no single token of its own for each label.
         """
         if self.settings.label_tokens == "in_prompt":
             return self.target_ids

@@ -1,12 +1,8 @@
 """QLoRA: tune the ranker, and load it again (LlamaRec, sections 3.2.3 and 4.1; QLoRA, arXiv 2305.14314).
 
 The backbone stays frozen, and quantised if the settings say so; an adapter is trained. Validation ranks the retriever's
-own candidates, before the first step and at intervals, and the best adapter is kept::
-
-    Candidates, Dataset ──fit_ranker──▶ folder ──load_ranker──▶ VerbalizerRanker ──rerank──▶ ranks
-
-The folder then holds ``adapter/``, which PEFT can load too, ``ranker.json`` (settings and outcome, for people), and
-what :func:`llamarec_core.training.train` leaves.
+own candidates, before the first step and at intervals, and the best adapter is kept in ``adapter/``, which PEFT can
+load too. ``ranker.json`` beside it holds settings and outcome, for people.
 
 Randomness never depends on the past: examples follow from (seed, number), dropout from (seed, micro-batch). So a run
 that was killed ends with the same adapter as one that was not. A step's micro-batches are shared out to the processes
@@ -21,20 +17,18 @@ import numpy as np
 import torch
 
 from llamarec_core.data import Dataset
-from llamarec_core.files import InputError, sha256, write_json
+from llamarec_core.files import sha256
 from llamarec_core.ranking.adapter import (
     WEIGHTS,
-    adapter_tensors,
+    AdapterTask,
     add_adapter,
     attach_adapter,
     freeze_adapter,
     load_adapter,
-    rounded,
-    save_adapter,
+    make_accelerator,
     set_adapter_tensors,
 )
 from llamarec_core.ranking.backbone import backbone_name, backbone_sha256, load_backbone
-from llamarec_core.ranking.batches import Batch, expected, label_log_probabilities, make_batch, vocabulary_loss
 from llamarec_core.ranking.examples import Example, TrainingExamples
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import (
@@ -45,19 +39,20 @@ from llamarec_core.ranking.rerank import (
     retrieved_candidates,
     with_retriever,
 )
-from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
+from llamarec_core.ranking.verbalizer import (
+    Batch,
+    VerbalizerRanker,
+    expected,
+    label_log_probabilities,
+    make_batch,
+    vocabulary_loss,
+)
 from llamarec_core.retrieval.candidates import Candidates
-from llamarec_core.seeds import torch_seed
 from llamarec_core.settings import RankerSettings
-from llamarec_core.training import Plan, Tensors, train
+from llamarec_core.training import Plan
 
 if TYPE_CHECKING:  # slow to import, and of no use to who only ranks
     from accelerate import Accelerator
-    from peft import PeftModel
-
-MAX_GRADIENT_NORM = 1.0
-"""A gradient of a larger norm is scaled down to this one."""
-
 NOT_SHAPING = {"minutes", "start_from"}
 """Settings that may differ from those of an adapter's tuning when it is loaded."""
 
@@ -75,21 +70,14 @@ def fit_ranker(
 ) -> VerbalizerRanker:
     """Tune a ranker, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
 
-    The global generator of torch is seeded on the way.
-
-    Args:
-        dataset: prefixes of its training split are learnt.
-        validation: the retriever's candidates for the validation targets, which decide which adapter is kept.
-        settings: backbone, prompt, adapter and tuning.
-        seed: of the adapter's initial weights, the examples, dropout and the choice of validation users.
-        folder: where checkpoint, curve and adapter are written.
+    ``validation`` holds the retriever's candidates for the validation targets, which decide which adapter is kept. The
+    global generator of torch is seeded on the way.
 
     Raises:
         InputError: ``folder`` holds a run of other settings, data, candidates or seed; no user's target is
             among the candidates; the loss is no longer a number; or backbone, prompts, adapter or ``start_from`` are
             refused.
     """
-    folder = Path(folder)
     users = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
     validation = retrieved_candidates(validation, **users)
     columns = (validation.users, validation.targets, validation.items)
@@ -131,90 +119,18 @@ def fit_ranker(
 def load_ranker(
     dataset: Dataset, settings: RankerSettings, folder: Path, *, tuned: bool = True, **changes: Any
 ) -> VerbalizerRanker:
-    """Load the ranker that :func:`fit_ranker` left in ``folder``, or its backbone alone (zero-shot).
+    """Load the ranker that :func:`fit_ranker` left in ``folder``, or (not ``tuned``) its backbone alone, zero-shot.
 
-    Args:
-        dataset: its titles are read.
-        settings: those of the tuning; :data:`NOT_SHAPING` alone may differ.
-        folder: where the ranker was tuned; not read when ``tuned`` is false.
-        tuned: with the adapter, or the backbone as it came.
-        changes: settings of the prompt or of the backbone's precision to rank with, other than those of the tuning.
-
-    Raises:
-        InputError: there is no finished ranker, or it was tuned with other settings or on other data.
+    ``settings`` are those of the tuning, but for :data:`NOT_SHAPING`; ``changes`` are settings of the prompt or of the
+    backbone's precision to rank with. An :class:`InputError` says if there is no finished ranker, or one of other
+    settings or data.
     """
-    tensors = load_adapter(Path(folder) / "adapter", settings=_identity(dataset, settings))[0] if tuned else None
+    tensors = load_adapter(folder / "adapter", settings=_identity(dataset, settings))[0] if tuned else None
     settings = settings.model_copy(update=changes)
     model, tokenizer = load_backbone(settings)
     if tensors:
         attach_adapter(model, tensors, settings)
     return VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings))
-
-
-class AdapterTask:
-    """An adapter's steps, for :func:`llamarec_core.training.train`: AdamW on its weights. Subclasses add ``validate``.
-
-    Attributes:
-        steps: optimiser steps of the whole run.
-    """
-
-    def __init__(
-        self,
-        model: "PeftModel",
-        examples: TrainingExamples,
-        settings: RankerSettings,
-        *,
-        seed: int,
-        accelerator: "Accelerator",
-    ):
-        self.model, self.examples, self.settings = model, examples, settings
-        self.seed, self.accelerator = seed, accelerator
-        per_epoch = min(settings.training_examples or len(examples), len(examples))
-        self.steps = settings.epochs * -(-per_epoch // (settings.batch_size * settings.gradient_accumulation))
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
-        self._network, self._wrapped = accelerator.prepare(NextTokenLogits(model), self.optimizer)
-
-    def loss(self, numbers: range) -> tuple[torch.Tensor, dict[str, int]]:
-        """Return the mean loss of the examples of these numbers, and the task's counts."""
-        raise NotImplementedError
-
-    def step(self, number: int) -> list[dict[str, float]]:
-        """Take one optimiser step over this process's micro-batches."""
-        settings, accelerator, counted = self.settings, self.accelerator, []
-        self._network.train()
-        for place in range(accelerator.process_index, settings.gradient_accumulation, accelerator.num_processes):
-            micro_batch = number * settings.gradient_accumulation + place
-            first = micro_batch * settings.batch_size
-            torch.manual_seed(torch_seed(self.seed, micro_batch))
-            with accelerator.accumulate(self._network):
-                loss, counts = self.loss(range(first, first + settings.batch_size))
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(self._network.parameters(), MAX_GRADIENT_NORM)
-                self._wrapped.step()
-                self._wrapped.zero_grad()
-            counted.append({"loss": loss.item(), **counts})
-        return counted
-
-    def tensors(self) -> Tensors:
-        """Return the adapter's weights."""
-        return adapter_tensors(self.model)
-
-    def restore(self, tensors: Tensors) -> None:
-        """Put back the adapter's weights."""
-        set_adapter_tensors(self.model, tensors)
-
-    def tune(self, plan: Plan, *, folder: Path, identity: dict[str, Any], description: str) -> Tensors:
-        """Train, and leave ``ranker.json`` and ``adapter/`` in the folder; return the best adapter as it is kept."""
-
-        def save(best: Tensors, row: dict[str, Any]) -> None:
-            write_json(folder / "ranker.json", identity | {"best": row})
-            kept = {"progress": {"best": row}, "settings": identity}
-            save_adapter(folder / "adapter", self.model, rounded(best), **kept)
-
-        options = {"folder": folder, "identity": identity, "description": description}
-        return rounded(train(self, plan, save=save, accelerator=self.accelerator, **options))
 
 
 class RankerTask(AdapterTask):
@@ -246,7 +162,12 @@ class RankerTask(AdapterTask):
     def loss(self, numbers: range) -> tuple[torch.Tensor, dict[str, int]]:
         """Return the mean loss of the examples of these numbers, and how many answers and tokens they have."""
         batch = self._batch([self.examples.draw(number) for number in numbers])
-        return self._losses(batch).mean(), {"answers": batch.n_answers, "tokens": batch.n_tokens}
+        if self.settings.loss == "vocabulary":
+            losses = vocabulary_loss(self._network(**batch.prompts), batch, self._target_ids)
+        else:
+            of_answers, _, answers = self._label_log_probabilities(batch)
+            losses = -expected(answers, of_answers)
+        return losses.mean(), {"answers": batch.n_answers, "tokens": batch.n_tokens}
 
     def validate(self, steps: int) -> dict[str, Any]:
         """Rank the validation users' candidates, and read the meter."""
@@ -265,13 +186,6 @@ class RankerTask(AdapterTask):
 
     def _batch(self, examples: list[Example]) -> Batch:
         return make_batch(self.ranker.prompts, examples, device=self.accelerator.device)
-
-    def _losses(self, batch: Batch) -> torch.Tensor:
-        """Return the loss of each question, ``(n,)``."""
-        if self.settings.loss == "vocabulary":
-            return vocabulary_loss(self._network(**batch.prompts), batch, self._target_ids)
-        of_answers, _, answers = self._label_log_probabilities(batch)
-        return -expected(answers, of_answers)
 
     def _label_log_probabilities(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         logits = self._network(**batch.prompts, token_ids=self._target_ids)
@@ -301,26 +215,8 @@ class RankerTask(AdapterTask):
         return np.concatenate(gains)
 
 
-def make_accelerator(settings: RankerSettings) -> "Accelerator":
-    """Return the accelerator of this process: on GPUs where there are any, else on the CPU.
-
-    Raises:
-        InputError: the accumulation cannot be shared out evenly to the processes.
-    """
-    from accelerate import Accelerator
-
-    plain = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
-    if settings.gradient_accumulation % plain.num_processes:
-        raise InputError(
-            f"gradient_accumulation: {settings.gradient_accumulation} forward passes cannot be shared out to "
-            f"{plain.num_processes} processes: choose a multiple of {plain.num_processes}."
-        )
-    plain.gradient_accumulation_steps = settings.gradient_accumulation // plain.num_processes
-    return plain
-
-
 def _identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
-    """Return what an adapter belongs to: the data and all settings that shaped it."""
+    # what an adapter belongs to: the data and all settings that shaped it
     shaping = settings.model_dump(mode="json", exclude=NOT_SHAPING)
     backbone = {"backbone": backbone_name(settings), "backbone_sha256": backbone_sha256(settings)}
     return shaping | backbone | {"dataset": dataset.name, "data": dataset.content_hash}

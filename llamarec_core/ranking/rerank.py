@@ -1,8 +1,7 @@
 """From scores to ranks: the candidates in the ranker's order, the retriever's, both, by shared words, or at random.
 
 Scores are ``(n, n_candidates)``, one row a user, in the retriever's order of the candidates. Only the target's rank
-among its candidates can change; a target that was not retrieved keeps the rank that the retriever gave it. The ranks
-frames made here are the input of the evaluation.
+among its candidates can change; a target that was not retrieved keeps the rank that the retriever gave it.
 """
 
 import numpy as np
@@ -16,8 +15,7 @@ from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.seeds import rng
 
 ORDERS = ("descending", "reversed", "shuffled")
-"""The orders in which a prompt may list the candidates: in the retriever's score, as published, or to expose a
-preference for early labels."""
+"""In which a prompt may list the candidates: as published, or to expose a preference for early labels."""
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 """Weights of the retriever's log-probability that are tried on validation."""
@@ -33,25 +31,11 @@ def candidate_probabilities(
     seed: int = 0,
     progress: bool = False,
 ) -> np.ndarray:
-    """Return P(candidate) of every user's candidates, in the retriever's order whatever order the prompt shows.
+    """Return P(candidate), float32 ``(n, n_candidates)``, in the retriever's order whatever ``order`` the prompt shows.
 
     A prompt is read only for users whose target is among their candidates: nothing that the ranker does can change the
-    rank of another user's target.
-
-    Args:
-        ranker: the language model with its prompts; its settings say how many candidates it reads.
-        dataset: the users' histories.
-        candidates: of one split.
-        split: ``validation`` or ``test``: where the histories end.
-        order: one of :data:`ORDERS`, in which a prompt lists the candidates.
-        seed: of the shuffled order, which is drawn per user.
-        progress: show a progress bar.
-
-    Returns:
-        float32; zeros for users whose target is not among the candidates.
-
-    Raises:
-        InputError: the order is unknown, or there are more candidates than labels.
+    rank of another user's target, who gets zeros. ``split`` says where the histories end, ``seed`` is of the shuffled
+    order, which is drawn per user.
     """
     items = candidates.items[:, : ranker.prompts.settings.candidates]  # (n, n_candidates)
     retrieved = np.flatnonzero(is_retrieved(candidates, items.shape[1]))
@@ -66,17 +50,11 @@ def candidate_probabilities(
 
 
 def shown_candidates(users: np.ndarray, count: int, *, order: str, seed: int) -> np.ndarray:
-    """Return which candidate, by its number in the retriever's order, stands under each label, ``(n, count)``.
-
-    Raises:
-        InputError: the order is unknown.
-    """
-    if order not in ORDERS:
-        raise InputError(f"Unknown order {order!r}: choose from {', '.join(ORDERS)}.")
+    """Return which candidate, by its number in the retriever's order, stands under each label, ``(n, count)``."""
     if order == "shuffled":
         permutations = [rng(seed, int(user)).permutation(count) for user in users]
         return np.array(permutations, dtype=np.int64).reshape(len(users), count)
-    labels = np.arange(count) if order == "descending" else np.arange(count)[::-1]
+    labels = {"descending": np.arange(count), "reversed": np.arange(count)[::-1]}[order]
     return np.tile(labels, (len(users), 1))
 
 
@@ -84,12 +62,7 @@ def rerank_by_scores(candidates: Candidates, scores: np.ndarray) -> pd.DataFrame
     """Return a ranks frame (user, target, rank) after each user's candidates were put in the order of new scores.
 
     Candidates of equal score keep the retriever's order.
-
-    Raises:
-        InputError: a score is not a number.
     """
-    if np.isnan(scores).any():
-        raise InputError("A candidate's score is not a number: train with a smaller learning_rate.")
     hits = _is_target(candidates, scores.shape[1])  # (n, n_candidates)
     target = hits.argmax(axis=1)[:, None]
     score = np.take_along_axis(scores, target, axis=1)
@@ -116,7 +89,7 @@ def fit_retriever_weight(candidates: Candidates, scores: np.ndarray) -> float:
 
 
 def ndcg_at_10(candidates: Candidates, scores: np.ndarray) -> float:
-    """Return the mean NDCG@10 of the targets after :func:`rerank_by_scores`: what is chosen by on validation."""
+    """Return the mean NDCG@10 of the targets after :func:`rerank_by_scores`."""
     ranks = rerank_by_scores(candidates, scores)["rank"].to_numpy()
     return float(np.mean(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)))
 
@@ -145,10 +118,7 @@ def title_overlap(dataset: Dataset, candidates: Candidates, split: str, *, histo
 def retrieved_candidates(candidates: Candidates, *, size: int, users: int | None = None, seed: int = 0) -> Candidates:
     """Return the candidates of users whose target is among the first ``size``: the users whom a ranker can help.
 
-    ``users`` draws so many of them, in their own order.
-
-    Raises:
-        InputError: no user's target is among the candidates.
+    ``users`` draws so many of them, in their own order. Where there are none, an :class:`InputError` says so.
     """
     retrieved = np.flatnonzero(is_retrieved(candidates, size))
     if not len(retrieved):
@@ -162,7 +132,7 @@ def retrieved_candidates(candidates: Candidates, *, size: int, users: int | None
 
 
 def is_retrieved(candidates: Candidates, size: int) -> np.ndarray:
-    """Return for each user whether the target is among the first ``size`` candidates, bool ``(n,)``."""
+    """Return for each user whether the target is among the first ``size`` candidates."""
     return _is_target(candidates, size).any(axis=1)
 
 

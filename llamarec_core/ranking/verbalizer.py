@@ -1,18 +1,28 @@
-"""The verbalizer: rank all candidates of a prompt in one forward pass (LlamaRec, section 3.2.3).
+"""The verbalizer: rank all candidates of a prompt in one forward pass, and the loss of what it says (LlamaRec, 3.2.3).
 
 One forward pass gives::
 
     P(candidate i) = softmax over the labels of the next-token logits after the prompt, at the token of label i
 
-Nothing is generated and nothing is parsed. The backbone runs without its language-model head; the
-head's rows of the labels alone are multiplied with the hidden state of the prompt's last position. At the others
-nothing reads what the last block's feed-forward network would say, so that it does not run there.
-Prompts are padded on the right: attention is causal, so that no position of a prompt sees the
-padding after it, and no mask is needed. :mod:`~llamarec_core.ranking.rerank` makes ranks of the probabilities.
+Nothing is generated and nothing is parsed. The backbone runs without its language-model head: the head's rows of the
+labels alone meet the hidden state of the prompt's last position. At the others nothing reads what the last block's
+feed-forward network would say, so that it does not run there. Prompts are padded on the right, where causal attention
+never looks, so that no mask is needed. :mod:`~llamarec_core.ranking.rerank` makes ranks of the probabilities.
+
+The paper's loss is the cross-entropy of the label's token over the whole vocabulary. This study adds a loss over the
+labels alone (``loss: labels``)::
+
+    log p = log softmax(z / T + log q),        L = − mean over questions of Σ_i answer_i log p_i
+
+z are the labels' logits, T a temperature, and q the list's prior (:mod:`~llamarec_core.ranking.examples`). Names want
+sharp logits and next items soft ones, so that names have a temperature of 1 whatever the setting. The *meter* of
+learning is how much better the answers are predicted than by the prior, in nats an answer: the mean of
+log p(answer) − log q(answer).
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING
 
@@ -29,14 +39,13 @@ from llamarec_core.ranking.prompt import PromptBuilder
 if TYPE_CHECKING:
     from peft import PeftModel
 
-TOKEN_BUDGET = 16_384
-"""Tokens in one forward pass, padding included: long prompts go in smaller batches, which bounds the memory."""
+    from llamarec_core.ranking.examples import Example, Question
 
+TOKEN_BUDGET = 16_384  # in one forward pass, padding included: long prompts go in smaller batches
 BATCH_SIZE = 16
 """Most prompts in one forward pass."""
 
-SIMILAR = 0.95
-"""A prompt shorter than this share of a batch's longest waits for the next batch: it would mostly be padding."""
+SIMILAR = 0.95  # a prompt shorter than this share of a batch's longest waits: it would mostly be padding
 
 
 class NextTokenLogits(nn.Module):
@@ -55,7 +64,7 @@ class NextTokenLogits(nn.Module):
         positions: torch.Tensor | None = None,
         seen: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the logits of the token after each prompt.
+        """Return the float32 logits of the token after each prompt, ``(batch, n)`` or ``(batch, k, n)``.
 
         Args:
             tokens: prompts padded on the right, ``(batch, length)``; or what :func:`pack` makes of prompts that begin
@@ -65,9 +74,6 @@ class NextTokenLogits(nn.Module):
             token_ids: tokens whose logits are computed, ``(n,)``; without it those of the whole vocabulary.
             positions: of each token in its prompt, ``(batch, length)``.
             seen: whether a token may look at another, ``(batch, length, length)``.
-
-        Returns:
-            float32 logits, ``(batch, n)`` or ``(batch, k, n)``.
         """
         language_model = self.model if isinstance(self.model, LlamaForCausalLM) else self.model.get_base_model()
         mask = None
@@ -100,49 +106,32 @@ class VerbalizerRanker:
     def probabilities(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: bool = False
     ) -> np.ndarray:
-        """Return P(candidate) of every request, float32 ``(n, n_candidates)``.
+        """Return P(candidate) of every request, float32 ``(n, K)``, for candidates ``(n, K)`` in the order of labels.
 
-        Args:
-            histories: item ids in the order of time, one sequence per request.
-            candidates: item ids in the order of their labels, ``(n, n_candidates)``.
-            progress: show a progress bar.
+        The model is left in evaluation mode.
 
         Raises:
-            InputError: there are more candidates than labels, a prompt is longer than what the backbone reads, or the
-                model's logits are not numbers.
+            InputError: a prompt is longer than what the backbone reads, or the model's logits are not numbers.
         """
         requests = zip(histories, candidates, strict=True)
         prompts = self.prompts.encode([self.prompts.text(history, labelled) for history, labelled in requests])
-        self._refuse_too_long(prompts)
+        refuse_too_long(self.prompts, self.model, max(map(len, prompts), default=0))
         n_candidates = len(candidates[0]) if len(candidates) else 0
         label_ids = torch.tensor(self.prompts.label_ids[:n_candidates], device=self.model.device)
         order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")  # longest first: memory peaks at once
         result = np.empty((len(prompts), n_candidates), dtype=np.float32)
-        was_training = self.model.training  # the wrapper's own flag says nothing about it
         self._network.eval()
-        try:
-            with torch.inference_mode(), _bar(len(prompts), shown=progress) as bar:
-                for rows in self._batches(order, prompts):
-                    tokens, lengths = pad([prompts[row] for row in rows], device=self.model.device)
-                    logits = self._network(tokens, lengths, label_ids)  # (batch, n_candidates)
-                    result[rows] = logits.softmax(dim=-1).cpu().numpy()
-                    bar.update(len(rows))
-        finally:
-            self._network.train(was_training)
+        bar = tqdm(total=len(prompts), desc="Ranking", unit="user", mininterval=10, disable=not progress)
+        with torch.inference_mode(), bar:
+            for rows in self._batches(order, prompts):
+                tokens, lengths = pad([prompts[row] for row in rows], device=self.model.device)
+                logits = self._network(tokens, lengths, label_ids)  # (batch, n_candidates)
+                result[rows] = logits.softmax(dim=-1).cpu().numpy()
+                bar.update(len(rows))
         if not np.isfinite(result).all():
             # a comparison with NaN is false, which would put every target first
             raise InputError("The ranker's probabilities are not numbers: tune it again with a smaller learning_rate.")
         return result
-
-    def _refuse_too_long(self, prompts: list[list[int]]) -> None:
-        """Refuse a prompt beyond the backbone's positions: titles and histories are cut by their settings alone."""
-        limit = self.model.config.max_position_embeddings
-        longest = max(range(len(prompts)), key=lambda row: len(prompts[row]), default=None)
-        if longest is not None and len(prompts[longest]) > limit:
-            raise InputError(
-                f"The prompt of request {longest} (counted from 0) has {len(prompts[longest])} tokens, but "
-                f"{self.prompts.settings.backbone!r} reads at most {limit}: lower history_length or title_tokens."
-            )
 
     def _batches(self, order: np.ndarray, prompts: list[list[int]]) -> Iterator[np.ndarray]:
         """Cut the prompts' order, longest first, into batches of similar length within the bounds."""
@@ -153,6 +142,16 @@ class VerbalizerRanker:
             rows = [row for row in order[start : start + size] if len(prompts[row]) >= SIMILAR * longest]
             yield order[start : start + len(rows)]
             start += len(rows)
+
+
+def refuse_too_long(prompts: PromptBuilder, model: "LlamaForCausalLM | PeftModel", n_tokens: int) -> None:
+    """Refuse a sequence beyond the backbone's positions, which is never cut silently."""
+    limit = model.config.max_position_embeddings
+    if n_tokens > limit:
+        raise InputError(
+            f"A request takes {n_tokens} tokens, with its answer where one is generated, but "
+            f"{prompts.settings.backbone!r} reads at most {limit}: lower history_length or title_tokens."
+        )
 
 
 def pad(prompts: Sequence[Sequence[int]], *, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,9 +173,8 @@ def pack(
         beginning  ending  ending  …          a row's tokens
         0 1 … b−1  b b+1   b b+1   …          their positions
 
-    Returns:
-        ``tokens``, ``lengths`` (of the prompts' ends in their row; a row with fewer prompts repeats its last),
-        ``positions`` and ``seen``. The last two are ``None`` where each row is one prompt.
+    Where a row has fewer prompts, ``lengths`` repeats its last. ``positions`` and ``seen`` are ``None`` where each row
+    is one prompt.
     """
     rows = [[*shared, *chain(*of_row)] for shared, of_row in zip(beginnings, endings, strict=True)]
     tokens, _ = pad(rows, device=device)
@@ -217,5 +215,74 @@ def _feeding_forward(network: nn.Module, *, at: torch.Tensor) -> Iterator[None]:
             hook.remove()
 
 
-def _bar(total: int, *, shown: bool) -> tqdm:
-    return tqdm(total=total, desc="Ranking", unit="user", mininterval=10, disable=not shown)
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass of the tuning reads and is asked: ``n`` questions over all its examples."""
+
+    prompts: dict[str, torch.Tensor | None]  # as :func:`pack` returns them, a row an example, a prompt a question
+    asked: torch.Tensor  # each question's index among all rows' prompts, (n,): short rows repeat their last
+    questions: list["Question"]
+    n_tokens: int  # without padding
+
+    @property
+    def n_answers(self) -> int:
+        """Number of next-item questions."""
+        return sum(question.kind == "next" for question in self.questions)
+
+
+def make_batch(prompts: PromptBuilder, examples: list["Example"], *, device: torch.device | str) -> Batch:
+    """Return the batch of some examples."""
+    beginnings, endings = [], []
+    for example in examples:
+        candidates = [prompts.titles[item] for item in example.candidates]
+        texts = [prompts.template.render(question.titles, candidates) for question in example.questions]
+        shared, of_example = prompts.encode_shared(texts)
+        beginnings.append(shared)
+        endings.append(of_example)
+    width = max(map(len, endings))
+    asked = [row * width + prompt for row, of_row in enumerate(endings) for prompt in range(len(of_row))]
+    return Batch(
+        prompts=pack(beginnings, endings, device=device),
+        asked=torch.tensor(asked, device=device),
+        questions=[question for example in examples for question in example.questions],
+        n_tokens=sum(map(len, beginnings)) + sum(len(ending) for of_row in endings for ending in of_row),
+    )
+
+
+def vocabulary_loss(logits: torch.Tensor, batch: Batch, target_ids: torch.Tensor) -> torch.Tensor:
+    """Return each question's cross-entropy over the whole vocabulary, ``(n,)``, given logits ``(rows, k, vocabulary)``.
+
+    The labels of what else the user chose are left out. ``target_ids`` are the labels' tokens, ``(n_candidates,)``.
+    """
+    answers, left_out, _ = _stacked(batch, logits.device)
+    read = logits.flatten(0, 1)[batch.asked]  # (n, vocabulary)
+    labels = read[:, target_ids].masked_fill(left_out, -torch.inf)
+    read = read.index_copy(1, target_ids, labels)
+    return F.cross_entropy(read, target_ids[answers.argmax(1)], reduction="none")
+
+
+def label_log_probabilities(
+    logits: torch.Tensor, batch: Batch, *, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return log p, log q and the answers of each question, ``(n, n_candidates)`` each.
+
+    ``logits`` are those of the labels, ``(rows, k, n_candidates)``; what else the user chose is left out (−∞).
+    """
+    answers, left_out, log_prior = _stacked(batch, logits.device)
+    by_name = torch.tensor([question.kind == "name" for question in batch.questions], device=logits.device)
+    divisor = torch.where(by_name, 1.0, temperature)[:, None]
+    prior = log_prior.masked_fill(left_out, -torch.inf)
+    return (logits.flatten(0, 1)[batch.asked] / divisor + prior).log_softmax(-1), prior.log_softmax(-1), answers
+
+
+def expected(answers: torch.Tensor, log_probabilities: torch.Tensor) -> torch.Tensor:
+    """Return Σ_i answer_i · log p_i of each question, ``(n,)``, with 0 · −∞ meant as 0."""
+    return (answers * log_probabilities.masked_fill(answers == 0, 0.0)).sum(-1)
+
+
+def _stacked(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return answers, what is left out, and log priors, ``(n, n_candidates)`` each."""
+    columns = ("answer", "left_out", "log_prior")
+    stacked = (np.stack([getattr(question, column) for question in batch.questions]) for column in columns)
+    answers, left_out, log_prior = (torch.from_numpy(values).to(device) for values in stacked)
+    return answers, left_out, log_prior

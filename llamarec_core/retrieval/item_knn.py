@@ -57,23 +57,25 @@ class ItemKNN(nn.Module):
         return torch.from_numpy(scores.astype(np.float32))
 
 
-def training_prefix_candidates(dataset: Dataset, k: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """List the best items after every prefix of every training sequence, counted without the prefix's own user.
+def training_prefixes(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the user and the position of every training item that another stands before: int32 (n,) each.
 
-    A list is that of an ItemKNN that never saw the user. The items of the prefix are excluded.
+    The prefix is ``dataset.train(user)[:position]``, and what the user chose next ``dataset.train(user)[position]``.
+    """
+    lengths = np.maximum(np.diff(dataset.offsets) - 3, 0)
+    users = np.repeat(np.arange(dataset.n_users, dtype=np.int32), lengths)
+    return users, np.concatenate([np.arange(1, length + 1, dtype=np.int32) for length in lengths])
 
-    Returns:
-        ``users`` int32 (n,), ``positions`` int32 (n,) and ``items`` int32 (n, k), best first. The prefix is
-        ``dataset.train(user)[:position]``, and what the user chose next is ``dataset.train(user)[position]``.
 
-    Raises:
-        InputError: some prefix leaves fewer than k items.
+def training_prefix_candidates(dataset: Dataset, k: int = 20) -> np.ndarray:
+    """List the best items after each of :func:`training_prefixes`, counted without its user: int32 (n, k), best first.
+
+    A list is that of an ItemKNN that never saw the user. The items of the prefix are excluded. An :class:`InputError`
+    says where some prefix leaves fewer than k items.
     """
     chosen = training_matrix(dataset)
     together, counts = cooccurrences(chosen)
-    prefixes = np.maximum(np.diff(dataset.offsets) - 3, 0)  # the first training item has nothing before it
-    users = np.repeat(np.arange(dataset.n_users, dtype=np.int32), prefixes)
-    positions = np.concatenate([np.arange(1, count + 1, dtype=np.int32) for count in prefixes])
+    users, positions = training_prefixes(dataset)
     # one user fewer chose a user's own items
     from_item = (counts - 1 + SMOOTHING) ** -DEFAULTS["history_exponent"]
     to_own_item, to_item = ((counts - own + SMOOTHING) ** -DEFAULTS["popularity_exponent"] for own in (1, 0))
@@ -99,7 +101,7 @@ def training_prefix_candidates(dataset: Dataset, k: int = 20) -> tuple[np.ndarra
             if len(found) < k:
                 raise InputError(f"{dataset.name} has too few items for lists of {k}: choose fewer candidates.")
             items[start + row] = found
-    return users, positions, items
+    return items
 
 
 def training_matrix(dataset: Dataset) -> sparse.csr_matrix:

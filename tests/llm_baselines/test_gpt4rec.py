@@ -4,8 +4,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamarec_core.llm_baselines import GPT4Rec
+from llamarec_core.llm_baselines.catalogue import TitleSearch, items_found
 from llamarec_core.llm_baselines.generation import Hypothesis
-from llamarec_core.llm_baselines.gpt4rec import TitleSearch, items_found
 
 LISTED = [3, 14, 7, 28]
 

@@ -26,10 +26,16 @@ from llamarec_core.ranking import (
     retrieved_candidates,
 )
 from llamarec_core.ranking.adapter import WEIGHTS, add_adapter, load_adapter
-from llamarec_core.ranking.batches import expected, label_log_probabilities, make_batch, vocabulary_loss
 from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.ranking.qlora import RankerTask
-from llamarec_core.ranking.verbalizer import NextTokenLogits, VerbalizerRanker
+from llamarec_core.ranking.verbalizer import (
+    NextTokenLogits,
+    VerbalizerRanker,
+    expected,
+    label_log_probabilities,
+    make_batch,
+    vocabulary_loss,
+)
 from llamarec_core.retrieval.candidates import write_candidates
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -6,7 +6,7 @@ import pytest
 
 from llamarec_core.files import InputError
 from llamarec_core.retrieval import fit_retriever, item_knn, load_retriever, retrieve, sampled_users, target_ranks
-from llamarec_core.retrieval.item_knn import TRIED, ItemKNN, training_prefix_candidates
+from llamarec_core.retrieval.item_knn import TRIED, ItemKNN, training_prefix_candidates, training_prefixes
 from llamarec_core.settings import RetrieverSettings
 
 
@@ -32,7 +32,7 @@ def random_walks(make_dataset):
 def test_training_lists_are_those_of_a_count_without_their_user(random_walks, monkeypatch):
     dataset = random_walks
     monkeypatch.setattr(item_knn, "BATCH_SIZE", 16)
-    users, positions, items = training_prefix_candidates(dataset, 20)
+    (users, positions), items = training_prefixes(dataset), training_prefix_candidates(dataset, 20)
     assert len(users) == sum(len(dataset.train(user)) - 1 for user in range(dataset.n_users))
     assert items.shape == (len(users), 20)
     assert items.dtype == users.dtype == positions.dtype == np.int32

@@ -1,0 +1,158 @@
+"""Recommendations out of the whole catalogue, without candidates: GPT4Rec's queries and P5's item ids.
+
+**GPT4Rec** (Li et al., 2023, arXiv 2304.03879) reads the history alone and generates m search queries by beam search; a
+BM25 index over all titles answers each of them with 20 / m items, in the order of the queries' probabilities. Tuned, it
+generates the title of what the user chose next. A candidate's score here is its best BM25 score over all queries. For
+H titles of history, T tokens a title and queries of at most L tokens::
+
+    forward passes 1 + m · (L − 1),    tokens read c + H · (mark + T),    tokens generated m · L.
+
+**P5** (Geng et al., 2022, arXiv 2203.13366) writes items as their numbers, in the history and in the answer, and a beam
+search of width w runs over the trie of all ids of the catalogue. Numbers have leading zeros, so that all are of the
+same length and none is the beginning of another. The original also tells the user's id and learns many tasks at once;
+here it reads the history and learns to recommend. With n_d distinct beginnings of d tokens among the ids, each of D
+tokens, and b_d = min(w, n_d)::
+
+    forward passes 1 + Σ_{d < D} b_d,    tokens read c + H · (mark + D),    tokens generated Σ_{d ≤ D} b_d.
+
+A tokenizer that does not give each digit a token, as SmolLM2's and Llama's do, makes ids of unequal length, for which
+these are upper bounds.
+"""
+
+from collections.abc import Sequence
+
+import bm25s
+import numpy as np
+
+from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Parsed
+from llamarec_core.llm_baselines.generation import Hypothesis
+from llamarec_core.ranking.prompt import PromptBuilder, Template
+
+QUERIES = 10  # that GPT4Rec generates for a request, m
+RECOMMENDED = 20  # items that all queries together retrieve
+
+
+class GPT4Rec(GeneratingStrategy):
+    """Searches the catalogue with queries that the model generates."""
+
+    name = "gpt4rec"
+    template = Template(
+        opening="Previously, the customer has bought:",
+        history_mark="\n-",
+        bridge="",
+        candidate_mark="",
+        closing="\n\nIn the future, the customer wants to buy:\n-",
+    )
+    reads_candidates = False
+    width = QUERIES
+
+    def _prepare(self) -> None:
+        (line_break,) = self.following([" a title\n"])
+        self.ends = {line_break[-1], self.prompts.tokenizer.eos_token_id} - {None}
+        self._search = TitleSearch(self.prompts.titles)
+
+    def example(self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int) -> Example:
+        """Return the history, and the title of what was chosen next as the query to learn."""
+        (query,) = self.following([f" {self.prompts.titles[candidates[answer]]}\n"])
+        return self.prompts.build(history, ()), query
+
+    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
+        limit = self._limit(candidates)
+        return 1 + self.width * (limit - 1), prompt_tokens, self.width * limit
+
+    def _limit(self, candidates: Sequence[int]) -> int:
+        return self.prompts.settings.title_tokens
+
+    def _parse(self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]) -> Parsed:
+        decode = self.prompts.tokenizer.decode
+        # a token may hold a line break among other characters
+        lines = [decode(hypothesis.tokens, skip_special_tokens=True).splitlines() for hypothesis in hypotheses]
+        scores = np.stack([self._search.scores(line[0] if line else "") for line in lines])  # (m, n_items + 1)
+        scores[:, history] = 0.0  # what the user has is not recommended again
+        valid = int(scores.any(axis=1).sum())
+        return scores.max(axis=0)[candidates], items_found(scores, RECOMMENDED), (valid, len(scores) - valid)
+
+
+class P5(GeneratingStrategy):
+    """Recommends the items whose ids the model generates, at most as many as its beam is wide.
+
+    ``widths`` are the numbers of distinct beginnings of 1, 2, … tokens among the ids.
+    """
+
+    name = "p5"
+    template = Template(
+        opening="[Instruction] Here is the purchase history of a user, as item numbers:",
+        history_mark="\n-",
+        bridge="",
+        candidate_mark="",
+        closing="\n\nPredict the number of the item that the user will purchase next:\n-",
+    )
+    reads_candidates = False
+    width = 20
+
+    def _prepare(self) -> None:
+        digits = len(str(len(self.prompts.titles) - 1))
+        ids = [f"{item:0{digits}}" for item in range(len(self.prompts.titles))]  # the first is padding
+        uncut = self.prompts.settings.model_copy(update={"title_tokens": 2 * digits})
+        self.prompts = PromptBuilder(self.prompts.tokenizer, ids, uncut, template=self.template)
+        self._ids = self.following([f" {number}" for number in ids])
+        self._items = {tuple(tokens): item for item, tokens in enumerate(self._ids) if item}
+        following: dict[tuple[int, ...], set[int]] = {}  # the trie: after each beginning of an id
+        for tokens in self._items:
+            for end, token in enumerate(tokens):
+                following.setdefault(tokens[:end], set()).add(token)
+        self.constraint = lambda generated: sorted(following.get(generated, ()))
+        ends = range(1, max(map(len, self._items)) + 1)
+        self.widths = [len({tokens[:end] for tokens in self._items if len(tokens) >= end}) for end in ends]
+
+    def example(self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int) -> Example:
+        """Return the history, and the id of what was chosen next."""
+        return self.prompts.build(history, ()), self._ids[candidates[answer]]
+
+    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
+        beams = [min(self.width, beginnings) for beginnings in self.widths]
+        return 1 + sum(beams[:-1]), prompt_tokens, sum(beams)
+
+    def _limit(self, candidates: Sequence[int]) -> int:
+        return len(self.widths)
+
+    def _parse(self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]) -> Parsed:
+        found = {self._items[hypothesis.tokens]: hypothesis.score for hypothesis in hypotheses}
+        new = [item for item in found if item not in history]  # what the user has is not recommended again
+        # below all that were generated, the retriever's order is kept
+        scores = np.array([found.get(item, -np.inf) for item in candidates])
+        return scores, np.array(new, dtype=np.int64), (len(new), len(found) - len(new))
+
+
+class TitleSearch:
+    """A BM25 index over titles, by item id; the first is padding."""
+
+    def __init__(self, titles: Sequence[str]):
+        self._index = bm25s.BM25()
+        self._index.index(_words(titles[1:]), show_progress=False)
+
+    def scores(self, query: str) -> np.ndarray:
+        """Return the BM25 score of every item, float32, ``(n_items + 1,)``; 0 where no word is shared."""
+        known = [word for word in _words([query])[0] if word in self._index.vocab_dict]
+        if not known:
+            return np.zeros(self._index.scores["num_docs"] + 1, dtype=np.float32)
+        return np.concatenate([np.zeros(1, dtype=np.float32), self._index.get_scores(known)])
+
+
+def items_found(scores: np.ndarray, count: int) -> np.ndarray:
+    """Return at most ``count`` distinct items that queries find, each query its share, in the queries' order.
+
+    ``scores`` are of each query and item, ``(m, n_items + 1)``; what scores 0 is not found.
+    """
+    share, found = -(-count // len(scores)), []
+    for of_query in scores:
+        best = np.argsort(-of_query, kind="stable")[: share + len(found)]  # enough, were all of them found before
+        new = [item for item in best.tolist() if of_query[item] > 0 and item not in found]
+        found += new[:share]
+    return np.array(found[:count], dtype=np.int64)
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    # by default single characters are no words: the 2 of a sequel would be lost
+    options = {"stopwords": None, "token_pattern": r"(?u)\b\w+\b", "return_ids": False, "show_progress": False}
+    return bm25s.tokenize(list(texts), **options)
