@@ -1,21 +1,28 @@
-"""Settings that are checked when they are made: their base, and what a person is told of a fault."""
+"""What people write, checked: names, YAML files, the base of all settings, and what is said of a fault."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from llamarec_core.files import InputError
 
+_LARGEST = 2**18  # bytes of a file of settings; the largest of the study has 10 kB
+
+Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(gt=0, le=1_000_000)]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Width = Annotated[int, Field(gt=0, le=4096)]
 """A size by which a model's memory grows."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""A name that stands in paths and in commands: of a profile, a data set, a variant."""
+"""The name of a profile, a data set or a variant, which stands in paths and in commands."""
 
-_PLAIN = "take letters, digits, `.`, `_` and `-`, at most 64, and begin with a letter or a digit"
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+_NAMING = "take letters, digits, `.`, `_` and `-`, at most 64, and begin with a letter or a digit"
 
 
 class Settings(BaseModel):
@@ -32,15 +39,7 @@ class Settings(BaseModel):
         return value
 
     def changed(self, changes: Mapping[str, Any], *, place: str = "") -> Self:
-        """Return these settings with some changed, and checked again.
-
-        Args:
-            changes: new values by name.
-            place: where a person gave them, e.g. ``datasets.beauty.retriever``.
-
-        Raises:
-            InputError: a name is unknown, or a value is out of range.
-        """
+        """Return these settings with some changed, and checked again; ``place`` is where a person gave them."""
         try:
             return type(self)(**self.model_dump() | changes)
         except ValidationError as error:
@@ -54,21 +53,53 @@ def first_fault(error: ValidationError, *, place: str = "") -> str:
     shown = repr(first["input"])
     given = f" (given: {shown if len(shown) <= 80 else shown[:80] + '…'})" if first["loc"] else ""
     plain = first["type"] == "string_pattern_mismatch"
-    said = _PLAIN if plain else first["msg"].removeprefix("Value error, ").removesuffix(".")
+    said = _NAMING if plain else first["msg"].removeprefix("Value error, ").removesuffix(".")
     return f"{where[:200] + ': ' if where else ''}{said}{given}."
 
 
 def checked_name(name: str, *, of: str) -> str:
-    """Return a name that can stand in paths and in commands.
-
-    Args:
-        name: as :data:`Name`.
-        of: what has the name, e.g. ``data set``.
-
-    Raises:
-        InputError: it holds anything else.
-    """
+    """Return a name that can stand in paths and in commands, e.g. ``of`` a data set; refuse any other."""
     try:
         return TypeAdapter(Name).validate_python(name)
     except ValidationError:
-        raise InputError(f"{name!r} cannot be the name of a {of}: {_PLAIN}.") from None
+        raise InputError(f"{name!r} cannot be the name of a {of}: {_NAMING}.") from None
+
+
+class _Plain(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently take the last, and names for repeated parts."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a few lines of them can stand for gigabytes
+            mark = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(problem="write repeated parts out", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in names:
+                problem = f"{key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            names.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file of at most 256 kB, without aliases and with each key once."""
+    if path.stat().st_size > _LARGEST:
+        raise InputError(f"{path} is larger than {_LARGEST // 2**10} kB, which no file of settings needs.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text in UTF-8: save it in that encoding.") from None
+    return parse_yaml(text, place=str(path))
+
+
+def parse_yaml(text: str, *, place: str) -> Any:
+    """Parse YAML that a person gave at a place; an :class:`InputError` where it is none, as in :func:`read_yaml`."""
+    try:
+        return yaml.load(text, Loader=_Plain)  # noqa: S506 (a safe loader)
+    except RecursionError:
+        raise InputError(f"{place} is not valid YAML: it nests too deeply.") from None
+    except (yaml.YAMLError, ValueError) as error:  # also a number of 5,000 digits, or the 31st of February
+        raise InputError(f"{place} is not valid YAML: {' '.join(str(error).split())}.") from None

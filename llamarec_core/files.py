@@ -1,7 +1,7 @@
 """Files written whole or not at all, and the one error that a person is meant to read.
 
-Every artefact of the study is written under a temporary name beside its final place and renamed
-when it is whole, so that a killed run leaves either the old file or the new one.
+Every artefact is written under a temporary name beside its final place and renamed when it is whole, so that a killed
+run leaves either the old file or the new one.
 """
 
 import errno
@@ -20,14 +20,8 @@ from typing import Any
 import filelock
 import pooch
 import psutil
-import yaml
 
-_LONGEST = 700
-"""Characters of a message: what was given may have millions."""
-
-_LARGEST_YAML = 2**18
-"""Bytes of a file of settings; the largest of the study has 10 kB."""
-
+_LONGEST = 700  # characters of a message: what was given may have millions
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -35,8 +29,8 @@ _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST
 class InputError(ValueError):
     """Something a person gave cannot be used.
 
-    The message is one sentence that names what was wrong, where, and what to do. The command line
-    and the notebooks show it alone, without a traceback. It stays one short line whatever was given.
+    The message is one sentence that names what was wrong, where, and what to do. The command line and the notebooks
+    show it alone, without a traceback. It stays one short line whatever was given.
     """
 
     def __init__(self, message: str) -> None:
@@ -46,11 +40,7 @@ class InputError(ValueError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say in one sentence why ``path`` cannot be written, where the block finds the disk full or the place closed.
-
-    Raises:
-        InputError: that sentence.
-    """
+    """Turn a full disk or a closed folder, met while the block writes ``path``, into an :class:`InputError`."""
     try:
         yield
     except OSError as error:
@@ -72,11 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The block writes a file or a folder of that name, which no other process uses. When it raises, ``path`` stays as it
     was and the temporary file or folder is removed. A folder in the way is moved aside first, because a folder cannot
-    be renamed over one that holds files. The next call clears what a killed process left: a folder that was moved
-    aside goes back to its place.
-
-    Raises:
-        InputError: the disk is full, or the place may not be written to.
+    be renamed over one that holds files; the next call puts it back if the process was killed at that moment.
     """
     path = Path(path)
     mark = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -95,53 +81,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def clear_partial(folder: Path, *, of: str | None = None) -> None:
-    """Clear what killed processes left of the files and folders that they were replacing.
-
-    Args:
-        folder: where the temporary ones lie.
-        of: the name that they were to have; else all of them.
-    """
+    """Clear what killed processes left in a folder when they replaced the file ``of`` that name, or any."""
     for left in folder.glob(f".{'*' if of is None else glob.escape(of)}.*.partial"):
         found = re.fullmatch(r"\.(.+)\.(\d+)-[0-9a-f]{8}(\.old)?\.partial", left.name)
         if found and not psutil.pid_exists(int(found[2])):
             if found[3]:
                 _restore(left, folder / found[1])
             _remove(left)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes that ask for it, until the block or the process ends, however it ends.
-
-    Raises:
-        InputError: another process holds it, or the folder may not be written to.
-    """
-    with writing(folder / ".lock"):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")  # the kernel's: nothing holds it once its process is gone
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise InputError(f"Another process is at work in {folder}: wait until it has ended, or stop it.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def cache_folder(part: str) -> Path:
-    """Return the folder of what can be fetched or made again: ``LLAMAREC_CACHE``, or the user's own cache folder.
-
-    Args:
-        part: its subfolder, ``data`` or ``backbones``.
-
-    Raises:
-        InputError: the user has no home folder.
-    """
-    folder = Path(os.environ.get("LLAMAREC_CACHE") or pooch.os_cache("llamarec"))
-    if folder.parts[0] == "~":
-        raise InputError("There is no home folder for the cache: set LLAMAREC_CACHE to a folder.")
-    return folder / part
 
 
 def _restore(aside: Path, path: Path) -> None:
@@ -156,6 +102,30 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that ask for it, until the block or the process ends, however it ends."""
+    with writing(folder / ".lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")  # the kernel's: nothing holds it once its process is gone
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise InputError(f"Another process is at work in {folder}: wait until it has ended, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def cache_folder(part: str) -> Path:
+    """Return where ``data`` or ``backbones`` are kept: in ``LLAMAREC_CACHE``, or in the user's own cache folder."""
+    folder = Path(os.environ.get("LLAMAREC_CACHE") or pooch.os_cache("llamarec"))
+    if folder.parts[0] == "~":
+        raise InputError("There is no home folder for the cache: set LLAMAREC_CACHE to a folder.")
+    return folder / part
 
 
 def sha256(path: Path) -> str:
@@ -177,67 +147,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is missing or is not JSON.
-    """
+    """Read a JSON file; an :class:`InputError` where it is missing or is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the step that writes it first.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): delete it and run the step that writes it.") from None
-
-
-class _Plain(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently take the last, and names for repeated parts."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # a few lines of them can stand for gigabytes
-            raise yaml.constructor.ConstructorError(
-                None, None, "write repeated parts out", self.peek_event().start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in names:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            names.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file of at most 256 kB, without aliases.
-
-    Raises:
-        InputError: the file is larger, is not YAML in UTF-8, or a key stands twice in one place.
-    """
-    path = Path(path)
-    if path.stat().st_size > _LARGEST_YAML:
-        raise InputError(f"{path} is larger than {_LARGEST_YAML // 2**10} kB, which no file of settings needs.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not text in UTF-8: save it in that encoding.") from None
-    return parse_yaml(text, place=str(path))
-
-
-def parse_yaml(text: str, *, place: str) -> Any:
-    """Parse YAML without aliases.
-
-    Args:
-        text: the YAML.
-        place: where a person gave it.
-
-    Raises:
-        InputError: it is not YAML, or a key stands twice in one place.
-    """
-    try:
-        return yaml.load(text, Loader=_Plain)  # noqa: S506 (a safe loader)
-    except RecursionError:
-        raise InputError(f"{place} is not valid YAML: it nests too deeply.") from None
-    except (yaml.YAMLError, ValueError) as error:  # also a number of 5,000 digits, or the 31st of February
-        raise InputError(f"{place} is not valid YAML: {' '.join(str(error).split())}.") from None

@@ -21,9 +21,9 @@ import pandas as pd
 import yaml
 from pydantic import Field, ValidationError
 
-from llamarec_core.checked import Settings, first_fault
+from llamarec_core.checked import Settings, first_fault, read_yaml
 from llamarec_core.data import Dataset, changed_files, find_item, load_dataset
-from llamarec_core.files import InputError, read_json, read_yaml, replacing, write_json, write_text
+from llamarec_core.files import InputError, read_json, replacing, write_json, write_text
 from llamarec_core.paths import Paths, find_profile, find_root
 from llamarec_core.settings import MAX_CANDIDATES, Profile, RankerSettings, RetrieverSettings, load_profile
 

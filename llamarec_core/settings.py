@@ -1,18 +1,30 @@
 """Profiles: every setting of a run, in one YAML file, checked before anything is computed.
 
-A profile changes settings, never the code: sizes, and for a small backbone also parts of the recipe.
-``notebooks/profiles`` holds a commented file for each; the defaults are the paper's (Yue et al., 2023, section 4.1, and
-the authors' configuration).
+A profile changes settings, never the code. ``notebooks/profiles`` holds a commented file for each; the defaults are the
+paper's (Yue et al., 2023, section 4.1, and the authors' configuration).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from llamarec_core.checked import Fraction, Name, PositiveInt, Seed, Settings, Width, first_fault
-from llamarec_core.files import InputError, parse_yaml, read_yaml
+from llamarec_core.checked import (
+    Count,
+    Fraction,
+    Name,
+    NotNegative,
+    Positive,
+    PositiveInt,
+    Seed,
+    Settings,
+    Width,
+    first_fault,
+    parse_yaml,
+    read_yaml,
+)
+from llamarec_core.files import InputError
 
 MAX_CANDIDATES = 20
 """The verbalizer's labels are the letters A…T, twenty of them."""
@@ -28,9 +40,9 @@ class RetrieverSettings(Settings):
     """Stage 1: the sequential recommender and its training (LRURec, arXiv 2310.02367, section 4.1)."""
 
     method: Method = "lrurec"
-    """The retriever; of ``item_knn`` the other settings but ``validation_users`` and ``test_users`` say nothing."""
+    """The retriever; ``item_knn`` uses only ``validation_users`` and ``test_users`` of the other settings."""
     dim: Annotated[Width, Field(multiple_of=2)] = 64
-    """Width of the item embedding and of every hidden state, of which each of two attention heads gets half."""
+    """Width of the item embedding and of every hidden state; each of two attention heads gets half."""
     blocks: PositiveInt = 2
     """Number of (linear recurrent unit or attention, feed-forward) blocks, or of NARM's recurrent layers."""
     dropout: Fraction = 0.2
@@ -39,9 +51,9 @@ class RetrieverSettings(Settings):
     """Most recent interactions read from a history; the paper takes 200 for MovieLens, 50 otherwise."""
     batch_size: PositiveInt = 128
     """Users in a training batch."""
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    learning_rate: Positive = 1e-3
     """AdamW's step size."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    weight_decay: NotNegative = 0.01
     """AdamW's decoupled weight decay; the paper's grid is 0 and 0.01."""
     epochs: PositiveInt = 500
     """Most passes over the users."""
@@ -56,14 +68,14 @@ class RetrieverSettings(Settings):
 
 
 class GridSettings(Settings):
-    """The settings of one retriever that are tried on one data set, chosen by validation Recall@10 alone."""
+    """What is tried of one retriever on one data set; the defaults are the paper's grid."""
 
-    weight_decay: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(default=(0.0, 0.01), min_length=1)
-    """Values of AdamW's weight decay; the default is the paper's grid."""
+    weight_decay: tuple[NotNegative, ...] = Field(default=(0.0, 0.01), min_length=1)
+    """Values of AdamW's weight decay."""
     dropout: tuple[Fraction, ...] = Field(default=(0.1, 0.2, 0.3, 0.4, 0.5), min_length=1)
-    """Dropout probabilities; the default is the paper's grid."""
+    """Dropout probabilities."""
     seeds: PositiveInt = 1
-    """The setting chosen is trained with so many seeds, from the profile's upwards."""
+    """Seeds that train the chosen setting, from the profile's upwards."""
 
     def points(self) -> list[dict[str, float]]:
         """Return every combination, as fields of :class:`RetrieverSettings`."""
@@ -82,10 +94,10 @@ class RankerSettings(Settings):
     template: Literal["ranking", "alpaca", "candidates_first", "label_after"] = "ranking"
     """The prompt's wording."""
     label_tokens: Literal["in_prompt", "as_published"] = "in_prompt"
-    """Which token stands for a label, the one the tokenizer makes inside the prompt or that of the letter alone."""
+    """The token that stands for a label: as the tokenizer makes it inside the prompt, or of the letter alone."""
     history_length: PositiveInt = 20
     """Most recent titles of the history that the prompt lists."""
-    candidates: Annotated[int, Field(gt=1)] = MAX_CANDIDATES
+    candidates: Annotated[int, Field(gt=1, le=MAX_CANDIDATES)] = MAX_CANDIDATES
     """Candidates in a prompt, labelled A, B, C, …"""
     title_tokens: PositiveInt = 32
     """A title longer than this many tokens is cut."""
@@ -98,82 +110,68 @@ class RankerSettings(Settings):
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear layers that get an adapter, the paper's W_Q and W_V."""
     start_from: str | None = None
-    """Folder of an adapter to start from, of the same backbone and shape; in a profile it is counted from the study's
-    folder. Empty starts from a fresh one."""
+    """Folder of an adapter of the same backbone and shape to start from, in a profile from the study's folder on."""
     negatives: Literal["random", "neighbours"] = "random"
-    """Training candidates beside the target, from the whole catalogue or item neighbours of the history, counted
-    without its user; of the latter, prefixes whose target is not listed are left out."""
+    """Training candidates beside the target: random items, or item neighbours of the history, counted without its user.
+    Of the latter, prefixes whose target is not listed are left out."""
     users_per_prompt: PositiveInt = 1
     """Users who share one list of training candidates, each with the history to itself; the paper has one."""
-    names_per_prompt: Annotated[int, Field(ge=0)] = 0
+    names_per_prompt: Count = 0
     """Listed titles that are asked for by name after each list."""
     name_parts: bool = True
     """Ask for most names by parts of the title; otherwise always by the whole title."""
-    items_per_prompt: Annotated[int, Field(ge=0)] = 0
+    items_per_prompt: Count = 0
     """Questions after each list which candidates were chosen together with an item that is not listed."""
     list_prior: bool = True
     """Add the list's log prior to the logits in the loss where users share a list of neighbours."""
     loss: Literal["vocabulary", "labels"] = "vocabulary"
     """A softmax over the whole vocabulary, as published, or over the labels alone."""
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    """Divides the labels' logits of next items in the loss over the labels: names want sharp logits, next items soft
-    ones."""
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
+    temperature: Positive = 1.0
+    """Divides the labels' logits of next items, not of names, in the loss over the labels."""
+    learning_rate: Positive = 1e-4
     """AdamW's step size after warm-up; it then falls linearly to zero."""
-    epochs: Annotated[int, Field(ge=0)] = 1
+    epochs: Count = 1
     """Passes over the training examples; 0 trains nothing."""
     training_examples: PositiveInt | None = None
     """Examples in an epoch, each led by another training prefix; empty takes all prefixes."""
-    minutes: Annotated[float, Field(gt=0.0)] | None = None
+    minutes: Positive | None = None
     """Time budget of the tuning; the step size reaches zero when it is over. Empty makes runs exactly repeatable."""
     batch_size: PositiveInt = 16
     """Examples in one forward pass."""
     gradient_accumulation: PositiveInt = 1
     """Forward passes added up to one optimiser step, over all processes together."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    warmup_steps: Count = 100
     """Optimiser steps over which the step size rises linearly from zero."""
     validate_every: PositiveInt = 100
     """Optimiser steps between two validations; a checkpoint is written at each."""
     validation_users: PositiveInt | None = None
-    """Users of the retrieved validation subset to validate on, drawn once; empty takes all of them. The retriever's
-    weight is fitted on them too."""
-    meter_answers: Annotated[int, Field(ge=0)] = 0
+    """Users with a retrieved validation target who validate the ranker and fit the retriever's weight; empty: all."""
+    meter_answers: Count = 0
     """Answers of training users who are held out to measure learning in nats an answer; 0 holds nobody out."""
     kept_by: Literal["ndcg@10", "ndcg@10_with_retriever", "nats"] = "ndcg@10"
     """The curve's column by which the best adapter is kept: NDCG@10 of the ranker by itself, as published, or with the
     retriever's score added, or the meter."""
 
     def changes(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Return settings to rank with, which were given as text, e.g. ``ranker.dtype=float32``, by name.
-
-        Raises:
-            InputError: a setting is unknown, out of range, or not one of the ranker's.
-        """
-        found = {}
-        for part, name, value in map(setting_of, texts):
-            if part != "ranker":
-                raise InputError(f"{part}.{name} belongs to training: here only settings of the ranker can change.")
-            found[name] = value
-        checked = self.changed(found, place="ranker")
-        return {name: getattr(checked, name) for name in found}
+        """Return the ranker's settings that were given as text, e.g. ``ranker.dtype=float32``, by name, checked."""
+        found = _parts(texts)
+        for part in found.keys() - {"ranker"}:
+            raise InputError(f"A setting of the {part} belongs to training: here only those of the ranker can change.")
+        given = found.get("ranker", {})
+        return {name: getattr(self.changed(given, place="ranker"), name) for name in given}
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "RankerSettings":
-        most = MAX_CANDIDATES
-        if self.candidates > most:
-            raise ValueError(f"candidates: {self.candidates} is more than the {most} labels A…T: choose at most {most}")
-        if self.users_per_prompt > self.candidates:
-            raise ValueError(
-                f"users_per_prompt: {self.users_per_prompt} users are more than the {self.candidates} candidates: "
-                "choose fewer"
-            )
+    def _fits_together(self) -> Self:
         several = self.users_per_prompt + self.names_per_prompt + self.items_per_prompt > 1
+        over_labels = self.names_per_prompt or self.items_per_prompt or self.temperature != 1.0
+        if self.users_per_prompt > self.candidates:
+            raise ValueError(f"users_per_prompt: choose at most as many as candidates, {self.candidates}")
         if several and self.template not in SHARING:
             raise ValueError(
                 f"template: {self.template} puts the history first, so that a list has one question: with several "
                 f"users_per_prompt, names_per_prompt or items_per_prompt choose {' or '.join(SHARING)}"
             )
-        if (self.names_per_prompt or self.items_per_prompt or self.temperature != 1.0) and self.loss != "labels":
+        if over_labels and self.loss != "labels":
             raise ValueError("loss: names_per_prompt, items_per_prompt and temperature need loss: labels")
         if self.kept_by == "nats" and not self.meter_answers:
             raise ValueError("kept_by: nats needs meter_answers")
@@ -181,14 +179,14 @@ class RankerSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """The uncertainty of every number."""
+    """Intervals, and which comparisons run on how many users."""
 
     bootstrap_samples: PositiveInt = 10_000
     """Resamples of the users behind each 95 % interval."""
     ablation_datasets: tuple[str, ...] = ()
     """Data sets on which `3_ablations` compares variants of the ranker."""
     ablation_users: PositiveInt | None = None
-    """Test users, of those whose target was retrieved, on whom `3_ablations` compares variants; empty takes all."""
+    """Test users with a retrieved target on whom `3_ablations` compares variants; empty takes all."""
     strategy_datasets: tuple[str, ...] = ()
     """Data sets on which `3_strategies` compares the ways of ranking with a language model."""
     strategy_users: PositiveInt | None = None
@@ -226,29 +224,23 @@ class Profile(Settings):
     """What `make grid` tries, by retriever and data set."""
 
     @model_validator(mode="after")
-    def _overrides_are_valid(self) -> "Profile":
+    def _overrides_are_valid(self) -> Self:
         for dataset, overrides in self.datasets.items():
             if "method" in overrides.retriever:
                 raise ValueError(f"datasets.{dataset}.retriever: one retriever serves all data sets: set method above")
             adapted = self.for_dataset(dataset)
             for variant in self.variants:
                 adapted.variant(variant)
-        settings = ("ablation_datasets", "strategy_datasets")
-        named = {f"evaluation.{setting}": getattr(self.evaluation, setting) for setting in settings}
+        parts = ("ablation_datasets", "strategy_datasets")
+        named = {f"evaluation.{part}": getattr(self.evaluation, part) for part in parts}
         named |= {f"grid.{method}": grids for method, grids in self.grid.items()}
         for place, datasets in named.items():
             for dataset in set(datasets) - self.datasets.keys():
                 raise ValueError(f"{place}: {dataset!r} is not among the profile's datasets")
         return self
 
-    def for_dataset(self, dataset: str) -> "Profile":
-        """Return the profile with the overrides of one data set applied.
-
-        A data set that the profile does not list runs with the profile's general settings.
-
-        Raises:
-            InputError: they contradict the profile's general settings.
-        """
+    def for_dataset(self, dataset: str) -> Self:
+        """Return the profile with the overrides of one data set applied; one that it does not list has none."""
         overrides, place = self.datasets.get(dataset, Overrides()), f"datasets.{dataset}"
         return self.model_copy(
             update={
@@ -257,58 +249,28 @@ class Profile(Settings):
             }
         )
 
-    def given(self, texts: Sequence[str]) -> "Profile":
+    def given(self, texts: Sequence[str]) -> Self:
         """Return the profile with settings that were given as text, e.g. ``ranker.title_tokens=32``.
 
         What a profile says of one data set wins over its rest: apply :meth:`for_dataset` first.
-
-        Raises:
-            InputError: a text has another form, or its setting is unknown or out of range.
         """
-        profile = self
-        for text in texts:
-            part, field, value = setting_of(text)
-            changed = getattr(profile, part).changed({field: value}, place=part)
-            profile = profile.model_copy(update={part: changed})
-        return profile
+        found = _parts(texts)
+        return self.model_copy(
+            update={part: getattr(self, part).changed(values, place=part) for part, values in found.items()}
+        )
 
     def columns(self, dataset: str) -> dict[str, str]:
         """Return what the files of a data set call their columns, where that differs from our names."""
         return self.datasets.get(dataset, Overrides()).columns
 
-    def variant(self, name: str) -> "Profile":
-        """Return the profile with the ranker of one of its variants.
-
-        Raises:
-            InputError: the profile has no such variant, or it contradicts the rest of the ranker's settings.
-        """
-        if name not in self.variants:
-            known = ", ".join(self.variants) or "none"
-            raise InputError(f"Profile {self.name!r} has no variant {name!r} of the ranker: choose from {known}.")
+    def variant(self, name: str) -> Self:
+        """Return the profile with the ranker of one of its variants."""
         changed = self.ranker.changed(self.variants[name], place=f"variants.{name}")
         return self.model_copy(update={"ranker": changed})
 
 
-def setting_of(text: str) -> tuple[str, str, Any]:
-    """Return the part, the name and the value of a setting given as text, ``part.name=value``; the value is YAML.
-
-    Raises:
-        InputError: it has another form.
-    """
-    name, equals, value = text.partition("=")
-    part, _, field = name.partition(".")
-    if not (equals and field and part in ("retriever", "ranker", "evaluation")):
-        raise InputError(f"The setting {text[:100]!r} is not of the form ranker.title_tokens=32.")
-    return part, field, parse_yaml(value, place=name)
-
-
 def load_profile(path: Path) -> Profile:
-    """Read and check a profile.
-
-    Raises:
-        InputError: the file is missing, is not YAML in UTF-8, or a setting is unknown or out of range.
-    """
-    path = Path(path)
+    """Read and check a profile; an :class:`InputError` where it is missing, is no YAML, or a setting is at fault."""
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none there"
         raise InputError(f"Unknown profile {path.stem!r}: {path} does not exist; choose from {known}.")
@@ -321,3 +283,15 @@ def load_profile(path: Path) -> Profile:
         return Profile.model_validate({"name": path.stem} | values)
     except ValidationError as error:
         raise InputError(f"{path}: {first_fault(error)}") from None
+
+
+def _parts(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return settings given as text, ``part.name=value`` with the value in YAML: part → name → value."""
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        part, _, field = name.partition(".")
+        if not (equals and field and part in ("retriever", "ranker", "evaluation")):
+            raise InputError(f"The setting {text[:100]!r} is not of the form ranker.title_tokens=32.")
+        found.setdefault(part, {})[field] = parse_yaml(value, place=name)
+    return found
