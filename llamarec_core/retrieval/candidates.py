@@ -137,8 +137,16 @@ def load_candidates(path: Path, split: Split) -> Candidates:
     if not len(table):
         raise InputError(f"{path} holds no candidates of split {split!r}: run the step that writes it again.")
     columns = (table[name].to_numpy() for name in ("user", "target", "rank"))
-    lists = (table[name].combine_chunks().flatten().to_numpy() for name in ("items", "scores"))
-    return Candidates(*columns, *(values.reshape(len(table), -1) for values in lists))
+    lists = [table[name].combine_chunks() for name in ("items", "scores")]
+    if len(pc.unique(pa.concat_arrays([pc.list_value_length(of_users) for of_users in lists]))) > 1:
+        raise _faulty(path, "lists of several lengths")
+    found = Candidates(*columns, *(of_users.flatten().to_numpy().reshape(len(table), -1) for of_users in lists))
+    if not np.isfinite(found.scores).all():
+        raise _faulty(path, "scores that are not finite")
+    places = np.arange(1, found.items.shape[1] + 1)
+    if ((found.items == found.targets[:, None]) != (places == found.ranks[:, None])).any():
+        raise _faulty(path, "a rank that contradicts the list of candidates")
+    return found
 
 
 def write_ranks(ranks: pd.DataFrame, path: Path) -> None:
@@ -210,9 +218,21 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the step that writes it first.") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:  # the latter of a page that is damaged
         raise InputError(f"{path} is no parquet file ({error}): delete it and run the step that writes it.") from None
     if not table.schema.equals(schema):
         expected = ", ".join(f"{field.name} {field.type}" for field in schema)
         raise InputError(f"{path} must have the columns {expected}: delete it and run the step that writes it.")
+    flat = [column.combine_chunks() for column in table.columns]
+    if any(column.null_count for column in [*flat, *(part.flatten() for part in flat if part.type.num_fields)]):
+        raise _faulty(path, "empty cells")
+    keys = [name for name in ("user", "split") if name in schema.names]
+    if table.group_by(keys).aggregate([]).num_rows < len(table):
+        raise _faulty(path, "a user twice")
+    if len(table) and pc.min(table["rank"]).as_py() < 1:
+        raise _faulty(path, "a rank below 1")
     return table
+
+
+def _faulty(path: Path, what: str) -> InputError:
+    return InputError(f"{path} holds {what}: delete it and run the step that writes it.")

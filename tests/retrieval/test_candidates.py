@@ -21,6 +21,7 @@ from llamarec_core.retrieval import (
     write_ranks,
 )
 from llamarec_core.retrieval import candidates as candidates_module
+from llamarec_core.retrieval.candidates import CANDIDATES, RANKS
 
 
 class FixedScores(SequentialRecommender):
@@ -194,3 +195,43 @@ def test_a_file_that_is_not_what_it_should_be_is_refused(read, tmp_path):
     pq.write_table(pa.table({"user": [1], "target": [2]}), tmp_path / "other.parquet")
     with pytest.raises(InputError, match="must have the columns user int32"):
         read(tmp_path / "other.parquet")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"user": [0, 0]}, "a user twice"),
+        ({"user": [0, None]}, "empty cells"),
+        ({"rank": [0, 3]}, "a rank below 1"),
+        ({"rank": [2, 3]}, "a rank that contradicts"),
+        ({"target": [1, 1]}, "a rank that contradicts"),
+        ({"items": [[1, 2], [1]]}, "lists of several lengths"),
+        ({"items": [[1, 2], [1, None]]}, "empty cells"),
+        ({"scores": [[1.0, 0.5], [1.0, float("nan")]]}, "scores that are not finite"),
+    ],
+)
+def test_what_no_step_writes_is_refused_where_it_is_read(fault, message, tmp_path):
+    sound = {
+        "user": [0, 1], "split": ["test"] * 2, "target": [1, 3], "rank": [1, 3],
+        "items": [[1, 2], [1, 2]], "scores": [[1.0, 0.5]] * 2,
+    }  # fmt: skip
+    file = tmp_path / "candidates.parquet"
+    pq.write_table(pa.table(sound, schema=CANDIDATES), file)
+    assert load_candidates(file, "test").ranks.tolist() == [1, 3]
+    pq.write_table(pa.table(sound | fault, schema=CANDIDATES), file)
+    with pytest.raises(InputError, match=message):
+        load_candidates(file, "test")
+    if fault.keys() <= {"user"} or fault.get("rank") == [0, 3]:
+        pq.write_table(pa.table(sound | fault, schema=CANDIDATES).select(RANKS.names), file)
+        with pytest.raises(InputError, match=message):
+            read_ranks(file)
+
+
+def test_a_damaged_page_is_refused(tmp_path):
+    file = tmp_path / "ranks.parquet"
+    write_ranks(pd.DataFrame({"user": range(999), "target": 1, "rank": range(1, 1000)}), file)
+    content = bytearray(file.read_bytes())
+    content[40:200] = b"x" * 160
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="is no parquet file"):
+        read_ranks(file)
