@@ -158,7 +158,7 @@ def changed_files(dataset: Dataset, *, folder: Path | str | None = None) -> list
 def _own_layouts(name: str, columns: Mapping[str, str] | str | None) -> list[Layout]:
     """Return the two forms that any data set can take: the tidy one and RecBole's."""
     if isinstance(columns, str):
-        columns = dict(pair.partition("=")[::2] for pair in columns.split(","))
+        columns = dict(map(str.strip, pair.partition("=")[::2]) for pair in columns.split(","))
     columns = columns or {}
     wrong = [ours for ours, theirs in columns.items() if ours not in _EVENT | _ITEM or not theirs]
     if wrong:
@@ -174,7 +174,7 @@ def _find(name: str, folder: Path | str | None, columns: Any = None) -> tuple[La
     """Find a data set in the folder the user names; none if no folder is named or it has no place for it."""
     named = folder or os.environ.get("LLAMAREC_DATA")
     own, root = _own_layouts(checked_name(name, of="data set"), columns), Path(named or "")
-    if not named or name == "ml-100k-1998":
+    if not named or (name == "ml-100k-1998" and not folder):
         return None
     if not root.is_dir():
         raise InputError(f"The folder {root} does not exist: name the folder that holds the raw data.")

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ SourcePath = Path | zipfile.Path
 EXPANSION = 200
 """A gzip file may unpack to this many times its size. Tables reach 20, a file made to fill the memory 1,000."""
 
-_END = "<end of the table>"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,4})?", re.ASCII | re.IGNORECASE)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
+_DATE = re.compile(
+    r"\d{4}-?\d\d-?\d\d([ T]\d\d(:?\d\d(:?\d\d([.,]\d{1,9})?)?)? ?(Z|UTC|[+-]\d\d(:?\d\d)?)?)?", re.ASCII | re.IGNORECASE
+)
 
 
 def read_table(path: SourcePath, columns: Mapping[str, str], *, header: Sequence[str] = ()) -> pd.DataFrame:
@@ -54,7 +55,7 @@ def read_table(path: SourcePath, columns: Mapping[str, str], *, header: Sequence
     delimiter, names = (",", header) if header else _header(path, text, [*columns.values()])
     quoting = csv.QUOTE_NONE if re.search(r"\.(inter|item)(\.gz)?$", path.name) else csv.QUOTE_MINIMAL
     lines = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline="")
-    reader = csv.reader(chain(lines, [_END]), delimiter=delimiter, quoting=quoting)
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True)
     rows = _rows(path, reader, width=len(names))
     if not header:
         next(rows)
@@ -67,7 +68,8 @@ def read_table(path: SourcePath, columns: Mapping[str, str], *, header: Sequence
         raise InputError(f"{path} holds no row below its header.")
     table = pd.concat(parts)
     for ours in {"user_id", "item_id"} & {*columns}:
-        empty = table[ours].str.strip() == ""
+        table[ours] = table[ours].str.strip()
+        empty = table[ours] == ""
         if empty.any():
             raise _fault(path, empty.idxmax(), f"has an empty {columns[ours]}: mend that line")
     if "timestamp" in columns:
@@ -100,28 +102,30 @@ def _header(path: SourcePath, text: str, wanted: Sequence[str]) -> tuple[str, li
 
 
 def _rows(path: SourcePath, reader: Any, *, width: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line on which a row starts, and its fields; ``reader`` ends with a row of our own, ``_END``.
+    """Yield the line on which a row starts, and its fields.
 
-    A quote that is left open takes in rows, up to the next quote or the end: all lines but the first look like rows.
+    A quote that is left open takes in rows, up to the next quote or the end: all lines but the first look like rows, or
+    text follows that quote.
     """
     start, delimiter = 1, reader.dialect.delimiter
     open_quote = "opens a quote that is not closed before the next row: close it, or take it away"
     try:
         for row in reader:
-            if row == [_END]:
-                return
             if reader.line_num > start:
                 _, *taken_in = re.split(r"\r\n?|\n", delimiter.join(row))
-                if row[-1].endswith(_END) or {line.count(delimiter) for line in taken_in if line} == {width - 1}:
+                if {line.count(delimiter) for line in taken_in if line} == {width - 1}:
                     raise _fault(path, start, open_quote)
             if len(row) == width:
                 yield start, row
             elif row:  # an empty line is none
                 raise _fault(path, start, f"has {len(row)} fields instead of {width}: mend that line")
             start = reader.line_num + 1
-    except csv.Error:
-        too_long = f"holds a field of more than {csv.field_size_limit():,} characters: shorten it"
-        raise _fault(path, start, open_quote if reader.line_num > start else too_long) from None
+    except csv.Error as error:
+        within = reader.line_num == start
+        if within and "field limit" in str(error):
+            raise _fault(path, start, f"holds a field of over {csv.field_size_limit():,} characters: shorten it") from None
+        inner = "has text after a closing quote: write a quote inside quotes twice, or take it away"
+        raise _fault(path, start, inner if within and "expected after" in str(error) else open_quote) from None
 
 
 def _times(path: SourcePath, column: pd.Series, theirs: str) -> np.ndarray:
@@ -148,7 +152,7 @@ def _time(text: str) -> tuple[str, int | Decimal | pd.Timestamp | None]:
         if _NUMBER.fullmatch(text):
             return "number", Decimal(text) if re.search(r"[.eE]", text) else int(text)
         if _DATE.fullmatch(text):
-            time = pd.Timestamp(text)
+            time = pd.Timestamp(text.replace(",", "."))
             return "date" if time.tz is None else "date with zone", time
     except ValueError:  # no such day, or thousands of digits
         pass

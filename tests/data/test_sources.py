@@ -76,13 +76,13 @@ def test_the_environment_names_the_folder_and_the_parameter_goes_first(tidy, tmp
         load_dataset("mine", folder=tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("columns", ["user_id=uid,item_id=asin,timestamp=when,title=name", None])
+@pytest.mark.parametrize("columns", ["user_id=uid, item_id = asin,timestamp=when,title=name", None])
 def test_columns_may_have_other_names(events, write, tmp_path, columns):
     header = "asin,uid,when\n" if columns else "item_id:token,user_id:token,timestamp:float\n"
     write(tmp_path / "interactions.csv", header + "".join(f"{item},{user},{time}\n" for user, item, time in events))
     header = "name;asin\n" if columns else "title:token_seq;item_id:token\n"
     write(tmp_path / "items.csv", header + "".join(f"Soap, {i};i{i}\n" for i in range(5)))
-    mapping = columns and dict(pair.split("=") for pair in columns.split(","))
+    mapping = columns and {"user_id": "uid", "item_id": "asin", "timestamp": "when", "title": "name"}
     for given in (columns, mapping):
         dataset = load_dataset("mine", folder=tmp_path, columns=given)
         assert dataset.titles[1] == "Soap, 0"
@@ -110,6 +110,13 @@ def test_a_known_data_set_may_be_in_the_tidy_form(tidy, tmp_path, name):
     tidy(tmp_path / name)
     assert load_dataset(name, folder=tmp_path).n_interactions == 25
     assert load_dataset(name, folder=tmp_path / name).n_interactions == 25
+
+
+def test_a_folder_of_the_embedded_data_set_s_name_is_read_where_it_is_named(tidy, tmp_path, monkeypatch):
+    tidy(tmp_path / "ml-100k-1998")
+    assert load_dataset("ml-100k-1998", folder=tmp_path / "ml-100k-1998").n_interactions == 25
+    monkeypatch.setenv("LLAMAREC_DATA", str(tmp_path))
+    assert load_dataset("ml-100k-1998").n_users == 943
 
 
 def test_tidy_files_of_unknown_owner_are_not_taken_for_a_known_data_set(tidy, tmp_path):

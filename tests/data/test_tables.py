@@ -47,6 +47,7 @@ def table(tmp_path, write):
         ('"item_id"; "title"\n"a";"One"\n', ITEMS, item(["a"], ["One"])),
         # quoted fields: delimiters, quotes, line breaks that can be told from rows, and quotes that are only inches
         (TITLES + 'a,"One, ""two""\nthree"\nb,5" pipe\n', ITEMS, item(["a", "b"], ['One, "two"\nthree', '5" pipe'])),
+        ('item_id, title\n a , "One, two"\n', ITEMS, item(["a"], ["One, two"])),
         (TITLES + 'a,"One\n\ntwo"\n', ITEMS, item(["a"], ["One\n\ntwo"])),
         ('item_id,title,text\na,One,"A soap,\nnew, and mild,\nand old"\n', ITEMS, item(["a"], ["One"])),
         (TITLES + "a,\n", ITEMS, item(["a"], [""])),
@@ -66,6 +67,9 @@ def test_tables_as_people_have_them(table, content, form, read):
         (["99999999999999999999", "9" * 39, "1e-40", "1"], [2, 3, 0, 1]),  # beyond 64 bits
         (["2024-05-31", "2024-05-31T12:00:00", "2024-05-31 11:59:59.999999999", "2024-05-31T12:00"], [0, 2, 1, 2]),
         (["2024-05-31T12:00:00Z", "2024-05-31T13:30:00+02:00", "2024-05-31T12:00-0100"], [1, 0, 2]),
+        # as databases write them
+        (["2024-05-31 12:00:00+02", "2024-05-31 11:00:00 UTC", "2024-05-31t10:30:00z", "20240531T103000 +0000"], [0, 2, 1, 1]),
+        (['"2024-05-31T12:00:00,000000002"', "2024-05-31T12:00:00.000000001", "2024-05-31T12"], [2, 1, 0]),
         (["9999-12-31", "0001-01-01", "2024-05-31T12:00:00.000001"], [2, 0, 1]),
         (["9999-12-31", "2024-05-31T12:00:00.123456789", "2024-05-31T12:00:00.123456788"], [2, 1, 0]),
     ],
@@ -100,12 +104,13 @@ def test_times_keep_their_order_and_ties_exactly(table, times, ranks):
         ],
         *[
             (f"{HEADER}a,b,2024-05-31\na,b,{time}\n", "line 3 has the timestamp")
-            for time in ("2024-02-30", "1717156800", "2024-05-31T12Z", "31.05.2024", "2024-05-31T12:00:00.1234567891")
+            for time in ("2024-02-30", "1717156800", "2024-0531", "2024-05", "31.05.2024", "2024-05-31T12:00:00.1234567891")
         ],
         (HEADER + "a,b," + "9" * 4301 + "\n", "line 2 has the timestamp '999"),
-        (HEADER + "a,b," + "9" * 3_000_000 + "\n", "line 2 holds a field of more than 131,072 characters"),
+        (HEADER + "a,b," + "9" * 3_000_000 + "\n", "line 2 holds a field of over 131,072 characters"),
         (HEADER + 'a,b,1\n"a,b,2\n' + "a,b,1\n" * 30_000, "line 3 opens a quote"),
         (TITLES + "a,One\nb,Two\na,Three\n", "line 4 repeats the item_id 'a' of line 2: keep one of them"),
+        (TITLES + 'a,One\nb,"5" pipe"\n', "line 3 has text after a closing quote: write a quote inside quotes twice"),
         ("x" * 3_000_000, "lacks the column user_id: its header is 'xxx"),
         (HEADER + "a,b,1\na,b\n" + "x" * 20_000_000, "line 3 has 2 fields"),
     ],
@@ -138,6 +143,9 @@ def test_a_broken_table_is_answered_by_one_short_sentence(table, content, messag
         ('item_id;title;text\na;One;"x\nb;Two;y\nc;Three;5"\n', 2),
         # a sentence that cannot be told from a row
         (TITLES + 'a,"One\ntwo, three"\n', 2),
+        # a title with a line break of its own
+        (TITLES + 'a,"One\nand more\nb,"Two"\nc,Three\n', 2),
+        ('item_id,title,text\na,"One\nmore,x\nb,Two,y\nc,"Three",z\n', 2),
     ],
 )
 def test_a_quote_left_open_is_refused_wherever_it_stands(table, content, line):
