@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
-from llamarec_core.llm_baselines import CausalLM, Strategy, Verbalizer
+from llamarec_core.llm_baselines import CausalLM, Verbalizer
 from llamarec_core.llm_baselines.generation import PARTS
 from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone
 from llamarec_core.ranking.adapter import add_adapter, make_accelerator
@@ -33,12 +33,10 @@ MATRIX_OPERATIONS = 2 * MATRIX**3
 """Floating-point operations of :func:`matrix_product`."""
 
 CATALOGUE = 400  # titles from which made-up requests are drawn
-
+PROCESS = Path("/proc/self")
 
 WHOLE = "whole"
 """Names the time of a request from its item ids to its ranks; beyond the parts it holds only bookkeeping."""
-
-PROCESS = Path("/proc/self")
 
 
 def compare_times(
@@ -188,7 +186,6 @@ def title_length_times(
 
     Args:
         pairs: the precision and the model of ``LlamaRec`` and of ``Llama CausalLM``, which take turns.
-        prompts: of a catalogue, see :func:`made_up_requests`.
         cases: requests that are answered together, tokens of a title, rounds of generation.
 
     Returns:
@@ -210,8 +207,11 @@ def title_length_times(
             rounds: dict[str, list[dict[str, float]]] = {name: [] for name in strategies}
             for turn in range(-int(number == 0), max(repetitions.values())):  # one round of the first case warms up
                 for name in (name for name in strategies if turn < repetitions[name]):
-                    seconds = _seconds_of_parts(strategies[name], *requests)
-                    rounds[name] += [seconds] if turn >= 0 else []
+                    started = time.perf_counter()
+                    cost = strategies[name].rank(*requests).cost
+                    whole = (time.perf_counter() - started) / batch
+                    parts = {part: cost[f"{part}_seconds"].mean() for part in PARTS}
+                    rounds[name] += [{WHOLE: whole} | parts] if turn >= 0 else []
             case = {"mean_title_length_tokens": length, "batch": batch}
             for method, of_rounds in rounds.items():
                 case |= {"method": method, "precision": pair[method][0], "repetitions": len(of_rounds)}
@@ -227,9 +227,6 @@ def made_up_requests(
     """Make up a catalogue of titles of ``length`` tokens from the words of another, and requests for its items.
 
     Returns the made-up catalogue's prompts, the histories ``(batch, H)`` and the candidates ``(batch, K)``.
-
-    Raises:
-        InputError: the catalogue has no word of one token, or the tokenizer joins words.
     """
     words = sorted({word for title in prompts.titles for word in title.split() if word.isalpha()})
     words = [word for word, tokens in zip(words, _tokens_of(prompts, words), strict=True) if tokens == 1]
@@ -241,13 +238,6 @@ def made_up_requests(
     past, listed = prompts.settings.history_length, prompts.settings.candidates
     items = np.stack([generator.permutation(CATALOGUE)[: past + listed] + 1 for _ in range(batch)])
     return PromptBuilder(prompts.tokenizer, ["", *titles], prompts.settings), items[:, :past], items[:, past:]
-
-
-def _seconds_of_parts(strategy: Strategy, histories: np.ndarray, candidates: np.ndarray) -> dict[str, float]:
-    started = time.perf_counter()
-    cost = strategy.rank(histories, candidates).cost
-    whole = (time.perf_counter() - started) / len(histories)
-    return {WHOLE: whole} | {part: cost[f"{part}_seconds"].mean() for part in PARTS}
 
 
 def _tokens_of(prompts: PromptBuilder, texts: Sequence[str]) -> list[int]:

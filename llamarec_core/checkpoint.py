@@ -56,9 +56,9 @@ def load_checkpoint(path: Path, *, settings: dict[str, Any]) -> tuple[dict[str, 
 
 
 def first_difference(stored: dict[str, Any], settings: dict[str, Any]) -> str | None:
-    """Return the name of the first setting that is not as it was stored, or none.
+    """Return the name of the first setting that is not as it was stored, or none; only the run's own are looked at.
 
-    Others that were stored are not looked at. One that is younger than what was stored was off (0, false, none) then.
+    One that is younger than what was stored was off (0, false, none) then.
     """
     # through JSON, so that a tuple and the list that it was stored as count as equal
     for name, value in json.loads(json.dumps(settings)).items():

@@ -90,11 +90,7 @@ class Grid:
         return record
 
     def chosen(self) -> RetrieverSettings:
-        """Return the settings with the best validation Recall@10; the earliest of equals.
-
-        Raises:
-            InputError: some point of the grid has not been trained.
-        """
+        """Return the settings with the best validation Recall@10; the earliest of equals."""
         recalls = []
         for point in self.settings.points():
             file = self.record_file(self.retriever(**point), seed=self.profile.seed)
@@ -149,13 +145,9 @@ def load_curves(profile: Profile, *, root: Path) -> dict[tuple[str, str], pd.Dat
 def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
     """Collect all points of a profile's grids, one a row; a point not trained yet has no numbers.
 
-    Returns:
-        ``dataset``, ``method``, ``weight_decay``, ``dropout``, ``seed``, ``recall@10`` and ``ndcg@10`` (validation),
-        ``best_epoch``, ``epochs``, ``seconds`` (wall time of training), ``threads``, ``peak_memory_mib``,
-        ``parameters``, ``commit`` and ``chosen``: whether the point has its grid's best Recall@10.
-
-    Raises:
-        InputError: the profile names no grid for a data set of its own.
+    Returns ``dataset``, ``method``, ``weight_decay``, ``dropout``, ``seed``, ``recall@10``, ``ndcg@10`` (validation),
+    ``best_epoch``, ``epochs``, ``seconds`` (wall time of training), ``threads``, ``peak_memory_mib``, ``parameters``,
+    ``commit`` and ``chosen``: whether the point has its grid's best Recall@10.
     """
     columns = ["recall@10", "ndcg@10", "best_epoch", "epochs", "seconds", "threads", "peak_memory_mib", "parameters"]
     rows = []

@@ -4,10 +4,9 @@ Retrievers, the ranker and the tuned baselines are trained here. What differs be
 and by which rules it is trained is a :class:`Plan`.
 
 A task's randomness must depend on the number of the step, never on what was drawn before. Then a run that is killed and
-goes on from its checkpoint ends with the same weights, bit for bit, as one that was left alone on the same machine. A
-time budget gives that up, because the number of steps then depends on the clock.
-
-Several processes (``accelerate launch``, ``torchrun``) all run this loop; the main process writes.
+goes on from its checkpoint ends with the same weights, bit for bit, as one that was left alone on the same machine,
+unless a time budget lets the clock decide. Several processes (``accelerate launch``, ``torchrun``) all run this loop;
+the main process writes.
 """
 
 import math
@@ -31,18 +30,14 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, torch.Tensor]
 
-COOL_DOWN = 0.2
-"""Share of a time budget over which the learning rate falls to zero."""
+COOL_DOWN = 0.2  # share of a time budget over which the learning rate falls to zero
 
 
 class Task(Protocol):
     """What is trained: weights and their optimiser, a step, a validation."""
 
-    optimizer: torch.optim.Optimizer
-    """The plain optimiser, also where accelerate wraps it. Its learning rates are the highest of the run."""
-
-    counts: tuple[str, ...]
-    """What the curve adds up over the whole run, by name."""
+    optimizer: torch.optim.Optimizer  # the plain one, also where accelerate wraps it; its rates are the run's highest
+    counts: tuple[str, ...]  # what the curve adds up over the whole run, by name
 
     def step(self, number: int) -> list[dict[str, float]]:
         """Take optimiser step ``number``, which counts from 0.
@@ -65,22 +60,17 @@ class Task(Protocol):
 class Plan:
     """How a task is trained."""
 
-    steps: int
-    """Most optimiser steps."""
+    steps: int  # at most
     validate_every: int
     """Steps between two validations; a checkpoint is written at each. The last step is validated too."""
     kept_by: str
     """Column of the curve by which the best weights are kept; higher is better, the earliest of equals wins."""
-    patience: int | None = None
-    """Validations without a better one after which training stops."""
+    patience: int | None = None  # validations without a better one after which training stops
     warmup_steps: int | None = None
     """Steps over which the learning rate rises, before it falls to zero, both linearly; ``None`` keeps it constant."""
-    minutes: float | None = None
-    """Time budget, validations included."""
-    validate_first: bool = False
-    """Validate before the first step too."""
-    first_counts: bool = True
-    """Whether that first validation can be the best; weights that are fresh should not be kept."""
+    minutes: float | None = None  # time budget, validations included
+    validate_first: bool = False  # before the first step too
+    first_counts: bool = True  # as the best, which fresh weights should not be
 
 
 def train(
@@ -240,10 +230,7 @@ class _Run:
 
 
 def learning_rate_factor(plan: Plan, step: int, *, time_left: float = 1.0) -> float:
-    """Return what a step's learning rate is multiplied by: a linear rise, then a linear fall to zero, as transformers'.
-
-    A time budget lets it fall to zero over its last :data:`COOL_DOWN`.
-    """
+    """Return what a step's learning rate is multiplied by: a linear rise, then a linear fall to zero."""
     by_time = min(1.0, time_left / COOL_DOWN)
     if plan.warmup_steps is None:
         return by_time

@@ -32,20 +32,16 @@ class Answers:
     """
 
     scores: np.ndarray  # float64 (n, K), the larger the better
-    recommended: list[np.ndarray]
-    """Item ids, best first: all candidates, or, of a strategy that reads none, what it found in the catalogue."""
-    cost: pd.DataFrame
-    """One row a request, see :meth:`.Meter.frame`."""
+    recommended: list[np.ndarray]  # item ids, best first: all candidates, or what was found in the whole catalogue
+    cost: pd.DataFrame  # one row a request, see :meth:`.Meter.frame`
 
 
 class Strategy(ABC):
     """A way of making a language model rank, with or without its adapter, ``batch_size`` requests together."""
 
     name: ClassVar[str]
-    template: ClassVar[Template | None] = None
-    """Of its prompts; without one they are the ranker's."""
-    reads_candidates: ClassVar[bool] = True
-    """Whether its prompts show them; if not, it searches the whole catalogue by itself."""
+    template: ClassVar[Template | None] = None  # without one the prompts are the ranker's
+    reads_candidates: ClassVar[bool] = True  # if not, it searches the whole catalogue by itself
 
     def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
         self.model, self.batch_size = model, batch_size
@@ -60,14 +56,10 @@ class Strategy(ABC):
     def rank(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: bool = False
     ) -> Answers:
-        """Answer requests, at least one; the model is left in evaluation mode.
+        """Answer requests, at least one, with candidates in the retriever's order, ``(n, K)``.
 
-        Args:
-            histories: item ids in the order of time.
-            candidates: item ids in the retriever's order, best first, ``(n, K)``.
-
-        Raises:
-            InputError: a prompt is longer than what the backbone reads, or the model's logits are not numbers.
+        The model is left in evaluation mode. An :class:`InputError` refuses a prompt that is too long for the backbone,
+        and logits that are not numbers.
         """
         histories, candidates = [list(map(int, items)) for items in histories], np.asarray(candidates)
         answers: list[Answer] = []

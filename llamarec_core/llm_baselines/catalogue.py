@@ -7,16 +7,14 @@ H titles of history, T tokens a title and queries of at most L tokens::
 
     forward passes 1 + m · (L − 1),    tokens read c + H · (mark + T),    tokens generated m · L.
 
-**P5** (Geng et al., 2022, arXiv 2203.13366) writes items as their numbers, in the history and in the answer, and a beam
-search of width w runs over the trie of all ids of the catalogue. Numbers have leading zeros, so that all are of the
-same length and none is the beginning of another. The original also tells the user's id and learns many tasks at once;
-here it reads the history and learns to recommend. With n_d distinct beginnings of d tokens among the ids, each of D
-tokens, and b_d = min(w, n_d)::
+**P5** (Geng et al., 2022, arXiv 2203.13366) writes items as their numbers, with leading zeros, and a beam search of
+width w runs over the trie of all ids of the catalogue. The original also tells the user's id and learns many tasks at
+once; here it reads the history and learns to recommend. With n_d distinct beginnings of d tokens among the ids, each of
+D tokens, and b_d = min(w, n_d)::
 
-    forward passes 1 + Σ_{d < D} b_d,    tokens read c + H · (mark + D),    tokens generated Σ_{d ≤ D} b_d.
+    forward passes 1 + Σ_{d < D} b_d,    tokens read c + H · (mark + D),    tokens generated Σ_{d ≤ D} b_d,
 
-A tokenizer that does not give each digit a token, as SmolLM2's and Llama's do, makes ids of unequal length, for which
-these are upper bounds.
+which are upper bounds where a tokenizer does not give each digit a token, as SmolLM2's and Llama's do.
 """
 
 from collections.abc import Sequence
@@ -38,9 +36,6 @@ class GPT4Rec(GeneratingStrategy):
     name = "gpt4rec"
     template = Template(
         opening="Previously, the customer has bought:",
-        history_mark="\n-",
-        bridge="",
-        candidate_mark="",
         closing="\n\nIn the future, the customer wants to buy:\n-",
     )
     reads_candidates = False
@@ -82,9 +77,6 @@ class P5(GeneratingStrategy):
     name = "p5"
     template = Template(
         opening="[Instruction] Here is the purchase history of a user, as item numbers:",
-        history_mark="\n-",
-        bridge="",
-        candidate_mark="",
         closing="\n\nPredict the number of the item that the user will purchase next:\n-",
     )
     reads_candidates = False

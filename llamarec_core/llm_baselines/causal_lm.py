@@ -2,30 +2,27 @@
 
 **Llama CausalLM**, the baseline of LlamaRec's Figure 3 (Yue et al., 2023, arXiv 2311.02089), is asked for all
 candidates, best first, and stopped when its list is longer than their titles together. For K candidates, H titles of
-history and T tokens a title::
+history and T tokens a title (the first token comes from the prompt's own pass)::
 
     forward passes K · T,    tokens read P = c + (H + K) · (mark + T),    tokens generated K · T.
 
-(The first token comes from the prompt's own pass.)
-
-**PALR** (Yang et al., 2023, arXiv 2305.07622) is asked for the items to recommend, R = 10 at most. Tuned, it answers
-with the title of what the user chose next, and ends. The original first has a language model describe the user in
-keywords; this step is left out, so that all strategies read the same. It reads as much, with::
-
-    forward passes min(R, K) · (mark + T),    tokens generated as many.
+**PALR** (Yang et al., 2023, arXiv 2305.07622) is asked for the items to recommend, R = 10 at most, and generates
+min(R, K) · (mark + T) tokens. Tuned, it answers with the title of what the user chose next, and ends. The original
+first has a language model describe the user in keywords, which is left out, so that all strategies read the same.
 
 Candidates that no line names follow in the retriever's order; ``valid`` counts those that were named.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from rapidfuzz import fuzz, process, utils
 
 from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Parsed, in_order
 from llamarec_core.llm_baselines.generation import Hypothesis
-from llamarec_core.ranking.prompt import Template
+from llamarec_core.ranking.prompt import TEMPLATES, Template
 
 RECOMMENDED = 10  # titles that PALR is asked for, and given room for
 SIMILAR = 80.0  # from this similarity on, in percent, a line is taken for a title
@@ -37,10 +34,8 @@ class CausalLM(GeneratingStrategy):
     """Ranks candidates in the order in which the model lists their titles."""
 
     name = "causal_lm"
-    template = Template(
-        opening="[Instruction] Here is the purchase history of a user:",
-        history_mark="\n-",
-        bridge="\n\nPlease rank the following candidate items based on the user's preferences:",
+    template = replace(
+        TEMPLATES["ranking"],
         candidate_mark="\n-",
         closing="\n\nAll candidate items from the most suitable to the least suitable, one title a line:\n-",
     )
@@ -69,7 +64,6 @@ class PALR(CausalLM):
     name = "palr"
     template = Template(
         opening="[Instruction] A user has purchased these items:",
-        history_mark="\n-",
         bridge=f"\n\nRecommend up to {RECOMMENDED} items for the user from these candidates:",
         candidate_mark="\n-",
         closing="\n\nRecommended, one title a line:\n-",

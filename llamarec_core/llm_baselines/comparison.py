@@ -66,8 +66,7 @@ class Sample(NamedTuple):
 def sample_users(candidates: Candidates, *, size: int, users: int | None, seed: int) -> Sample:
     """Draw users in two strata, half of them with a target among the first ``size`` candidates, in their own order.
 
-    Where a stratum has too few, the other gives more; ``users=None`` takes all. An :class:`InputError` refuses a single
-    user, who cannot stand for two strata.
+    Where a stratum has too few, the other gives more; ``users=None`` takes all.
     """
     if users == 1:
         raise InputError("strategy_users: 1 cannot stand for users with and without a retrieved target: draw 2.")
@@ -86,22 +85,15 @@ def sample_users(candidates: Candidates, *, size: int, users: int | None, seed: 
 
 @dataclass
 class Comparison:
-    """Answers the same requests by one strategy after another.
-
-    Args:
-        validation: the retriever's candidates of the validation users.
-        settings: of the ranker in ``work / "ranker"``.
-        examples: as for :func:`~llamarec_core.llm_baselines.tuning.text_settings`.
-        work: folder of the weights; a strategy is tuned in ``strategy-<name>`` there.
-    """
+    """Answers the same requests by one strategy after another."""
 
     dataset: Dataset
     sample: Sample
-    validation: Candidates
-    settings: RankerSettings
-    examples: int | None
+    validation: Candidates  # the retriever's, of the validation users
+    settings: RankerSettings  # of the ranker in ``work / "ranker"``
+    examples: int | None  # as for :func:`.text_settings`
     seed: int
-    work: Path
+    work: Path  # folder of the weights; a strategy is tuned in ``strategy-<name>`` there
 
     @cached_property
     def text(self) -> RankerSettings:
@@ -190,10 +182,7 @@ def catalogue_ranks(targets: np.ndarray, answers: Answers, *, n_items: int) -> n
 
 
 def named_ranks(answers: pd.DataFrame) -> pd.Series:
-    """Return the ranks of the targets that an answer names itself, without the retriever's order for the rest.
-
-    Of a strategy that generates titles of candidates; a target that was not named is beyond any list.
-    """
+    """Return the ranks of the targets that an answer names itself; one that was not named is beyond any list."""
     # the candidates named come first, and ``valid`` counts them
     return answers["reranked"].where(answers["reranked"] <= answers["valid"], np.iinfo(np.int32).max)
 
@@ -208,10 +197,6 @@ def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str
     """Return all answers that are there: (data set, strategy, whether it was tuned, seed) → :data:`COLUMNS`.
 
     Data sets stand in their given order, strategies in that of :data:`~llamarec_core.llm_baselines.STRATEGIES`.
-
-    Raises:
-        InputError: a file is of an unknown strategy, lacks a column, holds a user twice, or other users than the first
-            of its data set and seed.
     """
     found = {}
     for dataset in datasets:

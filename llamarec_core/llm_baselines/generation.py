@@ -1,12 +1,8 @@
 """Generation: beam search with a key-value cache, counted and timed (greedy decoding is a beam of one).
 
-Of all continuations y of a prompt's hypotheses the beam keeps the ``width`` best by::
-
-    log P(y) = Σ_s log softmax(logits after the prompt and y_1 … y_{s−1})[y_s]
-
-A prompt is read once, however wide the beam; a hypothesis that has ended stays in the competition, but is not run
-any further. (transformers' own beam search reads a prompt once for each beam, and gives all prompts of a batch the same
-limit.)
+Of all continuations y of a prompt's hypotheses the beam keeps the ``width`` best by their log-probability. A prompt is
+read once, however wide the beam; a hypothesis that has ended stays in the competition, but is not run any further.
+(transformers' own beam search reads a prompt once for each beam, and gives all prompts of a batch the same limit.)
 """
 
 import time
@@ -96,11 +92,8 @@ def generate(
 ) -> list[list[Hypothesis]]:
     """Generate after each prompt of a batch: at most ``width`` hypotheses, best first.
 
-    Args:
-        model: in evaluation mode.
-        limits: most tokens after each prompt, at least one.
-        ends: tokens each of which ends a hypothesis.
-        constraint: which tokens may follow; by default all.
+    ``limits`` are the most tokens after each prompt, at least one; each of ``ends`` ends a hypothesis; ``constraint``
+    says which tokens may follow.
     """
     language_model = model.get_base_model() if isinstance(model, PeftModel) else model
     tokens, lengths = pad(prompts, device=model.device)

@@ -1,19 +1,18 @@
 """TALLRec: "Yes" against "No" for each candidate (Bao et al., 2023, arXiv 2305.00447).
 
 One prompt a candidate asks whether the user will want it; its score is logit("Yes") − logit("No") at the last
-position. The original's prompt lists liked and disliked items apart; here all of the history was chosen.
-Tuned, every other example asks for the target, and the rest for a negative. Prompts of one request differ in their end
-alone. All of them stand in one packed row, where what they begin with is read only once; the row counts as the 1 + K
-sequences that it holds. For K candidates, H titles of history and T tokens a title, where s = c + H · (mark + T) tokens
-are shared and e = T + c' follow::
+position. The original's prompt lists liked and disliked items apart; here all of the history was chosen. Tuned, every
+other example asks for the target, and the rest for a negative. A request's prompts differ in their end alone: they
+stand in one packed row, where what they begin with is read only once, and which counts as the 1 + K sequences in it.
+For K candidates, H titles of history and T tokens a title, where s = c + H · (mark + T) tokens are shared and
+e = T + c' follow::
 
     packed in one row:  forward passes 1 + K,    tokens read s + K · e
     each by itself:     forward passes K,        tokens read K · (s + e)
-
-and nothing is generated. Titles that all begin alike share more than s.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ import torch
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines.base import Answer, Example, Strategy, in_order
 from llamarec_core.llm_baselines.generation import Meter
-from llamarec_core.ranking.prompt import Template
+from llamarec_core.ranking.prompt import TEMPLATES
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pack, refuse_too_long
 
 
@@ -29,9 +28,8 @@ class TALLRec(Strategy):
     """Scores a candidate by how much likelier "Yes" is than "No"; prompts of two requests are never read together."""
 
     name = "tallrec"
-    template = Template(
-        opening="[Instruction] Here is the purchase history of a user:",
-        history_mark="\n-",
+    template = replace(
+        TEMPLATES["ranking"],
         bridge="\n\nWill the user want this item next? Answer Yes or No.",
         candidate_mark="\n-",
         closing="\n\nAnswer:",

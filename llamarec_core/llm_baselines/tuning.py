@@ -2,9 +2,8 @@
 
     L = − mean over the answers' tokens of log softmax(logits before the token)[token]
 
-Prefixes and their candidates are those of the ranker's tuning, one question a prompt; what a strategy makes of them is
-its ``example``. The last weights are kept: validation, on a few users because generating is slow, only shows what was
-reached.
+Prefixes and their candidates are those of the ranker's tuning; what a strategy makes of them is its ``example``. The
+last weights are kept: validation, on a few users because generating is slow, only shows what was reached.
 """
 
 from collections.abc import Sequence
@@ -55,13 +54,7 @@ def text_settings(settings: RankerSettings, *, examples: int | None) -> RankerSe
 
 
 def fit_strategy(
-    kind: type[Strategy],
-    dataset: Dataset,
-    validation: Candidates,
-    settings: RankerSettings,
-    *,
-    seed: int,
-    folder: Path,
+    kind: type[Strategy], dataset: Dataset, validation: Candidates, settings: RankerSettings, *, seed: int, folder: Path
 ) -> Strategy:
     """Tune a strategy, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
 
@@ -92,8 +85,7 @@ def load_strategy(
     """Load the strategy that :func:`fit_strategy` left in ``folder``, or its backbone alone (zero-shot).
 
     A strategy that generates runs in float32 on a processor, where a single token takes longer in bfloat16. What else
-    the tuning must have been of, such as its seed, is given as ``identity``. An :class:`InputError` says if there is no
-    finished tuning, or one of other settings or data.
+    the tuning must have been of, such as its seed, is given as ``identity``.
     """
     tensors = None
     if tuned:

@@ -1,11 +1,11 @@
 """Ablations: variants of a tuned ranker on the same users, so that every difference is paired.
 
 A variant is a tuning (or the backbone alone), some settings to rank with, and an order in which its prompts list the
-candidates; alone, or with the retriever's score added. Variants come in groups; the first of a group is what the others
-are compared with by :mod:`llamarec_core.report.results`.
+candidates; alone, or with the retriever's score added. The first of a group is what its others are compared with.
 """
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +29,18 @@ UNTUNED = "untuned"
 """Names the backbone as it came."""
 
 
+@dataclass
 class Ablation:
-    """Ranks the same users by one variant after another.
+    """Ranks the same users by one variant after another."""
 
-    Args:
-        candidates: those of ``validation`` and ``test``, of users whose target is among them.
-        tunings: name → settings and folder of a finished tuning; the first is what a variant starts from.
-        seed: of shuffled orders.
-
-    Attributes:
-        weights: (group, variant) → the retriever's weight that was fitted.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        candidates: Mapping[str, Candidates],
-        tunings: Mapping[str, tuple[RankerSettings, Path]],
-        *,
-        seed: int,
-    ):
-        self.dataset, self.candidates, self.tunings = dataset, candidates, tunings
-        self.seed = seed
-        self.weights: dict[tuple[str, str], float] = {}
-        self._frames: list[pd.DataFrame] = []
-        self._probabilities: dict[tuple, np.ndarray] = {}
+    dataset: Dataset
+    candidates: Mapping[str, Candidates]  # of ``validation`` and ``test``, of users whose target is among them
+    tunings: Mapping[str, tuple[RankerSettings, Path]]  # name → settings and folder; the first is a variant's default
+    _: KW_ONLY
+    seed: int  # of shuffled orders
+    weights: dict[tuple[str, str], float] = field(default_factory=dict, init=False)  # the retriever's, as fitted
+    _frames: list[pd.DataFrame] = field(default_factory=list, init=False)
+    _probabilities: dict[tuple, np.ndarray] = field(default_factory=dict, init=False)
 
     def add(
         self, group: str, variant: str, *, tuning: str | None = None, order: str = "descending", **changes: Any
@@ -66,10 +53,8 @@ class Ablation:
 
     def add_with_retriever(self, group: str, variant: str, *, tuning: str | None = None) -> None:
         """Rank by the language model's and the retriever's log-probabilities, with a weight fitted on validation."""
-        scores = {
-            split: log_probabilities(self.probabilities(split, tuning=tuning)) for split in ("validation", "test")
-        }
-        self.add_scores_with_retriever(group, variant, scores)
+        found = {split: self.probabilities(split, tuning=tuning) for split in ("validation", "test")}
+        self.add_scores_with_retriever(group, variant, {split: log_probabilities(of) for split, of in found.items()})
 
     def add_scores_with_retriever(self, group: str, variant: str, scores: Mapping[str, np.ndarray]) -> None:
         """Rank by the sum of given scores of ``validation`` and ``test`` and the retriever's, likewise fitted."""

@@ -145,11 +145,7 @@ def freeze_adapter(model: "PeftModel", tensors: dict[str, torch.Tensor]) -> None
 
 
 def load_adapter(folder: Path, *, settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read an adapter's weights and how its run ended.
-
-    Raises:
-        InputError: there is none, its weights are not those that were written, or it belongs to other settings.
-    """
+    """Read an adapter's weights, as they were written and of these settings, and how its run ended."""
     path = folder / WEIGHTS
     if not path.exists():
         raise InputError(f"{path} is missing: tune the ranker first.")

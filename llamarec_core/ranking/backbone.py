@@ -1,8 +1,7 @@
 """Backbones: load a Llama-architecture model and its tokenizer, quantised when the settings say so.
 
-The ranker of the paper's section 3.2 is a Llama-2 7B in 4-bit NormalFloat (QLoRA, arXiv 2305.14314). The embedded
-default is SmolLM2-135M-Instruct, which has the same architecture and comes with an installed package, so that no model
-hub is needed.
+The paper's is a Llama-2 7B in 4-bit NormalFloat (QLoRA, arXiv 2305.14314). The embedded default is
+SmolLM2-135M-Instruct, which comes with an installed package, so that no model hub is needed.
 """
 
 import hashlib
@@ -47,10 +46,8 @@ def load_backbone(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """Load the backbone that the settings name, in evaluation mode, with its weights frozen.
 
-    Only safetensors weights are read, and no code that comes with a model is ever run.
-
-    Raises:
-        InputError: the backbone is unknown, cannot be fetched, is not a Llama or lacks weights.
+    Only safetensors weights are read, and no code that comes with a model is ever run. An :class:`InputError` refuses
+    one that is unknown, cannot be fetched, is not a Llama or lacks weights.
     """
     device = torch.device(device or default_device())
     folder = _backbone_folder(settings.backbone)
@@ -125,10 +122,7 @@ def backbone_name(settings: RankerSettings) -> str:
 
 
 def backbone_sha256(settings: RankerSettings) -> str:
-    """Return a hash by which the backbone's weights are known, whatever its folder is called.
-
-    Hashes of large files are kept in the cache folder, by place, size and time of change.
-    """
+    """Return a hash by which the backbone's weights are known; those of large files are kept in the cache folder."""
     if settings.backbone == _SMOLLM2:
         return _SMOLLM2_SHA256
     files = sorted(_backbone_folder(settings.backbone).glob("*.safetensors"))

@@ -6,16 +6,15 @@ published code also draws items that come later in that sequence, which teaches 
 
 One answer a prompt is a slow teacher for a small backbone, and random negatives are no candidates. So this study adds:
 
-*Honest lists* (``negatives: neighbours``). A list to learn on looks like a list that will be ranked: the item
-neighbours of the history, counted without its user. Prefixes whose target is not among them are left out.
+*Honest lists* (``negatives: neighbours``): the item neighbours of the history, counted without its user, like the lists
+that will be ranked. Prefixes whose target is not among them are left out.
 
 *Shared lists* (``users_per_prompt``). Several users' histories follow one list, each read by itself, so that an answer
 costs a quarter of the tokens. Then the list gives the answer away: popular items are the answer more often. The share q
 of each candidate among the answers that the list could have been asked for is its *prior*; the loss adds log q to the
 logits, so that only what the history tells is learnt (logit adjustment, Menon et al., 2021, arXiv 2007.07314).
 
-*Names* (``names_per_prompt``). Some of the listed titles are asked for by themselves, whole or in parts, which binds
-labels to titles, and parts of a title to the whole.
+*Names* (``names_per_prompt``): titles of the list, whole or in parts, which binds labels to titles.
 
 *Item questions* (``items_per_prompt``). After one item: which of the list was chosen together with it? The answer is a
 distribution, counted over all users, and so far less noisy than what one user chose next.
@@ -28,12 +27,7 @@ import numpy as np
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
-from llamarec_core.retrieval.item_knn import (
-    cooccurrences,
-    incidence,
-    training_prefix_candidates,
-    training_prefixes,
-)
+from llamarec_core.retrieval.item_knn import cooccurrences, incidence, training_prefix_candidates, training_prefixes
 from llamarec_core.seeds import rng
 from llamarec_core.settings import RankerSettings
 
@@ -48,12 +42,9 @@ class Question:
 
     kind: str  # ``next``, ``name`` or ``item``
     titles: list[str]
-    answer: np.ndarray
-    """Probability of each candidate, float32 ``(n_candidates,)``; for ``next`` and ``name`` one of them has it all."""
-    left_out: np.ndarray
-    """What else the user chose is neither the answer nor wrong: bool ``(n_candidates,)``."""
-    log_prior: np.ndarray
-    """What the list alone says of the answer, float32 ``(n_candidates,)``."""
+    answer: np.ndarray  # probability of each candidate, float32 (n_candidates,): all of it one's but for ``item``
+    left_out: np.ndarray  # what else the user chose is neither the answer nor wrong: bool (n_candidates,)
+    log_prior: np.ndarray  # what the list alone says of the answer: float32 (n_candidates,)
 
 
 @dataclass(frozen=True)
@@ -69,22 +60,12 @@ class TrainingExamples:
     """Draws the examples of one data set's training split; ``titles`` are those that prompts show.
 
     Attributes:
-        users, positions, targets: the prefixes to learn, int32 ``(n,)`` each; a prefix is
-            ``dataset.train(user)[:position]`` and its target the item at ``position``.
+        users, positions, targets: the prefixes to learn, int32 ``(n,)`` each, and what was chosen next.
         held_out: numbers of ``held_out_answers`` prefixes, of whole users who are never learnt from, for the meter.
-
-    Raises:
-        InputError: no training sequence has two items, or a user leaves too few items for a list.
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        settings: RankerSettings,
-        titles: Sequence[str],
-        *,
-        seed: int,
-        held_out_answers: int = 0,
+        self, dataset: Dataset, settings: RankerSettings, titles: Sequence[str], *, seed: int, held_out_answers: int = 0
     ):
         self.dataset, self.settings, self.titles, self.seed = dataset, settings, titles, seed
         self._words = [title.split() for title in titles]

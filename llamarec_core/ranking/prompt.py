@@ -7,7 +7,7 @@ and no title can smuggle in a special token.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from string import ascii_uppercase
 
@@ -23,7 +23,7 @@ PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True}
 """How texts are tokenized: what looks like a special token in a title is text."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Template:
     """The wording of a prompt: opening, history, bridge, candidates, closing.
 
@@ -32,9 +32,9 @@ class Template:
     """
 
     opening: str
-    history_mark: str  # ``{number}`` counts titles from 1
-    bridge: str
-    candidate_mark: str  # ``{label}`` is the candidate's letter
+    history_mark: str = "\n-"  # ``{number}`` counts titles from 1
+    bridge: str = ""
+    candidate_mark: str = ""  # ``{label}`` is the candidate's letter
     closing: str
     separator: str = ""
     candidate_end: str = ""  # after a candidate's title; ``{label}`` is its letter
@@ -56,7 +56,6 @@ class Template:
 TEMPLATES = {
     "ranking": Template(
         opening="[Instruction] Here is the purchase history of a user:",
-        history_mark="\n-",
         bridge="\n\nPlease rank the following candidate items based on the user's preferences:",
         candidate_mark="\n{label}.",
         closing="\n\nThe most suitable item to recommend next is:\n",
@@ -74,24 +73,16 @@ TEMPLATES = {
     # a line break closes every title, so that the beginning of a history is the beginning of a prompt
     "candidates_first": Template(
         opening="[Instruction] Here are the candidate items:",
-        history_mark="\n-",
         bridge="\n\nFor each purchase of a user, name the candidate most suitable to recommend next:",
         candidate_mark="\n{label}.",
         closing="\n",
         candidates_first=True,
     ),
-    # a candidate's label follows its title just as the answer follows the history's last title
-    "label_after": Template(
-        opening="[Instruction] Here are the candidate items:",
-        history_mark="\n-",
-        bridge="\n\nFor each purchase of a user, name the candidate most suitable to recommend next:",
-        candidate_mark="\n-",
-        candidate_end="\n{label}",
-        closing="\n",
-        candidates_first=True,
-    ),
 }
 """The prompts' wordings by name. ``alpaca`` is the paper's, ``candidates_first`` and ``label_after`` this study's."""
+
+# a candidate's label follows its title just as the answer follows the history's last title
+TEMPLATES["label_after"] = replace(TEMPLATES["candidates_first"], candidate_mark="\n-", candidate_end="\n{label}")
 
 
 class PromptBuilder:

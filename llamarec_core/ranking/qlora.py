@@ -61,12 +61,7 @@ SHUFFLED_USERS = 200
 
 
 def fit_ranker(
-    dataset: Dataset,
-    validation: Candidates,
-    settings: RankerSettings,
-    *,
-    seed: int,
-    folder: Path,
+    dataset: Dataset, validation: Candidates, settings: RankerSettings, *, seed: int, folder: Path
 ) -> VerbalizerRanker:
     """Tune a ranker, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
 
@@ -74,9 +69,8 @@ def fit_ranker(
     global generator of torch is seeded on the way.
 
     Raises:
-        InputError: ``folder`` holds a run of other settings, data, candidates or seed; no user's target is
-            among the candidates; the loss is no longer a number; or backbone, prompts, adapter or ``start_from`` are
-            refused.
+        InputError: ``folder`` holds another run; no user's target is among the candidates; the loss is no longer a
+            number; or backbone, prompts, adapter or ``start_from`` are refused.
     """
     users = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
     validation = retrieved_candidates(validation, **users)
@@ -122,8 +116,7 @@ def load_ranker(
     """Load the ranker that :func:`fit_ranker` left in ``folder``, or (not ``tuned``) its backbone alone, zero-shot.
 
     ``settings`` are those of the tuning, but for :data:`NOT_SHAPING`; ``changes`` are settings of the prompt or of the
-    backbone's precision to rank with. An :class:`InputError` says if there is no finished ranker, or one of other
-    settings or data.
+    backbone's precision to rank with.
     """
     tensors = load_adapter(folder / "adapter", settings=_identity(dataset, settings))[0] if tuned else None
     settings = settings.model_copy(update=changes)

@@ -116,10 +116,7 @@ def title_overlap(dataset: Dataset, candidates: Candidates, split: str, *, histo
 
 
 def retrieved_candidates(candidates: Candidates, *, size: int, users: int | None = None, seed: int = 0) -> Candidates:
-    """Return the candidates of users whose target is among the first ``size``: the users whom a ranker can help.
-
-    ``users`` draws so many of them, in their own order. Where there are none, an :class:`InputError` says so.
-    """
+    """Return the candidates of users whose target is among the first ``size``, or of so many ``users`` of them."""
     retrieved = np.flatnonzero(is_retrieved(candidates, size))
     if not len(retrieved):
         raise InputError(

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
@@ -42,9 +43,7 @@ if TYPE_CHECKING:
     from llamarec_core.ranking.examples import Example, Question
 
 TOKEN_BUDGET = 16_384  # in one forward pass, padding included: long prompts go in smaller batches
-BATCH_SIZE = 16
-"""Most prompts in one forward pass."""
-
+BATCH_SIZE = 16  # most prompts in one forward pass
 SIMILAR = 0.95  # a prompt shorter than this share of a batch's longest waits: it would mostly be padding
 
 
@@ -108,10 +107,8 @@ class VerbalizerRanker:
     ) -> np.ndarray:
         """Return P(candidate) of every request, float32 ``(n, K)``, for candidates ``(n, K)`` in the order of labels.
 
-        The model is left in evaluation mode.
-
-        Raises:
-            InputError: a prompt is longer than what the backbone reads, or the model's logits are not numbers.
+        The model is left in evaluation mode. An :class:`InputError` refuses a prompt that is too long for the backbone,
+        and logits that are not numbers.
         """
         requests = zip(histories, candidates, strict=True)
         prompts = self.prompts.encode([self.prompts.text(history, labelled) for history, labelled in requests])
@@ -157,9 +154,7 @@ def refuse_too_long(prompts: PromptBuilder, model: "LlamaForCausalLM | PeftModel
 def pad(prompts: Sequence[Sequence[int]], *, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return prompts padded on the right, ``(batch, longest)``, and their lengths, ``(batch,)``."""
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)  # what pads is never read
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt)
+    tokens = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)  # what pads is never read
     return tokens.to(device), lengths
 
 
@@ -207,12 +202,8 @@ def _feeding_forward(network: nn.Module, *, at: torch.Tensor) -> Iterator[None]:
         everywhere[at] = output
         return everywhere
 
-    hooks = [network.register_forward_pre_hook(narrow), network.register_forward_hook(widen)]
-    try:
+    with network.register_forward_pre_hook(narrow), network.register_forward_hook(widen):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @dataclass(frozen=True)
@@ -222,12 +213,8 @@ class Batch:
     prompts: dict[str, torch.Tensor | None]  # as :func:`pack` returns them, a row an example, a prompt a question
     asked: torch.Tensor  # each question's index among all rows' prompts, (n,): short rows repeat their last
     questions: list["Question"]
+    n_answers: int  # to next-item questions
     n_tokens: int  # without padding
-
-    @property
-    def n_answers(self) -> int:
-        """Number of next-item questions."""
-        return sum(question.kind == "next" for question in self.questions)
 
 
 def make_batch(prompts: PromptBuilder, examples: list["Example"], *, device: torch.device | str) -> Batch:
@@ -241,10 +228,12 @@ def make_batch(prompts: PromptBuilder, examples: list["Example"], *, device: tor
         endings.append(of_example)
     width = max(map(len, endings))
     asked = [row * width + prompt for row, of_row in enumerate(endings) for prompt in range(len(of_row))]
+    questions = [question for example in examples for question in example.questions]
     return Batch(
         prompts=pack(beginnings, endings, device=device),
         asked=torch.tensor(asked, device=device),
-        questions=[question for example in examples for question in example.questions],
+        questions=questions,
+        n_answers=sum(question.kind == "next" for question in questions),
         n_tokens=sum(map(len, beginnings)) + sum(len(ending) for of_row in endings for ending in of_row),
     )
 

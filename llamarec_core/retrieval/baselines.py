@@ -23,8 +23,7 @@ class SASRec(SequentialRecommender):
 
         x ← x + Dropout(Attention(LayerNorm(x), x, x)),        x ← x + Dropout(FFN(LayerNorm(x))),
 
-    and a last LayerNorm. Positions count from the newest interaction backwards, which is what the published left
-    padding comes to. The published loss tells the next item from one random other item, which undersells SASRec
+    and a last LayerNorm. The published loss tells the next item from one random other item, which undersells SASRec
     (Klenitskiy and Vasilev, 2023).
     """
 
@@ -81,15 +80,14 @@ class CausalBlock(nn.Module):
 class BERT4Rec(SequentialRecommender):
     """Bidirectional encoder representations (Sun et al., 2019, arXiv 1904.06690).
 
-    A transformer that looks both ways (their equations 1 to 6) restores hidden items: in training a share of each
-    sequence is replaced by a mask, and only the masked places are learnt (equation 8). To predict the next item a
-    mask is put behind the history, and its state scores the catalogue (equation 7)::
+    A transformer that looks both ways (their equations 1 to 6) restores hidden items, and only those are learnt
+    (equation 8). To predict the next item a mask is put behind the history, and its state scores the catalogue
+    (equation 7)::
 
         s(h) = LayerNorm(GELU(h W + b)) E^⊤ + b_items.
 
-    The paper's equation has no LayerNorm there; the authors' code has, and learns badly without. Published with
-    LayerNorms behind each residual connection; here they stand before each layer, as in SASRec, which trains a small
-    model more steadily.
+    The paper's equation has no LayerNorm there; the authors' code has, and learns badly without. Others stand before
+    each layer here, as in SASRec, which trains a small model more steadily than behind it, as published.
     """
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
@@ -184,6 +182,6 @@ class NARM(SequentialRecommender):
 
 
 def _ages(sequences: Tensor) -> Tensor:
-    """Return how many interactions each one lies before the newest, int64 (batch, length); 0 at padding."""
+    """Count positions from the newest interaction backwards, as left padding does: int64 (batch, length)."""
     lengths = (sequences > 0).sum(1, keepdim=True)  # (batch, 1)
     return (lengths - 1 - torch.arange(sequences.shape[1], device=sequences.device)).clamp(min=0)

@@ -61,7 +61,7 @@ def time_search(
 ) -> tuple[list[np.ndarray], dict[str, float]]:
     """Search for one query after the other, by its number: the items found, and what it took.
 
-    ``best`` is what exact search found, against which ``recall@20`` counts; by default this search is exact.
+    ``recall@20`` counts against ``best``, what exact search found; by default this search is exact.
     """
     found, seconds = [], []
     for number in range(n_queries):

@@ -73,11 +73,7 @@ class Candidates:
 def retrieve(
     model: Retriever, dataset: Dataset, split: Split, *, k: int = 20, users: np.ndarray | None = None
 ) -> Candidates:
-    """Rank the whole catalogue for every user, or for some, and keep the best k items.
-
-    Raises:
-        InputError: some user has fewer than k items outside the history, or the scores are not numbers.
-    """
+    """Rank the whole catalogue for every user, or for some, and keep the best k items."""
     if k > dataset.n_items:
         raise InputError(f"{dataset.name} has {dataset.n_items} items, but {k} a user are to be kept: take more data.")
     parts = []
@@ -103,10 +99,7 @@ def target_ranks(model: Retriever, dataset: Dataset, split: Split, *, users: np.
 
 
 def sampled_users(n_users: int, count: int | None, split: Split) -> np.ndarray:
-    """Draw the users of a split that retrievers are measured on: int32 (count,), ascending; ``None`` takes all.
-
-    All retrievers, settings and seeds get the same ones, so that they are compared on the same users.
-    """
+    """Draw the users of a split on whom all retrievers, settings and seeds are measured: int32, ascending."""
     if count is None or count >= n_users:
         return np.arange(n_users, dtype=np.int32)
     return np.sort(rng(0, "sampled users", split).choice(n_users, count, replace=False)).astype(np.int32)
@@ -131,7 +124,7 @@ def write_candidates(candidates: Mapping[Split, Candidates], path: Path) -> None
 
 
 def load_candidates(path: Path, split: Split) -> Candidates:
-    """Read the candidates of one split, or raise an :class:`InputError`."""
+    """Read the candidates of one split."""
     table = _read(path, CANDIDATES)
     table = table.filter(pc.equal(table["split"], split)).combine_chunks()
     if not len(table):
@@ -155,7 +148,7 @@ def write_ranks(ranks: pd.DataFrame, path: Path) -> None:
 
 
 def read_ranks(path: Path) -> pd.DataFrame:
-    """Read a ranks file, or raise an :class:`InputError`."""
+    """Read a ranks file."""
     return _read(path, RANKS).to_pandas()
 
 

@@ -1,12 +1,9 @@
 """Training a retriever: cross-entropy over the whole catalogue, early stopping, resumable after any kill.
 
-At each position of a user's training sequence the model predicts the next item among all items::
-
-    L = − mean over positions t of log softmax(s(h_t))[x_{t+1}],
-
-with AdamW, as LRURec was published (Yue et al., 2023, section 4.1, and the authors' code). The order of the batches
-follows from (seed, epoch), dropout from (seed, step). The loop is that of :mod:`llamarec_core.training`; the best
-weights are kept as ``retriever.safetensors`` beside what it writes.
+At each position of a user's training sequence the model predicts the next item among all items, with AdamW, as LRURec
+was published (Yue et al., 2023, section 4.1, and the authors' code). The order of the batches follows from
+(seed, epoch), dropout from (seed, step). The loop is that of :mod:`llamarec_core.training`; the best weights are kept
+as ``retriever.safetensors`` beside what it writes.
 """
 
 from itertools import product
@@ -44,10 +41,7 @@ def fit_retriever(
 
     Training ends after ``settings.epochs``, or after ``settings.patience`` validations without a better Recall@10 over
     the whole catalogue. ItemKNN tries its parameters instead, one set a validation. The global generator of torch is
-    seeded on the way.
-
-    Returns:
-        The model with its best weights, in evaluation mode.
+    seeded on the way. The model is returned in evaluation mode.
 
     Raises:
         InputError: ``folder`` holds a run of other settings, data or seed, or the training diverged.
@@ -183,8 +177,7 @@ def training_sequences(dataset: Dataset, *, max_length: int) -> list[Tensor]:
 def make_optimizer(model: SequentialRecommender, settings: RetrieverSettings) -> torch.optim.AdamW:
     """Return AdamW whose decay spares vectors: biases and norms as published, and ν and θ.
 
-    The published code decays ν and θ, but zero is no neutral value for them: it means a modulus of 1/e and an angle
-    of 1.
+    The published code decays ν and θ too, for which zero is no neutral value: a modulus of 1/e and an angle of 1.
     """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
@@ -198,13 +191,10 @@ def draw_batches(sequences: list[Tensor], settings: RetrieverSettings, *, seed: 
     lengths = np.array([len(sequence) for sequence in sequences])
     order = generator.permutation(len(sequences))
     batches = []
-    for pool in _cut(order, POOL * settings.batch_size):
-        batches += _cut(pool[np.argsort(lengths[pool], kind="stable")], settings.batch_size)
+    for pool in np.split(order, range(POOL * settings.batch_size, len(order), POOL * settings.batch_size)):
+        by_length = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += np.split(by_length, range(settings.batch_size, len(pool), settings.batch_size))
     return [batches[number] for number in generator.permutation(len(batches))]
-
-
-def _cut(numbers: np.ndarray, size: int) -> list[np.ndarray]:
-    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
 def _untrained(dataset: Dataset, settings: RetrieverSettings) -> SequentialRecommender | ItemKNN:

@@ -1,13 +1,11 @@
 """The best k items of a large catalogue: exactly, or from an inverted file without scoring every item.
 
-An item's score is an inner product once its bias is folded in: ``⟨h, e_i⟩ + b_i = ⟨[h; 1], [e_i; b_i]⟩``. Exact search
-scores all items. An inverted file groups the items round centres and scores the groups whose centres are nearest; it
-needs distances, and the largest inner product is the smallest distance after one more coordinate (Bachrach et al.,
-2014, section 3.1), with M the largest norm of all x_i = [e_i; b_i]::
+An item's score is an inner product once its bias is folded in: ``⟨h, e_i⟩ + b_i = ⟨[h; 1], [e_i; b_i]⟩``. An inverted
+file groups the items round centres and scores the groups whose centres are nearest. It needs distances, and the largest
+inner product is the smallest distance after one more coordinate (Bachrach et al., 2014, section 3.1), with M the
+largest norm of all x_i = [e_i; b_i]::
 
     ‖[h; 1; 0] − [x_i; sqrt(M² − ‖x_i‖²)]‖² = ‖h‖² + 1 + M² − 2 ⟨[h; 1], x_i⟩.
-
-The search itself is faiss's. The bench of the book's page on speed says from which size on the inverted file pays.
 """
 
 import math
@@ -23,9 +21,7 @@ POINTS_PER_LIST = 64  # so many items a group are enough to find the centres by
 class ItemIndex:
     """An index over the items that a retriever scores: exact, or an inverted file of groups.
 
-    Args:
-        embeddings: float32 (n_items, dim); row i is item i + 1.
-        bias: float32 (n_items,).
+    Row i of ``embeddings``, float32 (n_items, dim), is item i + 1.
     """
 
     def __init__(self, embeddings: np.ndarray, bias: np.ndarray, *, exact: bool):
@@ -49,13 +45,8 @@ class ItemIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the best k items outside each history; ``probes`` groups of an inverted file are looked into.
 
-        Args:
-            states: what the retriever's ``last_states`` or ``step`` returns, (batch, dim).
-            histories: item ids that are not to be recommended back, (length,) each.
-
-        Returns:
-            Scores float32 and items int64, (batch, k) each, best first; equal scores come in no certain order. Where
-            the groups looked into hold fewer than k items, 0 fills up, with −inf for its score.
+        Returns scores float32 and items int64, (batch, k) each, best first; equal scores come in no certain order.
+        Where the groups looked into hold fewer than k items, 0 fills up, with −inf for its score.
         """
         queries = np.column_stack([states.numpy(force=True), np.ones(len(states))]).astype(np.float32)
         wanted = min(k + max(map(len, histories)), len(self.items))
@@ -78,7 +69,7 @@ def n_lists(n_items: int) -> int:
 
 
 def index_bytes(n_items: int, dim: int, *, exact: bool) -> int:
-    """Predict an index's size in memory, in bytes: float32 vectors, and for an inverted file ids and centres."""
+    """Predict an index's bytes in memory: float32 vectors, and for an inverted file ids and centres."""
     if exact:
         return 4 * n_items * (dim + 1)
     return n_items * (4 * (dim + 2) + 8) + 4 * n_lists(n_items) * (dim + 2)

@@ -27,11 +27,7 @@ BATCH_SIZE = 2048  # prefixes scored at once
 DEFAULTS = {"history_exponent": 0.5, "popularity_exponent": 0.3, "decay": 0.9}
 """α, β and δ where validation does not choose them."""
 
-TRIED = {
-    "history_exponent": (0.5, 1.0),
-    "popularity_exponent": (0.0, 0.3, 0.5, 0.7),
-    "decay": (0.5, 0.65, 0.8, 0.9),
-}
+TRIED = {"history_exponent": (0.5, 1.0), "popularity_exponent": (0.0, 0.3, 0.5, 0.7), "decay": (0.5, 0.65, 0.8, 0.9)}
 """Values of α, β and δ that are tried on validation."""
 
 
@@ -70,8 +66,7 @@ def training_prefixes(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 def training_prefix_candidates(dataset: Dataset, k: int = 20) -> np.ndarray:
     """List the best items after each of :func:`training_prefixes`, counted without its user: int32 (n, k), best first.
 
-    A list is that of an ItemKNN that never saw the user. The items of the prefix are excluded. An :class:`InputError`
-    says where some prefix leaves fewer than k items.
+    A list is that of an ItemKNN that never saw the user. The items of the prefix are excluded.
     """
     chosen = training_matrix(dataset)
     together, counts = cooccurrences(chosen)

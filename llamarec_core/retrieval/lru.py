@@ -5,18 +5,15 @@ A user's history is read by a stack of blocks, each a linear recurrent unit (the
     h_t = λ ⊙ h_{t−1} + γ ⊙ (B x_t + b),        y_t = Re(C h_t + c) + x_t,
     λ = exp(−exp ν + i exp θ),                  γ = sqrt(1 − |λ|²),
 
-and a position-wise feed-forward network, each with a residual connection and a LayerNorm.
+and a position-wise feed-forward network, each with a residual connection and a LayerNorm. :meth:`LRURec.forward` reads
+whole sequences, for training; the recurrence then is :func:`linear_scan`, whose gradient is written by hand.
+:meth:`LRURec.step` reads one interaction at a time and carries the state along: serving a new interaction costs O(1),
+whatever the length of the history.
 
-The unit has two forms. :meth:`LRURec.forward` reads whole sequences, for training; the recurrence
-then is :func:`linear_scan`, whose gradient is written by hand. :meth:`LRURec.step` reads one
-interaction at a time and carries the state along: serving a new interaction costs O(1), whatever
-the length of the history.
-
-Only λ and the state h are complex numbers. B and C are real layers that write and read the real and
-imaginary parts side by side, which is the same map at the price of real arithmetic. Inside the
-model a batch is packed as :func:`torch.nn.utils.rnn.pack_padded_sequence` packs it: real positions only,
-time first, longest user first. So padding costs nothing, and a step of the recurrence touches one block of
-memory. ``positions`` below is the number of real positions in a batch.
+Only λ and the state h are complex numbers. B and C are real layers that write and read the real and imaginary parts
+side by side. Inside the model a batch is packed as :func:`torch.nn.utils.rnn.pack_padded_sequence` packs it: real
+positions only, time first, longest user first. So padding costs nothing, and a step of the recurrence touches one block
+of memory. ``positions`` below is the number of real positions in a batch.
 """
 
 import math
@@ -68,8 +65,8 @@ class LRURec(SequentialRecommender):
     def step(self, items: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Read one more interaction of each user, int64 (batch,), at the same cost however long the history.
 
-        ``state`` is that of :meth:`initial_state` or of the step before, complex (blocks, batch, 2 dim), and is not
-        changed. Returns the hidden states (batch, dim), to be given to :meth:`scores`, and the new state.
+        Returns the hidden states (batch, dim), to be given to :meth:`scores`, and the new state, complex
+        (blocks, batch, 2 dim); the given one is not changed.
         """
         x = self._embed(items)  # (batch, dim)
         states = []
@@ -142,10 +139,8 @@ class FeedForward(nn.Module):
 def linear_scan(drive: Tensor, decay: Tensor, batch_sizes: Tensor) -> Tensor:
     """Solve h_t = λ ⊙ h_{t−1} + u_t for all t, with h_{−1} = 0, for users of different lengths.
 
-    Args:
-        drive: u, packed: complex (positions, hidden), as h is returned.
-        decay: λ, complex (hidden,).
-        batch_sizes: how many users have a t-th position: int64 (length,) on the CPU, never rising.
+    ``drive`` is u, packed, complex (positions, hidden), as h is returned; ``decay`` is λ, complex (hidden,);
+    ``batch_sizes`` says how many users have a t-th position: int64 (length,) on the CPU, never rising.
     """
     return _LinearScan.apply(drive, decay, batch_sizes)
 

@@ -1,9 +1,7 @@
 """What all retrievers share: sequences in, scores over all items out.
 
 A sequential recommender reads item ids, gives a hidden state after each, and scores the catalogue by the dot
-product of a state with the items' embeddings, plus a bias an item. The four of the paper's Table 1 differ in
-how they come to the state; BERT4Rec also in what it learns from. Sequences are padded on the right with 0, which is no
-item.
+product of a state with the items' embeddings, plus a bias an item. Sequences are padded on the right with 0.
 """
 
 from typing import Protocol
@@ -25,10 +23,7 @@ class Retriever(Protocol):
     n_items: int
 
     def score(self, histories: list[np.ndarray]) -> Tensor:
-        """Score the whole catalogue after each history, item ids (length,), oldest first: float32 (n, n_items + 1).
-
-        The scores have no gradient, and −inf in the padding's column 0.
-        """
+        """Score the whole catalogue after each history, item ids (length,), oldest first: float32 (n, n_items + 1)."""
 
 
 class SequentialRecommender(nn.Module):
@@ -84,7 +79,7 @@ class SequentialRecommender(nn.Module):
     def loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Add up the cross-entropies of targets int64 (positions,) under the scores of states (positions, dim).
 
-        The sum over all items stands in each one's denominator; (positions, n_items) scores are never whole in memory.
+        The (positions, n_items) scores are never whole in memory.
         """
         return F.linear_cross_entropy(
             states,
