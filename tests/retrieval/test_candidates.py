@@ -133,13 +133,6 @@ def test_the_model_reads_the_most_recent_items_and_the_whole_history_is_excluded
     assert candidates.items[0].tolist() == [5, 6]  # item 1 is out of the model's sight, yet not recommended
 
 
-def test_equal_scores_stand_in_the_order_of_items(make_dataset):
-    dataset = make_dataset([1, 2, 3, 8], n_items=9)
-    model = fixed(9, 8, 7, 1, 5, 5, 6, 2, 3, max_length=2)
-    assert retrieve(model, dataset, "test", k=4).items[0].tolist() == [7, 5, 6, 9]
-    assert model.seen[0].tolist() == [[2, 3]]
-
-
 def test_too_many_candidates_for_the_catalogue_are_refused(make_dataset):
     dataset = make_dataset([1, 2, 3], [1, 2, 1, 3, 4, 5], n_items=6)
     with pytest.raises(InputError, match="User 1 of small has fewer than 3 items outside the history"):

@@ -48,14 +48,6 @@ def undisturbed(cycle, tmp_path):
     return tmp_path / "undisturbed"
 
 
-def test_it_learns_a_pattern(cycle, tmp_path):
-    settings = SETTINGS.model_copy(update={"epochs": 60, "dim": 16, "validate_every": 60})
-    model = fit_retriever(cycle, settings, seed=0, folder=tmp_path)
-    ranks = target_ranks(model, cycle, "test")
-    assert np.mean(ranks <= 3) > 0.9  # 0.08 by chance
-    assert not model.training
-
-
 def test_it_leaves_the_curve_and_the_weights(cycle, tmp_path):
     fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path)
     left = [".lock", "circumstances.json", "retriever.safetensors", "training.csv"]
@@ -71,6 +63,7 @@ def test_it_leaves_the_curve_and_the_weights(cycle, tmp_path):
 
 def test_the_curve_gives_the_metrics_of_the_kept_weights(cycle, tmp_path):
     model = fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path)
+    assert not model.training
     ranks = target_ranks(model, cycle, "validation")
     best = pd.read_csv(tmp_path / "training.csv").sort_values("recall@10", kind="stable", ascending=False).iloc[0]
     assert best["recall@10"] == pytest.approx(np.mean(ranks <= 10))
@@ -237,13 +230,6 @@ def test_a_retriever_that_is_not_there_or_of_other_settings_is_not_loaded(cycle,
     fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path)
     with pytest.raises(InputError, match="blocks = 2"):
         load_retriever(cycle, SETTINGS.model_copy(update={"blocks": 1}), tmp_path)
-
-
-def test_a_diverging_run_is_named_and_leaves_nothing(cycle, tmp_path):
-    settings = SETTINGS.model_copy(update={"learning_rate": 1e30})
-    with pytest.raises(InputError, match=r"no longer a number at step \d+, with learning rate 1e\+30"):
-        fit_retriever(cycle, settings, seed=0, folder=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_data_without_anything_to_learn_from_is_refused(make_dataset, tmp_path):

@@ -25,7 +25,7 @@ def scores_by_hand(dataset, history, *, without=None):
 @pytest.fixture
 def random_walks(make_dataset):
     rng = np.random.default_rng(0)
-    walks = [(rng.integers(1, 31, rng.integers(4, 40)) ** 2 // 31 + 1).tolist() for _ in range(25)]
+    walks = [(rng.integers(1, 31, rng.integers(4, 30)) ** 2 // 31 + 1).tolist() for _ in range(12)]
     return make_dataset(*walks, [7, 8, 9, 10], n_items=60)
 
 
