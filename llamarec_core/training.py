@@ -43,7 +43,7 @@ class Task(Protocol):
         """Take optimiser step ``number``, which counts from 0.
 
         Returns one dictionary for each forward pass of this process: ``loss``, ``terms`` (over how many ``loss`` is
-        summed; 1 where it is left out) and the task's :attr:`counts`.
+        summed; 1 where it is left out) and the task's ``counts``.
         """
 
     def validate(self, steps: int) -> dict[str, Any]:

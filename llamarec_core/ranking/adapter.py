@@ -32,8 +32,7 @@ if TYPE_CHECKING:  # slow to import, and serving does without them
     from accelerate import Accelerator
     from peft import PeftModel
 
-WEIGHTS = "adapter_model.safetensors"
-"""PEFT's name for an adapter's file of weights."""
+WEIGHTS = "adapter_model.safetensors"  # PEFT's name
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_GRADIENT_NORM = 1.0

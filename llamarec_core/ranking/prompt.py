@@ -19,8 +19,7 @@ from llamarec_core.settings import MAX_CANDIDATES, RankerSettings
 LABELS = ascii_uppercase[:MAX_CANDIDATES]
 """The candidates' labels, A … T."""
 
-PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True}
-"""How texts are tokenized: what looks like a special token in a title is text."""
+PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True}  # what looks like a special token is text
 
 
 @dataclass(frozen=True, kw_only=True)
