@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from llamarec_core.data import Dataset
-from llamarec_core.evaluation.estimates import difference, estimate
-from llamarec_core.evaluation.metrics import per_user
+from llamarec_core.evaluation.metrics import difference, estimate, per_user
 from llamarec_core.ranking import VerbalizerRanker, fit_ranker, rerank
 from llamarec_core.retrieval import Retriever, fit_retriever, popularity_scores, retrieve, sampled_users
 from llamarec_core.settings import RankerSettings, RetrieverSettings

@@ -209,7 +209,7 @@ def _tables_differ(profile: Profile, *, root: Path) -> Iterator[str]:
             continue
         if name not in tables.names():
             yield f"{place} is a table that nobody makes: remove it, or add its recipe to report/tables.py."
-        elif difference := _first_difference(tables.committed(name), tables.make(name)):
+        elif difference := _first_difference(pd.read_csv(path), tables.make(name)):
             yield f"{place}, {difference}: run the notebook that writes it."
 
 

@@ -4,7 +4,7 @@ A ranks file holds one 1-based rank a user; nothing else enters a number of the 
 """
 
 from llamarec_core.evaluation.claims import claims_table, verdict_counts
-from llamarec_core.evaluation.metrics import METRICS, mean, per_user
+from llamarec_core.evaluation.metrics import METRICS, mean
 from llamarec_core.evaluation.paper import (
     consistency_tables,
     measured_inference_times,
@@ -13,8 +13,3 @@ from llamarec_core.evaluation.paper import (
     published_llm_baselines,
     published_statistics,
 )
-
-__all__ = [
-    "METRICS", "claims_table", "consistency_tables", "mean", "measured_inference_times", "per_user", "published",
-    "published_inference_times", "published_llm_baselines", "published_statistics", "verdict_counts",
-]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from llamarec_core.evaluation.estimates import ALPHA, PRIMARY
+from llamarec_core.evaluation.metrics import ALPHA, PRIMARY
 from llamarec_core.evaluation.paper import LLM_BASED, published_cells, published_claims
 
 PAPER_BACKBONE = "llama-2-7b"
@@ -93,29 +93,26 @@ def claims_table(
 ) -> pd.DataFrame:
     """Hold every claim of the paper (``folder`` is ``results/published``) against our comparisons and timings.
 
+    ``comparisons`` are tables of paired differences by :attr:`Claim.source`, ``scale`` is LlamaRec's backbone, and
+    ``times`` are those of :func:`~llamarec_core.evaluation.paper.measured_inference_times`.
+
     ``wordings`` counts the statements that a claim stands for; ``published`` is from the paper's tables, or a bound;
     ``observed`` is the rule applied to ours where that is not the paper's model. Of a claim over several methods, the
     pair that supports it least counts.
-
-    Args:
-        comparisons: tables of paired differences by :attr:`Claim.source`.
-        scale: the backbone that LlamaRec was run with.
-        trainable_share: trained parameters over all, at the paper's settings.
-        times: what :func:`~llamarec_core.evaluation.paper.measured_inference_times` loads.
     """
     cells, rows = published_cells(folder), []
     for (name, dataset), statements in published_claims(folder).groupby(["counts_as", "dataset"], sort=False):
-        stated, where = statements["stated"].iloc[0], ", ".join(dict.fromkeys(statements["where"]))
+        first, where = statements.iloc[0], ", ".join(statements["where"].unique())
         row = {"claim": name, "dataset": dataset, "where": where, "wordings": len(statements)}
-        row |= {"statement": statements["statement"].iloc[0], "published": stated}
+        row |= {"statement": first["statement"], "published": first["stated"]}
         if name in CLAIMS:
             row |= _of_methods(CLAIMS[name], dataset, cells, comparisons.get(CLAIMS[name].source), scale)
         elif name == "trainable_share":
             row |= {"unit": "share", "measured": trainable_share}
-            row |= {"verdict": "reproduced" if trainable_share < stated else "contradicted"}
+            row |= {"verdict": "reproduced" if trainable_share < first["stated"] else "contradicted"}
             row |= {"why": "counted from the paper's settings; no model of that size was run"}
         else:
-            row |= _of_times(name, stated, times, on_gpu=timed_on_gpu, commit=times_commit)
+            row |= _of_times(name, first["stated"], times, on_gpu=timed_on_gpu, commit=times_commit)
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=_COLUMNS).astype({"users": "Int64", "seeds": "Int64"})
 
@@ -137,30 +134,26 @@ def _both_ways(table: pd.DataFrame) -> pd.DataFrame:
 def _of_methods(claim: Claim, dataset: str, cells: pd.Series, table: pd.DataFrame | None, scale: str) -> dict[str, Any]:
     """Return what decides a claim about methods."""
     printed = cells.reindex([(dataset, name, claim.metric, claim.subset) for name in (claim.method, *claim.references)])
-    leads = (printed.iloc[0] - printed.iloc[1:]).to_numpy()
-    row = {"statement": claim.statement, "unit": "difference", "published": np.nanmin(leads)}
-    cases = [(dataset, claim.metric, claim.subset, claim.method.lower(), of.lower()) for of in claim.references]
+    leads = dict(zip(claim.references, printed.iloc[0] - printed.iloc[1:], strict=True))
+    row = {"statement": claim.statement, "unit": "difference", "published": np.nanmin([*leads.values()])}
+    cases = {name: (dataset, claim.metric, claim.subset, claim.method.lower(), name.lower()) for name in leads}
     found = pd.DataFrame() if table is None or table.empty else _both_ways(table)
-    missing = [name for name, case in zip(claim.references, cases, strict=True) if case not in found.index]
-    if missing:
-        if len(cases) == 1:
-            missing.insert(0, claim.method)
+    if missing := [name for name, case in cases.items() if case not in found.index]:
+        missing = missing if len(cases) > 1 else [claim.method, *missing]
         return row | {"verdict": "not tested", "why": f"{', '.join(missing)}: not run on {dataset}"}
     judged = []
-    for case, lead in zip(cases, leads, strict=True):
+    for name, case in cases.items():
         ours = found.loc[case].to_dict()
-        known = {} if np.isnan(lead) else {"published": lead}
+        known = {} if np.isnan(leads[name]) else {"published": leads[name]}
         # where the paper prints no value, the direction decides
         bound = {"published": 0.0} | known | {"p_holm": ours["p_holm"]}
         decided = verdict(ours["measured"], ours["ci_low"], ours["ci_high"], **bound)
         judged.append(ours | known | {"verdict": decided, "why": RULES[decided]})
     row |= min(judged, key=lambda found: (-list(RULES).index(found["verdict"]), found["measured"]))
-    if not claim.ranker:
-        return row
-    if scale != PAPER_BACKBONE:
-        why = f"the paper's ranker is Llama-2-7B, ours is {scale}"
-        row |= {"verdict": "not tested", "observed": row["verdict"], "why": why}
-    return row | {"scale": scale}
+    if claim.ranker and scale != PAPER_BACKBONE:
+        row |= {"observed": row["verdict"], "verdict": "not tested"}
+        row |= {"why": f"the paper's ranker is Llama-2-7B, ours is {scale}"}
+    return row | ({"scale": scale} if claim.ranker else {})
 
 
 def _of_times(name: str, stated: float, times: pd.DataFrame | None, *, on_gpu: bool, commit: str) -> dict[str, Any]:

@@ -54,11 +54,7 @@ class Conclusion(BaseModel, extra="forbid"):
 
 
 def load_conclusions(root: Path) -> list[Conclusion]:
-    """Load the sentences that the book's pages quote by name.
-
-    Raises:
-        InputError: the file is missing or not of this form.
-    """
+    """Load the sentences that the book's pages quote by name."""
     path = root / FILE
     try:
         return TypeAdapter(list[Conclusion]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -72,7 +68,7 @@ def check_conclusions(root: Path) -> Iterator[str]:
     """Yield, in words, each sentence that does not hold of its table.
 
     Raises:
-        InputError: as :func:`load_conclusions`; a table or column is missing, or a comparison cannot be made.
+        InputError: a table or column is missing, or a comparison cannot be made.
     """
     for conclusion in load_conclusions(root):
         where, path = f"{FILE}, {conclusion.name}", root / "results" / conclusion.table

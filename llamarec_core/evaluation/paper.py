@@ -18,33 +18,29 @@ from llamarec_core.files import InputError
 
 PRINTED = 0.0001
 """The last decimal of the paper's Tables 1 and 3."""
-
 PRINTINGS = {"rounded": (-PRINTED / 2, PRINTED / 2), "cut": (0.0, PRINTED)}
 """How a value is printed → how far the true value can be from it, down and up."""
+_EITHER = -PRINTED / 2, PRINTED
 
 LLM_BASED = ("P5", "PALR", "GPT4Rec", "RecMind", "POD")
 """The methods of Table 4 beside LlamaRec."""
-
-_EITHER = -PRINTED / 2, PRINTED
 
 
 def published(folder: Path) -> pd.DataFrame:
     """Load Table 1 (``subset`` is ``all``) and Table 3 (``retrieved``: the target is among the retriever's top 20)."""
     files = {"all": "table1_all_users.csv", "retrieved": "table3_valid_retrieval_subset.csv"}
-    columns = ["dataset", "metric", "method", "value"]
-    tables = [_load(folder, name, columns).assign(subset=subset) for subset, name in files.items()]
-    return pd.concat(tables, ignore_index=True)[["dataset", "subset", "metric", "method", "value"]]
+    tables = [_load(folder / name).assign(subset=subset) for subset, name in files.items()]
+    return pd.concat(tables, ignore_index=True)
 
 
 def published_statistics(folder: Path) -> pd.DataFrame:
     """Load Table 2 as text, because a rounded figure such as ``198K`` says less than a number."""
-    columns = ["dataset", "users", "items", "interactions", "mean_length", "density"]
-    return _load(folder, "table2_dataset_statistics.csv", columns, dtype=str)
+    return _load(folder / "table2_dataset_statistics.csv", dtype=str)
 
 
 def published_llm_baselines(folder: Path) -> pd.DataFrame:
     """Load Table 4, LLM-based methods on Beauty. All but LlamaRec's own numbers are quoted from other works."""
-    return _load(folder, "table4_llm_baselines_beauty.csv", ["metric", "method", "value"])
+    return _load(folder / "table4_llm_baselines_beauty.csv")
 
 
 def published_cells(folder: Path) -> pd.Series:
@@ -56,7 +52,7 @@ def published_cells(folder: Path) -> pd.Series:
 
 def published_inference_times(folder: Path) -> pd.DataFrame:
     """Load Figure 3. Rows whose source is ``plot`` are read off it, to about 2 s; others stand in the ``text``."""
-    return _load(folder, "figure3_inference_time.csv", ["mean_title_length_tokens", "method", "seconds", "source"])
+    return _load(folder / "figure3_inference_time.csv")
 
 
 def published_claims(folder: Path) -> pd.DataFrame:
@@ -64,8 +60,7 @@ def published_claims(folder: Path) -> pd.DataFrame:
 
     ``counts_as`` names the claim of :mod:`llamarec_core.evaluation.claims` that the statement is one wording of.
     """
-    claims = _load(folder, "claims.csv", ["claim", "dataset", "where", "statement", "stated", "counts_as"])
-    return claims.fillna({"dataset": ""})
+    return _load(folder / "claims.csv").fillna({"dataset": ""})
 
 
 def measured_inference_times(bench: Path) -> pd.DataFrame | None:
@@ -73,24 +68,20 @@ def measured_inference_times(bench: Path) -> pd.DataFrame | None:
 
     As in the paper, the ``whole`` time of a request that is answered alone counts.
     """
-    if not (bench / "inference_time.csv").is_file():
+    path = bench / "inference_time.csv"
+    if not path.is_file():
         return None
     columns = ["mean_title_length_tokens", "method", "seconds", "backbone"]
-    table = _load(bench, "inference_time.csv", [*columns, "batch", "part"])
-    return table.loc[(table["batch"] == 1) & (table["part"] == "whole"), columns].reset_index(drop=True)
+    return _load(path).query("batch == 1 and part == 'whole'")[columns].reset_index(drop=True)
 
 
-def _load(folder: Path, name: str, columns: list[str], **options) -> pd.DataFrame:
-    path = Path(folder) / name
+def _load(path: Path, **options: type) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, **options)
+        return pd.read_csv(path, **options)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: restore it from the repository.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except ValueError as error:  # the parser's errors are such
         raise InputError(f"{path} is not a readable CSV ({error}): restore it from the repository.") from None
-    if missing := [column for column in columns if column not in table]:
-        raise InputError(f"{path} lacks the column {missing[0]!r}: restore it from the repository.")
-    return table[columns]
 
 
 def consistency_tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -122,15 +113,13 @@ def constant_shares(tables: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
     wide = tables.pivot_table("value", ["dataset", "method", "metric"], "subset", sort=False)
     shares = _quotients(wide["all"], wide["retrieved"], *PRINTINGS["rounded"])
     groups = shares.groupby(["dataset", "method"], sort=False)
-    found = groups["value"].agg(smallest="min", largest="max").reset_index()
-    low, high = groups["low"].max(), groups["high"].min()
-    fits = counts.groupby(["dataset", "method"])["fits"].sum()
-    found["constant"] = (low <= high).to_numpy()
+    found, low, high = groups["value"].agg(smallest="min", largest="max"), groups["low"].max(), groups["high"].min()
+    fits = counts.groupby(["dataset", "method"])["fits"].sum() > 0
+    found["constant"] = low <= high
     found["consistent"] = [
-        bool(fits[case] > 0) if case in fits.index else bool(high[case] >= low[case[0], "LlamaRec"])
-        for case in low.index
+        bool(fits[case] if case in fits.index else high[case] >= low[case[0], "LlamaRec"]) for case in found.index
     ]
-    return found
+    return found.reset_index()
 
 
 def retrieved_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
@@ -142,16 +131,15 @@ def retrieved_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
 
     ``fits`` says how many N fit, for each way of printing, ``fewest`` and ``most`` the least and largest.
     """
-    wide = tables.pivot_table("value", ["dataset", "method", "metric"], "subset")
+    tables = tables[tables["method"].isin(["LRURec", "LlamaRec"])]
+    wide = tables.pivot_table("value", ["dataset", "method", "metric"], "subset", sort=False)
     rows = []
-    for dataset in tables["dataset"].unique():
-        for method in [method for method in ("LRURec", "LlamaRec") if method in set(tables["method"])]:
-            for printing, margins in PRINTINGS.items():
-                fitting = _fitting(wide.loc[(dataset, method)], int(users[dataset]), *margins)
-                row = {"dataset": dataset, "method": method, "printing": printing, "fits": len(fitting)}
-                rows.append(row | ({"fewest": fitting.min(), "most": fitting.max()} if len(fitting) else {}))
-    columns = ["dataset", "method", "printing", "fits", "fewest", "most"]
-    return pd.DataFrame(rows, columns=columns).astype({"fewest": "Int64", "most": "Int64"})
+    for (dataset, method), cells in wide.groupby(["dataset", "method"], sort=False):
+        for printing, margins in PRINTINGS.items():
+            fitting = pd.Series(_fitting(cells.loc[dataset, method], users[dataset], *margins))
+            row = {"dataset": dataset, "method": method, "printing": printing, "fits": len(fitting)}
+            rows.append(row | {"fewest": fitting.min(), "most": fitting.max()})
+    return pd.DataFrame(rows).astype({"fewest": "Int64", "most": "Int64"})
 
 
 def _fitting(cells: pd.DataFrame, users: int, down: float, up: float) -> np.ndarray:
@@ -160,7 +148,7 @@ def _fitting(cells: pd.DataFrame, users: int, down: float, up: float) -> np.ndar
     counts = np.arange(1, users + 1)
     shares = _quotients(cells["all"], cells["retrieved"], down, up)
     fits = (counts / users >= shares["low"].max()) & (counts / users <= shares["high"].min())
-    for cell in cells[cells.index.str.startswith("Recall")].itertuples():
+    for cell in cells.filter(like="Recall", axis=0).itertuples():
         fewest = np.maximum(np.ceil((cell.all + down) * users), np.ceil((cell.retrieved + down) * counts))
         fits &= fewest <= np.minimum(np.floor((cell.all + up) * users), np.floor((cell.retrieved + up) * counts))
     return counts[fits]
@@ -180,12 +168,12 @@ def relative_gains(tables: pd.DataFrame) -> pd.DataFrame:
     """
     wide = tables.pivot_table("value", ["dataset", "metric"], ["subset", "method"])
     cases = list(product(tables["dataset"].unique(), (*METRICS, "mean")))
-    found = {}
+    found = []
     for subset in ("all", "retrieved"):
         gains = _quotients(wide[subset, "LlamaRec"], wide[subset, "LRURec"], *_EITHER) - 1
         means = gains.groupby("dataset").mean().assign(metric="mean").set_index("metric", append=True)
-        found[subset] = pd.concat([gains, means]).loc[cases]
-    first, third = found.values()
+        found.append(pd.concat([gains, means]).loc[cases])
+    first, third = found
     agree = (first["low"] <= third["high"]) & (third["low"] <= first["high"])
     return pd.DataFrame({"table1": first["value"], "table3": third["value"], "agree": agree}).reset_index()
 
@@ -197,15 +185,14 @@ def recall_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
     empty where multiples are closer than the last decimal. The 95 % binomial interval over users is Wilson's (1927).
     """
     table = tables[(tables["subset"] == "all") & tables["metric"].str.startswith("Recall")]
-    rows = []
-    for row in table[["dataset", "method", "metric", "value"]].to_dict("records"):
-        n_users = int(users[row["dataset"]])
-        hits = round(row["value"] * n_users)
-        fits = _EITHER[0] <= hits / n_users - row["value"] < _EITHER[1] if 1 / n_users > PRINTED else None
-        low, high = binomtest(hits, n_users).proportion_ci(method="wilson")
-        row |= {"users": n_users, "hits": hits, "nearest": hits / n_users, "multiple": fits}
-        rows.append(row | {"ci_low": low, "ci_high": high})
-    return pd.DataFrame(rows).astype({"multiple": "boolean"})
+    table = table[["dataset", "method", "metric", "value"]].assign(users=table["dataset"].map(users))
+    table["hits"] = (table["value"] * table["users"]).round().astype(int)
+    table["nearest"] = table["hits"] / table["users"]
+    multiple = (table["nearest"] - table["value"]).between(*_EITHER, inclusive="left")
+    table["multiple"] = multiple.astype("boolean").where(1 / table["users"] > PRINTED)
+    of_cells = map(binomtest, table["hits"], table["users"])
+    table[["ci_low", "ci_high"]] = [cell.proportion_ci(method="wilson") for cell in of_cells]
+    return table
 
 
 def gains_in_users(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
@@ -219,12 +206,12 @@ def gains_in_users(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
     values = tables[tables["subset"] == "all"].set_index(["dataset", "metric", "method"])["value"]
     rows = []
     pairs = (("LlamaRec", "LRURec"), ("LRURec", "SASRec"))
-    for dataset, metric, pair in product(tables["dataset"].unique(), ("Recall@5", "Recall@10"), pairs):
-        gain = values[dataset, metric, pair[0]] - values[dataset, metric, pair[1]]
-        won = round(gain * int(users[dataset]))
-        row = {"dataset": dataset, "metric": metric, "method": pair[0], "reference": pair[1], "gain": gain}
-        row |= {"gain_users": won, "least_p": binomtest(won, won).pvalue if won > 0 else 1.0}
-        rows.append(row | {"most_lost": most_lost(won)})
+    for dataset, metric, (method, reference) in product(users.index, ("Recall@5", "Recall@10"), pairs):
+        gain = values[dataset, metric, method] - values[dataset, metric, reference]
+        won = round(gain * users[dataset])
+        row = {"dataset": dataset, "metric": metric, "method": method, "reference": reference, "gain": gain}
+        least_p = binomtest(won, won).pvalue if won > 0 else 1.0
+        rows.append(row | {"gain_users": won, "least_p": least_p, "most_lost": most_lost(won)})
     return pd.DataFrame(rows).astype({"most_lost": "Int64"})
 
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llamarec_core.evaluation.estimates import PRIMARY, corrected, difference, estimate, over_seeds
-from llamarec_core.evaluation.metrics import METRICS, per_user
+from llamarec_core.evaluation.metrics import METRICS, PRIMARY, corrected, difference, estimate, over_seeds, per_user
 from llamarec_core.files import InputError, read_json
 from llamarec_core.provenance import commit_name
 from llamarec_core.report.forms import METHOD_NAMES, QUOTED, display_name, in_order
@@ -23,8 +22,8 @@ from llamarec_core.report.forms import METHOD_NAMES, QUOTED, display_name, in_or
 Ranks = Mapping[tuple[str, str, int], pd.DataFrame]
 """(data set, method, seed) → one row a user: ``user``, ``target``, ``rank``, as a ranks file holds them."""
 
-Runs = Mapping[tuple[str, str], Mapping[int, np.ndarray]]
-"""(data set, method) → seed → ranks ``(users,)``, the users of a data set in one order."""
+Runs = Mapping[tuple[str, str], pd.DataFrame]
+"""(data set, method) → ranks, a row a seed and a column a user, the users of a data set in one order."""
 
 FLOORS = (
     ("llamarec", "random-order"),
@@ -48,9 +47,6 @@ def results_table(
 
     A target is retrieved if the ``retriever`` ranks it among this many ``candidates``; without one, all users count. A
     subset without users has no rows.
-
-    Raises:
-        InputError: there are no ranks, the retriever's are missing, or two files hold other users or targets.
     """
     runs, rows = by_method(ranks), []
     printed = published.set_index(["dataset", "method", "metric", "subset"])["value"]
@@ -80,9 +76,6 @@ def ranking_tests(ranks: Ranks, commit: str, *, retriever: str, **options: int) 
     """Compare every method with the retriever's order, and the pairs of :data:`FLOORS` in the primary metric.
 
     The primary tests of a data set, among users whose target was retrieved, are one family for ``p_holm``.
-
-    Raises:
-        InputError: as :func:`results_table`, or there is no method beside the retriever.
     """
     runs = by_method(ranks)
     pairs = [(dataset, method, retriever) for dataset, method in runs if method != retriever]
@@ -101,8 +94,7 @@ def retrieval_table(ranks: Ranks, commit: str, *, published: pd.DataFrame, **sam
 
     ``seed_sd`` is the standard deviation over seeds, NaN with one; ``at_or_above`` says whether measured ≥ published.
     """
-    table = results_table(ranks, commit, published=published, **sampling)
-    runs = by_method(ranks)
+    table, runs = results_table(ranks, commit, published=published, **sampling), by_method(ranks)
     return table.assign(
         difference=table["measured"] - table["published"],
         seed_sd=[_seed_sd(_stacked(runs, row.dataset, row.method), row.metric) for row in table.itertuples()],
@@ -137,9 +129,8 @@ def noise_table(ranks: Ranks, ties: pd.DataFrame, *, published: pd.DataFrame, **
     deviations over the seeds; for ties half the range over the data set's orders, of one model tested under each, or of
     a model for each order, trained and tested under it. A gap's size is the published difference.
 
-    Args:
-        ties: what the order of events with one timestamp changes: ``dataset``, ``trained`` and ``tested`` (orders),
-            ``metric``, ``measured``; may be empty.
+    ``ties`` says what the order of events with one timestamp changes: ``dataset``, ``trained`` and ``tested`` (orders),
+    ``metric``, ``measured``; it may be empty.
     """
     printed = published[published["subset"] == "all"].set_index(["dataset", "method", "metric"])["value"]
     runs, rows = by_method(ranks), []
@@ -152,8 +143,8 @@ def noise_table(ranks: Ranks, ties: pd.DataFrame, *, published: pd.DataFrame, **
             sizes["ties, tested"] = _half_range(orders[orders["trained"] == orders["trained"].min()])
             sizes["ties, trained and tested"] = _half_range(orders[orders["trained"] == orders["tested"]])
         for better, worse in (("LRURec", "SASRec"), ("LlamaRec", "LRURec")):
-            gap = printed.get((dataset, better, metric), np.nan) - printed.get((dataset, worse, metric), np.nan)
-            sizes[f"published: {better} − {worse}"] = gap
+            of_both = printed.reindex([(dataset, better, metric), (dataset, worse, metric)])
+            sizes[f"published: {better} − {worse}"] = of_both.iloc[0] - of_both.iloc[1]
         case = {"dataset": dataset, "metric": metric}
         rows += [case | {"source": source, "size": size} for source, size in sizes.items() if pd.notna(size)]
     return pd.DataFrame(rows)
@@ -163,9 +154,6 @@ def ablation_table(ranks: pd.DataFrame, commit: str, *, dataset: str, **sampling
     """Compare the variants of each group (:meth:`llamarec_core.ranking.Ablation.ranks`) with the group's first.
 
     ``first_label`` is the share of prompts answered with the first label; it is empty where no prompt was read.
-
-    Raises:
-        InputError: two variants hold different users or targets.
     """
     rows = []
     frames = dict(iter(ranks.groupby(["group", "variant"], sort=False)))
@@ -203,14 +191,10 @@ def training_table(folders: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def by_method(ranks: Ranks) -> Runs:
-    """Gather the seeds of each method; data sets as they come, methods in the order of every table.
-
-    Raises:
-        InputError: there are none, a user stands twice, or two frames of a data set hold other users or targets.
-    """
+    """Gather the seeds of each method; data sets as they come, methods in the order of every table."""
     if not ranks:
         raise InputError("There are no ranks to make a table from: run the retriever and the ranker first.")
-    runs: dict[tuple[str, str], dict[int, np.ndarray]] = {}
+    runs = {}
     for dataset in _datasets(ranks):
         own = {key[1:]: frame.sort_values("user") for key, frame in ranks.items() if key[0] == dataset}
         for (method, seed), frame in own.items():
@@ -218,9 +202,8 @@ def by_method(ranks: Ranks) -> Runs:
             if frame.empty or frame["user"].duplicated().any():
                 raise InputError(f"The {words} do not hold one row for each user: run the step that writes them again.")
             _refuse_other_users(frame, next(iter(own.values())), words)
-        for method in in_order(method for method, _ in own):
-            seeds = sorted(seed for name, seed in own if name == method)
-            runs[dataset, method] = {seed: own[method, seed]["rank"].to_numpy() for seed in seeds}
+        table = pd.DataFrame({key: own[key]["rank"].to_numpy() for key in sorted(own)}).T  # (methods × seeds, users)
+        runs |= {(dataset, method): table.loc[method] for method in in_order(method for method, _ in own)}
     return runs
 
 
@@ -236,23 +219,23 @@ def _refuse_other_users(frame: pd.DataFrame, expected: pd.DataFrame, words: str)
         )
 
 
-def _stacked(runs: Runs, dataset: str, method: str, seeds: Iterable[int] | None = None) -> np.ndarray:
-    """Return a method's ranks ``(seeds, users)``, with given seeds or with all of its own."""
-    own = runs.get((dataset, method), {})
-    for seed in seeds or ():
-        if seed not in own:
-            raise InputError(
-                f"The ranks of {method} on {dataset} with seed {seed} are missing, which others are held against: run "
-                "that method with that seed first."
-            )
-    return np.stack([own[seed] for seed in seeds or own])
+def _stacked(runs: Runs, dataset: str, method: str, like: str | None = None) -> np.ndarray:
+    """Return a method's ranks ``(seeds, users)``, with the seeds of another or with all of its own."""
+    own = runs.get((dataset, method), pd.DataFrame())
+    seeds = runs[dataset, like or method].index
+    for seed in seeds.difference(own.index):
+        raise InputError(
+            f"The ranks of {method} on {dataset} with seed {seed} are missing, which others are held against: run "
+            "that method with that seed first."
+        )
+    return own.loc[seeds].to_numpy()
 
 
 def _subsets(
     runs: Runs, dataset: str, method: str, retriever: str | None, candidates: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the subsets that have users with every seed of a method, each as bool ``(seeds, users)``."""
-    retrieved = _stacked(runs, dataset, retriever or method, runs[dataset, method]) <= candidates
+    retrieved = _stacked(runs, dataset, retriever or method, like=method) <= candidates
     yield "all", np.ones_like(retrieved)
     if retriever and retrieved.any(axis=1).all():
         yield "retrieved", retrieved
@@ -273,7 +256,7 @@ def _compare(
     """
     for dataset, method, reference in pairs:
         own = _stacked(runs, dataset, method)
-        other = _stacked(runs, dataset, reference, runs[dataset, method] if retriever else None)
+        other = _stacked(runs, dataset, reference, like=method if retriever else None)
         for (subset, members), metric in product(_subsets(runs, dataset, method, retriever, candidates), metrics):
             values = over_seeds(per_user(own, metric), members)
             of_other = members if retriever else np.ones(other.shape, dtype=bool)
@@ -288,5 +271,4 @@ def _seed_sd(ranks: np.ndarray, metric: str) -> float:
 
 
 def _half_range(orders: pd.DataFrame) -> float:
-    measured = orders["measured"]
-    return (measured.max() - measured.min()) / 2 if len(measured) > 1 else np.nan
+    return np.ptp(orders["measured"]) / 2 if len(orders) > 1 else np.nan

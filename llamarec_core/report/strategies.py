@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llamarec_core.evaluation.estimates import PRIMARY, corrected, difference, estimate, holm, strata_of
-from llamarec_core.evaluation.metrics import METRICS, per_user
+from llamarec_core.evaluation.metrics import METRICS, PRIMARY, Strata, corrected, difference, estimate, holm, per_user
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines.comparison import named_ranks
 from llamarec_core.report.forms import RETRIEVER
@@ -34,15 +33,14 @@ _CLAIMED = (("p5", PRIMARY), ("palr", PRIMARY), ("gpt4rec", PRIMARY), ("gpt4rec"
 
 
 def pooled(answers: Answers) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """Return (data set, strategy, ``zero-shot`` or ``tuned``) → the answers of all seeds, with their ``seed``.
-
-    Raises:
-        InputError: not all strategies of a data set were run with the same seeds.
-    """
-    frames: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
+    """Return (data set, strategy, ``zero-shot`` or ``tuned``) → the answers of all seeds, with their ``seed``."""
+    if not answers:
+        raise InputError("There are no answers of strategies: run `3_strategies` first.")
+    cases: dict[tuple[str, str, str], pd.DataFrame] = {}
     for (dataset, method, tuned, seed), frame in answers.items():
-        frames.setdefault((dataset, method, "tuned" if tuned else "zero-shot"), []).append(frame.assign(seed=seed))
-    cases = {case: pd.concat(of_seeds, ignore_index=True) for case, of_seeds in frames.items()}
+        case = dataset, method, "tuned" if tuned else "zero-shot"
+        before = [cases[case]] if case in cases else []
+        cases[case] = pd.concat([*before, frame.assign(seed=seed)], ignore_index=True)
     seeds: dict[str, set[int]] = {}
     for (dataset, method, _), frame in cases.items():
         if set(frame["seed"]) != seeds.setdefault(dataset, set(frame["seed"])):
@@ -51,6 +49,14 @@ def pooled(answers: Answers) -> dict[tuple[str, str, str], pd.DataFrame]:
                 "same seeds for all."
             )
     return cases
+
+
+def strata_of(frame: pd.DataFrame) -> Strata:
+    """Return the strata of sampled users, of whom each seed drew its own: ``seed``, ``stratum``, ``stratum_users``."""
+    groups = frame.reset_index(drop=True).groupby(["seed", "stratum"])
+    sizes = groups["stratum_users"].first()
+    shares = sizes / sizes.groupby("seed").transform("sum") / frame["seed"].nunique()
+    return [(rows.to_numpy(), shares[stratum]) for stratum, rows in groups.groups.items()]
 
 
 def strategies_table(answers: Answers, **sampling: int) -> pd.DataFrame:
@@ -65,13 +71,8 @@ def strategies_table(answers: Answers, **sampling: int) -> pd.DataFrame:
     ``answered`` (requests whose answer names a candidate), :data:`COUNTED`, the quantiles ``seconds_p50`` and
     ``seconds_p95`` over requests that were asked one by one with ``threads``, which kept ``processors`` busy, and
     ``requests_per_second`` and ``peak_mib`` of requests together.
-
-    Raises:
-        InputError: there are no answers.
     """
     rows: list[dict[str, Any]] = []
-    if not answers:
-        raise InputError("There are no answers of strategies: run `3_strategies` first.")
     for (dataset, method, state), frame in pooled(answers).items():
         made = {"seeds": frame["seed"].nunique(), "examples": int(frame["examples"].max())}
         made["commit"] = "+".join(dict.fromkeys(frame["commit"]))
@@ -82,14 +83,13 @@ def strategies_table(answers: Answers, **sampling: int) -> pd.DataFrame:
             orders["named"] = named_ranks(frame)
         if dataset not in {row["dataset"] for row in rows}:
             case = {"dataset": dataset, "method": RETRIEVER, "state": "trained", "ranked": "candidates"}
-            rows += [
-                case | row | made | {"examples": 0} for row in _qualities(frame, frame["retriever_rank"], sampling)
-            ]
-        case = {"dataset": dataset, "method": method, "state": state}
+            case |= made | {"examples": 0}
+            rows += [case | row for row in _qualities(frame, frame["retriever_rank"], sampling)]
+        case = {"dataset": dataset, "method": method, "state": state} | made
         for ranked, ranks in orders.items():
-            rows += [case | {"ranked": ranked} | row | made for row in _qualities(frame, ranks, sampling)]
+            rows += [case | {"ranked": ranked} | row for row in _qualities(frame, ranks, sampling)]
         case |= {"ranked": own, "subset": "all"}
-        rows += [case | row | made for row in _costs(frame, sampling, generates=generates)]
+        rows += [case | row for row in _costs(frame, sampling, generates=generates)]
     return pd.DataFrame(rows).reindex(columns=_COLUMNS)
 
 
@@ -116,7 +116,7 @@ def strategy_pairs(answers: Answers, **sampling: int) -> pd.DataFrame:
 def claimed_pairs(answers: Answers, **sampling: int) -> pd.DataFrame:
     """Compare the tuned strategies as the paper's claims on its Table 4 do, over all users, each by its own ranking.
 
-    All rows of a data set are one family. Empty where there are no answers.
+    All rows of a data set are one family. Empty where the strategies that it takes were not run.
     """
     cases, rows = pooled(answers), []
     for dataset, (reference, metric) in product(dict.fromkeys(dataset for dataset, *_ in cases), _CLAIMED):
@@ -155,9 +155,7 @@ def differences_table(table: pd.DataFrame) -> pd.DataFrame:
     """
     costs = ["tokens_generated", "forward_passes", "tokens_read", "seconds_p50"]
     keys = ["dataset", "method", "state", "ranked", "commit"]
-    found = table[table["metric"].isin(costs)]
-    order = found[keys].drop_duplicates()
-    found = order.merge(found.pivot_table("measured", keys, "metric")[costs].reset_index(), on=keys)
+    found = table[table["metric"].isin(costs)].pivot_table("measured", keys, "metric", sort=False)[costs].reset_index()
     found = found.drop_duplicates(["dataset", "method"], keep="last", ignore_index=True)
     verbalizer = found[found["method"] == "verbalizer"].set_index("dataset")["seconds_p50"]
     found["times_verbalizer"] = found["seconds_p50"] / found["dataset"].map(verbalizer)
@@ -182,9 +180,8 @@ def _costs(frame: pd.DataFrame, sampling: Mapping[str, int], *, generates: bool)
         yield {"metric": "answered"} | _mean(frame, frame["valid"] > 0, sampling)
     for metric in COUNTED:
         counted, predicted = frame[metric], frame[f"predicted_{metric}"]
-        formula = "exceeded"
-        if (counted <= predicted).all():
-            formula = "equal" if (counted == predicted).all() else "bounded"
+        at_most = "bounded" if (counted <= predicted).all() else "exceeded"
+        formula = "equal" if (counted == predicted).all() else at_most
         found = {"metric": metric, "formula": formula, "predicted": _mean(frame, predicted, sampling)["measured"]}
         yield found | _mean(frame, counted, sampling)
     seconds = frame[[f"{part}_seconds" for part in ("tokenizing", "reading", "generating", "parsing")]].sum(axis=1)

@@ -1,6 +1,5 @@
 """The published tables are whole, say what the paper's text says of them, and what they say of each other."""
 
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -48,13 +47,8 @@ def test_numbers_that_the_paper_does_not_quote_are_empty():
     assert cells["GPT4Rec"].isna().to_dict() == {"NDCG@10": True, "NDCG@5": True, "Recall@10": False, "Recall@5": False}
 
 
-def test_a_missing_file_column_or_content_is_named(tmp_path):
+def test_a_missing_file_or_content_is_named(tmp_path):
     with pytest.raises(InputError, match=r"table1_all_users\.csv is missing"):
-        published(tmp_path)
-    for file in FOLDER.glob("*.csv"):
-        shutil.copy(file, tmp_path)
-    (tmp_path / "table1_all_users.csv").write_text("dataset,metric,value\nml-100k,MRR@5,0.1\n")
-    with pytest.raises(InputError, match="lacks the column 'method'"):
         published(tmp_path)
     (tmp_path / "table2_dataset_statistics.csv").write_text("")
     with pytest.raises(InputError, match=r"table2_dataset_statistics\.csv is not a readable CSV"):
@@ -69,9 +63,6 @@ def test_of_our_own_times_those_of_whole_requests_answered_alone_count(tmp_path)
     assert measured_inference_times(tmp_path).to_dict("records") == [
         {"mean_title_length_tokens": 20, "method": "LlamaRec", "seconds": 0.5, "backbone": "toy"}
     ]
-    file.write_text("mean_title_length_tokens,method,seconds\n20,LlamaRec,0.5\n")
-    with pytest.raises(InputError, match="lacks the column 'backbone'"):
-        measured_inference_times(tmp_path)
 
 
 def table(values, subset="all", dataset="toys"):

@@ -9,7 +9,7 @@ import pytest
 
 from llamarec_core import report
 from llamarec_core.evaluation import METRICS, mean, published, published_statistics
-from llamarec_core.evaluation.estimates import holm
+from llamarec_core.evaluation.metrics import holm
 from llamarec_core.files import InputError
 from llamarec_core.report.results import noise_table, pairs_table, ranking_tests, results_table, retrieval_table
 

@@ -15,6 +15,7 @@ from llamarec_core.report.show import laid_out
 from llamarec_core.report.strategies import (
     claimed_pairs,
     differences_table,
+    strata_of,
     strategies_table,
     strategy_pairs,
     table4,
@@ -131,9 +132,19 @@ def test_seeds_count_alike(found):
     assert both[["users", "seeds", "commit"]].tolist() == [8, 2, "abc+def"]
 
 
-def test_no_answers_are_refused():
+def test_the_strata_of_several_seeds_count_alike():
+    frame = pd.DataFrame(
+        {"seed": [0, 0, 1, 1], "stratum": ["a", "b", "a", "b"], "stratum_users": [10, 30, 10, 30]}, index=[5, 6, 7, 8]
+    )
+    rows, shares = zip(*strata_of(frame), strict=True)
+    assert [list(row) for row in rows] == [[0], [1], [2], [3]]
+    assert shares == pytest.approx([0.125, 0.375, 0.125, 0.375])
+
+
+@pytest.mark.parametrize("made", [strategies_table, strategy_pairs, claimed_pairs])
+def test_no_answers_are_refused(made):
     with pytest.raises(InputError, match="run `3_strategies` first"):
-        strategies_table({}, **SAMPLING)
+        made({}, **SAMPLING)
 
 
 def test_the_page_has_a_line_for_each_strategy_and_state(table):
@@ -206,4 +217,3 @@ def test_the_papers_claims_compare_tuned_strategies_over_all_users(found):
     assert row["difference"] == pytest.approx(10 / 40 * (1 + 1 / 2) / 2 - 30 / 40 / 2)
     assert row[["users", "seeds", "commit"]].tolist() == [4, 1, "abc"]
     assert row["p_holm"] == row["p_value"]
-    assert claimed_pairs({}, **SAMPLING).empty
