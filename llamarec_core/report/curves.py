@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter, PercentFormatter
 
@@ -35,13 +36,10 @@ def line_panels(
     best: str | None = None,
     **options: Any,
 ) -> Figure:
-    """Plot lines against the same axes, in one panel or several.
+    """Plot lines by the title of a panel and their name, which have the same look in every panel.
 
-    Args:
-        panels: title → name of a line → its points. A line has the same look in every panel.
-        x, y: columns of both axes, which have these ``labels``. ``log`` names the logarithmic ones.
-        columns: how many panels stand side by side.
-        best: a column that is true for points to mark by a star.
+    ``log`` names the logarithmic axes, ``columns`` is how many panels stand side by side, and ``best`` is a column that
+    is true for points to mark by a star.
     """
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     looks = {
@@ -84,22 +82,24 @@ def training_curve(frame: pd.DataFrame, *, x: str, metric: str) -> Figure:
 
 
 def learning_curve(curves: Mapping[str, pd.DataFrame], lines: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Plot what the ranker learns from answers, one column a data set or a tuning.
+    """Plot what the ranker learns from answers, one column a tuning: its title → its ``training.csv``.
 
-    Args:
-        curves: title → the tuning's ``training.csv``. Columns that are not there are left out.
-        lines: title → name → NDCG@10 of the same users without the ranker.
+    ``lines`` hold, by title and name, the NDCG@10 of the same users without the ranker.
     """
     shown = {
         "nats over the prior": {"nats": "alone"},
         "validation NDCG@10": {"ndcg@10": "alone", "ndcg@10_with_retriever": "with the retriever's score",
                                "ndcg@10_shuffled": "candidates shuffled"},
     }  # fmt: skip
-    panels: dict[str, dict[str, pd.DataFrame]] = {}
-    for label, columns in shown.items():
-        for title, curve in curves.items():
-            points = {name: curve.assign(value=curve[column]) for column, name in columns.items() if column in curve}
-            panels[f"{title}\n{label}"] = {name: of.dropna(subset="value") for name, of in points.items()}
+    panels = {
+        f"{title}\n{label}": {
+            name: curve.assign(value=curve[column]).dropna(subset="value")
+            for column, name in columns.items()
+            if column in curve  # a short tuning has not all
+        }
+        for label, columns in shown.items()
+        for title, curve in curves.items()
+    }
     for title, values in lines.items():
         ends = curves[title].iloc[[0, -1]]
         panels[f"{title}\nvalidation NDCG@10"] |= {name: ends.assign(value=value) for name, value in values.items()}
@@ -219,16 +219,12 @@ def noise_sizes(noise: pd.DataFrame) -> Figure:
 
 
 def quality_against_latency(table: pd.DataFrame) -> Figure:
-    """Plot NDCG@10 over all users against the median time of a request, from ``strategies.csv``; a panel a data set.
-
-    Raises:
-        InputError: the table holds no times.
-    """
+    """Plot NDCG@10 over all users against the median time of a request, from ``strategies.csv``; a panel a data set."""
     of_all = table[table["subset"] == "all"]
     quality = of_all[of_all["metric"] == "NDCG@10"]
-    seconds = of_all[of_all["metric"] == "seconds_p50"].assign(seconds=of_all["measured"])
     keys = ["dataset", "method", "state", "ranked"]  # times stand beside a strategy's own way of ranking
-    points = quality.merge(seconds[[*keys, "seconds"]], on=keys)
+    seconds = of_all.loc[of_all["metric"] == "seconds_p50", [*keys, "measured"]].rename(columns={"measured": "seconds"})
+    points = quality.merge(seconds, on=keys)
     if points.empty:
         raise InputError("The table of strategies holds no times: run the strategies first.")
     panels = dict(tuple(points.groupby("dataset", sort=False)))
@@ -248,9 +244,7 @@ def quality_against_latency(table: pd.DataFrame) -> Figure:
             (point,) = axis.plot(at, values, markerfacecolor=hue if tuned else "white", **look)
             written = "{dataset}, {method}, {state}: {measured:.3f} [{ci_low:.3f}, {ci_high:.3f}] at {seconds:.2f} s"
             point.tooltip = text(written, row)
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(_PLAIN)
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        _plain_log(axis)
     looks = {
         display_name(name): {"marker": mark, "color": hue}
         for name, (mark, hue) in _STRATEGIES.items()
@@ -271,9 +265,7 @@ def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
     titles, labels = ("Sequence lengths", "Item popularity"), ("interactions of a user (log)", "users")
     figure, (left, right) = new_figure(caption, titles, labels, columns=2, height=2.9)
     left.hist(lengths, np.geomspace(lengths.min(), lengths.max() + 1, 31), color=colour("lrurec"), linewidth=0)
-    left.set_xscale("log")
-    left.xaxis.set_major_formatter(_PLAIN)
-    left.xaxis.set_minor_formatter(NullFormatter())  # their labels would run into one another
+    _plain_log(left)
     median, least, most = np.median(lengths), lengths.min(), lengths.max()
     middle = left.axvline(median, color=colour("llamarec"), linestyle="--", label=f"median {median:g}")
     middle.tooltip = f"{len(lengths):,} users with {least:,} to {most:,} interactions, median {median:g}"
@@ -282,3 +274,9 @@ def sequence_lengths_and_popularity(dataset: Dataset) -> Figure:
     curve.tooltip = f"items with {occurrences[0]:,} down to {occurrences[-1]:,} interactions"
     right.set(xlabel="item's popularity rank (log)", ylabel="interactions (log)")
     return figure
+
+
+def _plain_log(axis: Axes) -> None:
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(_PLAIN)
+    axis.xaxis.set_minor_formatter(NullFormatter())  # their labels would run into one another

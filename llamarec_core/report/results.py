@@ -35,13 +35,7 @@ FLOORS = (
 
 
 def results_table(
-    ranks: Ranks,
-    commit: str,
-    *,
-    published: pd.DataFrame,
-    retriever: str | None = None,
-    candidates: int = 20,
-    **sampling: int,
+    ranks: Ranks, commit: str, *, published: pd.DataFrame, retriever: str = "", candidates: int = 20, **sampling: int
 ) -> pd.DataFrame:
     """Compute every metric of every method (Tables 1 and 3), beside what the paper prints.
 
@@ -84,7 +78,7 @@ def ranking_tests(ranks: Ranks, commit: str, *, retriever: str, **options: int) 
     floors = [(dataset, *pair) for dataset, pair in product(_datasets(ranks), FLOORS)]
     floors = [pair for pair in floors if {pair[:2], pair[::2]} <= runs.keys()]
     rows = list(_compare(runs, pairs, retriever=retriever, **options))
-    found = _compare(runs, floors, retriever=retriever, metrics=[PRIMARY], **options)
+    found = _compare(runs, floors, retriever=retriever, **options)
     rows += [row for row in found if row["subset"] == "retrieved"]
     return corrected(pd.DataFrame(rows)).assign(commit=commit)
 
@@ -219,7 +213,7 @@ def _refuse_other_users(frame: pd.DataFrame, expected: pd.DataFrame, words: str)
         )
 
 
-def _stacked(runs: Runs, dataset: str, method: str, like: str | None = None) -> np.ndarray:
+def _stacked(runs: Runs, dataset: str, method: str, like: str = "") -> np.ndarray:
     """Return a method's ranks ``(seeds, users)``, with the seeds of another or with all of its own."""
     own = runs.get((dataset, method), pd.DataFrame())
     seeds = runs[dataset, like or method].index
@@ -232,7 +226,7 @@ def _stacked(runs: Runs, dataset: str, method: str, like: str | None = None) -> 
 
 
 def _subsets(
-    runs: Runs, dataset: str, method: str, retriever: str | None, candidates: int
+    runs: Runs, dataset: str, method: str, retriever: str, candidates: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the subsets that have users with every seed of a method, each as bool ``(seeds, users)``."""
     retrieved = _stacked(runs, dataset, retriever or method, like=method) <= candidates
@@ -242,13 +236,7 @@ def _subsets(
 
 
 def _compare(
-    runs: Runs,
-    pairs: Iterable[tuple[str, str, str]],
-    *,
-    retriever: str | None = None,
-    candidates: int = 20,
-    metrics: Iterable[str] = METRICS,
-    **sampling: int,
+    runs: Runs, pairs: Iterable[tuple[str, str, str]], *, retriever: str = "", candidates: int = 20, **sampling: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the comparisons of pairs (data set, method, reference) on the same users.
 
@@ -256,7 +244,8 @@ def _compare(
     """
     for dataset, method, reference in pairs:
         own = _stacked(runs, dataset, method)
-        other = _stacked(runs, dataset, reference, like=method if retriever else None)
+        other = _stacked(runs, dataset, reference, like=method if retriever else "")
+        metrics = [PRIMARY] if (method, reference) in FLOORS else METRICS
         for (subset, members), metric in product(_subsets(runs, dataset, method, retriever, candidates), metrics):
             values = over_seeds(per_user(own, metric), members)
             of_other = members if retriever else np.ones(other.shape, dtype=bool)

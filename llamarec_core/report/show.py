@@ -88,9 +88,6 @@ def write_table(frame: pd.DataFrame, path: Path, form: str | None = None, *, cap
 
     ``path`` has no suffix. Numbers have six significant digits, so that the CSV is the same on every machine. The LaTeX
     names in its first line the packages that it needs; its label is ``tab:`` and the file's name.
-
-    Raises:
-        InputError: the disk is full.
     """
     csv, tex = (path.with_name(f"{path.name}.{suffix}") for suffix in ("csv", "tex"))
     with replacing(csv) as temporary:
@@ -106,30 +103,21 @@ def publish_table(
 
     ``name`` is that of the files, and of the form unless ``form`` is given; ``table1`` stands at ``#table-1`` of the
     page. The caption is ``about`` and the number of users. A ``bench`` stands in ``results/bench``.
-
-    Raises:
-        InputError: the disk is full.
     """
     form = form or (name if name in FORMS else None)
-    caption = " ".join(filter(None, [about, _users(frame)]))
+    caption = f"{about} {_users(frame)}".strip()
     path = run.root / "results" / "bench" / name if bench else run.table(name)
     in_an_article = re.sub(r"^Table \d+: (.)", lambda found: found[1].upper(), caption)  # it numbers its own tables
     files = write_table(frame, path, form, caption=in_an_article)
     run.wrote(*files)
-    page = run.executed_notebook.parent
-    addresses = (Path(os.path.relpath(file, page)).as_posix() for file in files)
-    anchor = "table-" + re.sub(r"[^a-z0-9]+", "-", name.removeprefix("table").lower()).strip("-")
-    return show_table(
-        frame, form, caption=caption, name=anchor, links=dict(zip(("CSV", "LaTeX"), addresses, strict=True))
-    )
+    addresses = (Path(os.path.relpath(file, run.executed_notebook.parent)).as_posix() for file in files)
+    links = dict(zip(("CSV", "LaTeX"), addresses, strict=True))
+    anchor = "table-" + name.removeprefix("table").lower().replace("_", "-").strip("-")
+    return show_table(frame, form, caption=caption, name=anchor, links=links)
 
 
 def laid_out(frame: pd.DataFrame, form: Form) -> pd.DataFrame:
-    """Return the texts of a table as a page shows it.
-
-    Raises:
-        ValueError: two rows of the frame would share a cell.
-    """
+    """Return the texts of a table as a page shows it; a :class:`ValueError` if two rows would share a cell."""
     named = {column: frame[column].map(display_name) for column in _NAMED if column in frame}
     bold = {heading: marks(frame).tolist() for heading, marks in form.bold.items()}
     columns: dict[str, None] = {}
@@ -147,8 +135,7 @@ def laid_out(frame: pd.DataFrame, form: Form) -> pd.DataFrame:
     index = pd.DataFrame([names for names, _ in lines], columns=list(form.rows), dtype=object)
     last = list(form.rows)[-1]
     index = index[[name for name in index if name == last or len(set(index[name])) > 1]]
-    cells = [[line.get(column, "") for column in columns] for line in lines.values()]
-    texts = pd.DataFrame(cells, pd.MultiIndex.from_frame(index), list(columns), dtype=object)
+    texts = pd.DataFrame(list(lines.values()), pd.MultiIndex.from_frame(index), list(columns), dtype=object).fillna("")
     return texts.loc[:, (texts != "").any()]
 
 
@@ -185,11 +172,11 @@ def show_record(record: Mapping[str, Any]) -> ShownTable:
 
 def show_runs(records: Mapping[str, Mapping[str, Any]]) -> ShownTable:
     """Show how every notebook ran."""
-    rows = []
-    for record in records.values():
-        notebook = record["command"].split()[1].removeprefix("notebooks/").removesuffix(".ipynb")
-        named = {"notebook": notebook, "data set": record["parameters"].get("dataset", "all")}
-        rows.append(named | _circumstances(record))
+    rows = [
+        {"notebook": Path(record["command"].split()[1]).stem, "data set": record["parameters"].get("dataset", "all")}
+        | _circumstances(record)
+        for record in records.values()
+    ]
     return show_table(pd.DataFrame(rows))
 
 
@@ -249,12 +236,12 @@ def _users(frame: pd.DataFrame) -> str:
     """Say how many users each data set's rows are about."""
     if not {"dataset", "users", "subset"} <= set(frame.columns):
         return ""
+    words = {"all": "{:,.0f} users", "retrieved": "{:,.0f} with their target retrieved"}
+    said: dict[str, list[str]] = {}
     counts = frame.dropna(subset="users").groupby(["dataset", "subset"], sort=False)["users"].max()
-    counted = {"all": "{:,.0f} users", "retrieved": "{:,.0f} with their target retrieved"}
-    datasets: dict[str, list[str]] = {}
     for (dataset, subset), count in counts.items():
-        datasets.setdefault(dataset, []).append(counted[subset].format(count))
-    return "; ".join(f"{dataset} {', '.join(said)}" for dataset, said in datasets.items()) + "."
+        said.setdefault(dataset, []).append(words[subset].format(count))
+    return "; ".join(f"{dataset} {', '.join(of)}" for dataset, of in said.items()) + "."
 
 
 def _is_words(column: pd.Series) -> bool:

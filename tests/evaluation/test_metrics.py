@@ -88,29 +88,12 @@ def test_resampling_counts_and_resampling_users_agree():
     assert interval(nearly_equal, samples=20_000) == pytest.approx(interval(values, samples=20_000), abs=5e-4)
 
 
-def test_scipy_finds_the_same_interval():
-    values = np.random.default_rng(2).choice([0.0, 0.0, 0.3, 0.5, 1.0], size=400)
-    theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=9_999, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    assert interval(values, samples=10_000) == pytest.approx(tuple(theirs), abs=3e-3)
-
-
 def test_interval_depends_on_the_seed_but_not_on_the_order_of_users():
     values = np.random.default_rng(3).choice([0.0, 0.5, 1.0], size=100)
     first = interval(values, samples=500, seed=7)
     assert interval(values[::-1], samples=500, seed=7) == first
     assert interval(values, samples=500, seed=8) != first
     assert estimate([0.25] * 8, samples=10, seed=0) == (0.25, 0.25, 0.25)
-
-
-def test_95_percent_of_intervals_cover_the_true_mean():
-    generator = np.random.default_rng(5)
-    covered = 0
-    for seed in range(300):
-        low, high = interval(generator.binomial(1, 0.3, size=200), samples=1_000, seed=seed)
-        covered += low <= 0.3 <= high
-    assert covered / 300 == pytest.approx(0.95, abs=0.03)
 
 
 def test_p_value_is_that_of_all_sign_flips():
@@ -149,15 +132,6 @@ def test_holm_is_the_example_worked_by_hand():
     assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
 
 
-@settings(max_examples=50, deadline=None)
-@given(p_values=st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_keeps_the_order_and_lies_between_the_raw_and_bonferronis(p_values):
-    adjusted = holm(p_values)
-    assert (adjusted >= p_values).all()
-    assert (adjusted <= np.minimum(np.array(p_values) * len(p_values), 1.0)).all()
-    assert (np.diff(adjusted[np.argsort(p_values, kind="stable")]) >= 0).all()
-
-
 def test_the_primary_tests_of_a_data_set_are_one_family():
     columns = ["dataset", "metric", "subset", "p_value"]
     rows = [
@@ -170,13 +144,12 @@ def test_the_primary_tests_of_a_data_set_are_one_family():
     assert of_retrievers["p_holm"].tolist() == [0.001]
 
 
-def test_ten_thousand_samples_of_beautys_users_take_seconds():
+def test_ten_thousand_samples_of_beautys_users_take_a_second():
     ranks = np.random.default_rng(9).zipf(1.3, size=22_332)
     values = np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0)
     started = time.process_time()
     found = estimate(values, samples=10_000, seed=0)
-    estimate(np.random.default_rng(10).random(22_332), samples=10_000, seed=0)
-    assert time.process_time() - started < 10
+    assert time.process_time() - started < 2
     assert found.ci_low < values.mean() < found.ci_high
 
 

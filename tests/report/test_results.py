@@ -76,22 +76,19 @@ def test_published_numbers_stand_beside_ours_where_the_paper_prints_them():
     assert table.loc[table["dataset"] == "ml-100k-1998", "published"].isna().all()
 
 
-def test_several_seeds_count_as_the_mean_of_their_means():
+def test_a_subset_holds_who_is_retrieved_with_some_seed_by_the_mean_over_seeds():
     seeds = {0: [1, 2, 30, 40], 1: [2, 30, 3, 5], 2: [4, 1, 30, 50]}
     table = results({("games", "lrurec", seed): ranks(values) for seed, values in seeds.items()})
     for metric in METRICS:
-        over_all = np.mean([mean(values, metric) for values in seeds.values()])
-        over_retrieved = np.mean([mean([r for r in values if r <= 20], metric) for values in seeds.values()])
-        assert value(table, metric=metric, subset="all") == pytest.approx(over_all)
-        assert value(table, metric=metric, subset="retrieved") == pytest.approx(over_retrieved)
-    assert set(table["seeds"]) == {3}
-    assert value(table, "users", metric="MRR@5", subset="retrieved") == 4  # each is retrieved with some seed
+        of_each = [mean([rank for rank in values if rank <= 20], metric) for values in seeds.values()]
+        assert value(table, metric=metric, subset="retrieved") == pytest.approx(np.mean(of_each))
+    assert value(table, "users", metric="MRR@5", subset="retrieved") == 4
 
 
 def test_fewer_candidates_make_a_smaller_subset_and_without_users_none():
     given = {("games", "lrurec", 0): ranks([2, 6, 15, 30])}
     assert value(results(given, candidates=10), "users", metric="MRR@5", subset="retrieved") == 2
-    assert set(results(given, candidates=1)["subset"]) == set(results(given, retriever=None)["subset"]) == {"all"}
+    assert set(results(given, candidates=1)["subset"]) == set(results(given, retriever="")["subset"]) == {"all"}
 
 
 def test_the_order_of_users_and_of_methods_does_not_matter():
@@ -110,9 +107,6 @@ def test_comparison_is_the_paired_difference_from_the_retrievers_order():
     given = {("games", "lrurec", 0): retriever, ("games", "llamarec", 0): better, ("games", "random-order", 0): worse}
     table = ranking_tests({key: ranks(values) for key, values in given.items()}, retriever="lrurec", **SETTINGS)
     floors = table[table["reference"] != "lrurec"]
-    assert floors[["method", "reference", "metric", "subset"]].to_numpy().tolist() == [
-        ["llamarec", "random-order", "NDCG@10", "retrieved"]
-    ]
     table = table[table["reference"] == "lrurec"]
     assert list(table["method"].unique()) == ["random-order", "llamarec"]
     for metric in METRICS:
@@ -140,6 +134,7 @@ def test_statistics_stand_beside_table_2_as_printed():
     ("given", "message"),
     [
         ({}, "no ranks"),
+        ({("games", "lrurec", 0): ranks([1, 2])}, "nothing to compare with lrurec"),
         ({("games", "llamarec", 3): ranks([1])}, "lrurec on games with seed 3 are missing"),
         (
             {("games", "lrurec", 0): ranks([1, 2]), ("games", "llamarec", 0): ranks([1, 2], targets=[1, 9])},
@@ -147,17 +142,12 @@ def test_statistics_stand_beside_table_2_as_printed():
         ),
         ({("games", "lrurec", 0): ranks([1, 2]), ("games", "llamarec", 0): ranks([1])}, "other users or targets"),
         ({("games", "lrurec", 0): ranks([1, 2], users=[4, 4])}, "lrurec on games with seed 0 do not hold one row"),
-        ({("games", "lrurec", 0): ranks([0, 1])}, "counted from 1"),
+        ({("games", name, 0): ranks([0, 1]) for name in ("lrurec", "llamarec")}, "counted from 1"),
     ],
 )
 def test_ranks_that_do_not_fit_together_are_refused(given, message):
     with pytest.raises(InputError, match=message):
-        results(given)
-
-
-def test_a_comparison_needs_something_to_compare():
-    with pytest.raises(InputError, match="nothing to compare with lrurec"):
-        ranking_tests({("games", "lrurec", 0): ranks([1, 2])}, retriever="lrurec", **SETTINGS)
+        ranking_tests(given, retriever="lrurec", **SETTINGS)
 
 
 def test_the_ranker_is_compared_with_orders_without_a_language_model_among_retrieved_users():

@@ -1,6 +1,5 @@
 """Tables on the page and in LaTeX: every committed table has a form in which it can be read and compiled."""
 
-import errno
 import re
 import shutil
 import subprocess
@@ -12,7 +11,6 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from llamarec_core.files import InputError
 from llamarec_core.report import publish_table, show_record, show_runs, show_table, show_versions, write_table
 from llamarec_core.report.forms import FORMS, number
 from llamarec_core.report.show import laid_out
@@ -178,19 +176,6 @@ def test_files_are_tidy_csv_of_six_digits_and_latex_that_fits_the_page(tmp_path)
     assert r"\begin{longtable}{lr}" in high
 
 
-def test_a_full_disk_leaves_the_old_table(tmp_path, monkeypatch):
-    csv, _ = write_table(results(), tmp_path / "results")
-    before = csv.read_bytes()
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
-    with pytest.raises(InputError, match="disk is full"):
-        write_table(results(), tmp_path / "results")
-    assert csv.read_bytes() == before
-
-
 @pytest.fixture
 def run(tmp_path):
     folder, written = tmp_path / "results" / "small", []
@@ -217,15 +202,17 @@ def test_a_published_table_has_its_place_its_files_and_the_number_of_its_users(r
     assert r"\caption{All users. games 1,200 users," in files[1].read_text()
 
 
-@pytest.mark.parametrize(("name", "place"), [("claims", "table-claims"), ("table1_retrieval", "table-1-retrieval")])
-def test_the_place_on_the_page_follows_from_the_name(run, name, place):
-    assert publish_table(results(), name, run=run, about="x", form="table1").name == place
-
-
-def test_times_lie_among_the_benches(run):
-    times = pd.DataFrame({"case": ["a"], "variant": ["b"], "median_seconds": 0.5, "iqr_seconds": 0.1})
-    publish_table(times.assign(ratio_to_reference=1.0), "ranker", run=run, about="Times.", form="bench", bench=True)
-    assert run.written[0] == run.root / "results" / "bench" / "ranker.csv"
+@pytest.mark.parametrize(
+    ("name", "options", "place", "file"),
+    [
+        ("claims", {}, "table-claims", "small/tables/claims.csv"),
+        ("table1_retrieval", {}, "table-1-retrieval", "small/tables/table1_retrieval.csv"),
+        ("ranker", {"bench": True}, "table-ranker", "bench/ranker.csv"),
+    ],
+)
+def test_place_and_file_follow_from_the_name(run, name, options, place, file):
+    assert publish_table(results(), name, run=run, about="x", form="table1", **options).name == place
+    assert run.written[0] == run.root / "results" / file
 
 
 def test_a_run_is_shown_with_its_command_commit_machine_and_cost():
