@@ -74,12 +74,12 @@ def new_figure(
     return figure, axes[: len(titles)]
 
 
-def spread(axes: Iterable[Axes], *, along: str = "x", least: float = 0.02) -> None:
-    """Widen axes of a metric that span less than ``least``, which is no difference to look at."""
+def spread(axes: Iterable[Axes], *, along: str = "x") -> None:
+    """Widen axes of a metric that span less than 0.02, which is no difference to look at."""
     for axis in axes:
         low, high = getattr(axis, f"get_{along}lim")()
-        if high - low < least:
-            getattr(axis, f"set_{along}lim")((low + high - least) / 2, (low + high + least) / 2)
+        if high - low < 0.02:
+            getattr(axis, f"set_{along}lim")((low + high - 0.02) / 2, (low + high + 0.02) / 2)
 
 
 def legend_below(figure: Figure, looks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -106,11 +106,7 @@ def as_html(figure: Figure) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PNG, PDF and SVG, each whole or not at all. ``path`` has no suffix. Return the files.
-
-    Raises:
-        InputError: the disk is full.
-    """
+    """Write a figure as PNG, PDF and SVG, each whole or not at all. ``path`` has no suffix. Return the files."""
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "pdf", "svg")]
     for file in files:
         with replacing(file) as temporary:
@@ -129,11 +125,7 @@ def from_the_top(axis: Axes, rows: int) -> None:
 
 
 def forest(table: pd.DataFrame, *, metrics: Sequence[str] = QUOTED, subset: str = "all") -> Figure:
-    """Plot each method's metrics in a table of results, one column a data set.
-
-    Raises:
-        InputError: the table has no row of that subset and those metrics.
-    """
+    """Plot each method's metrics in a table of results, one column a data set."""
     table = table[table["metric"].isin(metrics) & (table["subset"] == subset)]
     if table.empty:
         raise InputError(f"The results hold none of {', '.join(metrics)} for the subset {subset!r}: nothing to plot.")

@@ -193,8 +193,8 @@ def by_method(ranks: Ranks) -> Runs:
         own = {key[1:]: frame.sort_values("user") for key, frame in ranks.items() if key[0] == dataset}
         for (method, seed), frame in own.items():
             words = f"ranks of {method} on {dataset} with seed {seed}"
-            if frame.empty or frame["user"].duplicated().any():
-                raise InputError(f"The {words} do not hold one row for each user: run the step that writes them again.")
+            if frame.empty:
+                raise InputError(f"The {words} hold no user: run the step that writes them again.")
             _refuse_other_users(frame, next(iter(own.values())), words)
         table = pd.DataFrame({key: own[key]["rank"].to_numpy() for key in sorted(own)}).T  # (methods × seeds, users)
         runs |= {(dataset, method): table.loc[method] for method in in_order(method for method, _ in own)}

@@ -156,7 +156,7 @@ def differences_table(table: pd.DataFrame) -> pd.DataFrame:
     costs = ["tokens_generated", "forward_passes", "tokens_read", "seconds_p50"]
     keys = ["dataset", "method", "state", "ranked", "commit"]
     found = table[table["metric"].isin(costs)].pivot_table("measured", keys, "metric", sort=False)[costs].reset_index()
-    found = found.drop_duplicates(["dataset", "method"], keep="last", ignore_index=True)
+    found = found.drop_duplicates(["dataset", "method"], keep="last", ignore_index=True).rename_axis(columns=None)
     verbalizer = found[found["method"] == "verbalizer"].set_index("dataset")["seconds_p50"]
     found["times_verbalizer"] = found["seconds_p50"] / found["dataset"].map(verbalizer)
     found = found.assign(two_stage=found["ranked"] == "candidates").rename(columns={"method": "strategy"})
