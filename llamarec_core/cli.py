@@ -5,6 +5,7 @@ profile's grid, ``llamarec fit`` trains a recommender on data of your own, ``lla
 ``llamarec verify`` checks the committed results.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,6 +143,8 @@ def recommend(
     options = {"exclude": exclude or (), "only": only, "order": order, "progress": users is not None}
     ranked = recommender.recommend_users(asked, count, **options)
     ranked = ranked.drop(columns="user") if history else ranked
+    if os.environ.get("RANK", "0") != "0":  # of several processes of torchrun, the first one answers
+        return
     if output is not None:
         with replacing(output) as temporary:
             ranked.to_parquet(temporary) if output.suffix == ".parquet" else ranked.to_csv(temporary, index=False)

@@ -1,8 +1,8 @@
 """Kill `make study` at random moments, by SIGKILL, SIGTERM and SIGINT in turn: `python tests/kills.py 40`.
 
-The study is the smoke profile, in a clone with results of its own committed. At no moment may one of them be missing or
-changed before a run publishes, and in the end the ranks must be those of a run that was left alone. It takes about half
-a minute a kill, so that no test suite runs it.
+The study is the smoke profile, in a clone that has its results already, from a run that was left alone. At no moment
+may one of them be missing. Ranks, weights and tables must be those of that run, byte for byte, after every kill and in
+the end. No test suite runs it, because it takes about a minute a kill.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def clone(folder: Path) -> Path:
     """Return a clone of the checkout that shares its environment."""
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     (folder / ".venv").mkdir()
-    for part in (ROOT / ".venv").resolve().iterdir():
+    for part in Path(sys.prefix).iterdir():
         if part.name != ".complete":
             (folder / ".venv" / part.name).symlink_to(part)
     (folder / ".venv" / ".complete").write_text(f"{folder}\n")
@@ -37,29 +37,41 @@ def clone(folder: Path) -> Path:
 
 
 def start(folder: Path) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(folder)}  # the clone's own library
     with open(folder.parent / f"{folder.name}.log", "ab") as log:
-        command = ["make", "study", "PROFILE=smoke"]
-        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        options = {"cwd": folder, "env": environment, "stdout": log, "stderr": log, "start_new_session": True}
+        return subprocess.Popen(["make", "study", "PROFILE=smoke"], **options)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in (folder / "results").rglob("*") if path.is_file() and ".partial" not in path.name)
+def results(folder: Path) -> set[str]:
+    files = (folder / "results").rglob("*")
+    return {str(path.relative_to(folder)) for path in files if path.is_file() and ".partial" not in path.name}
+
+
+def outcome(folder: Path) -> dict[str, bytes]:
+    """Return what must be the same bytes in the end: ranks, weights and tables."""
+    kinds = ("ranks/*/*.parquet", "weights/*/**/*.safetensors", "tables/*.csv")
+    files = [path for kind in kinds for path in (folder / "results" / "smoke").glob(kind)]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def ranks(folder: Path) -> dict[str, bytes]:
-    return {name: content for name, content in contents(folder).items() if "smoke/ranks" in name and "parquet" in name}
 
 
 def step_of(process: psutil.Process) -> str:
     """Return what runs at this moment: a notebook, the book, or what stands between them."""
     for child in process.children(recursive=True):
-        for word in child.cmdline() if child.is_running() else []:
-            if word.endswith(".ipynb"):
-                return Path(word).stem
-            if word.endswith("jupyter-book"):
-                return "book"
+        with contextlib.suppress(psutil.Error):  # it may end meanwhile
+            for word in child.cmdline():
+                if word.endswith(".ipynb"):
+                    return Path(word).stem
+                if word.endswith("jupyter-book"):
+                    return "book"
     return "between steps"
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # which its parent has yet to ask for
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill(process: subprocess.Popen, number: signal.Signals) -> str:
@@ -69,36 +81,50 @@ def kill(process: subprocess.Popen, number: signal.Signals) -> str:
     for one in running:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.send_signal(number)
-    psutil.wait_procs(running, timeout=120)
+    end = time.monotonic() + 120
+    while alive := [one for one in running if is_alive(one)]:
+        assert time.monotonic() < end, f"alive after {number.name}: {alive}"
+        time.sleep(0.1)
+    process.wait()
     return hit
 
 
 def main(kills: int) -> None:
     base = Path(tempfile.mkdtemp(prefix="kills-"))
     alone, killed = clone(base / "alone"), clone(base / "killed")
+
+    def check(moment: str) -> None:
+        missing = committed - results(killed)
+        assert not missing, f"missing {moment}: {sorted(missing)}"
+
+    def finish(process: subprocess.Popen) -> None:
+        assert process.wait() == 0, (base / "killed.log").read_text()[-2000:]
+        assert outcome(killed) == outcome(alone)
+
+    begun = time.monotonic()
     assert start(alone).wait() == 0, (base / "alone.log").read_text()
+    print(f"a run that is left alone: {time.monotonic() - begun:.0f} s", flush=True)
     shutil.copytree(alone / "results" / "smoke", killed / "results" / "smoke")
-    committed, done, finished = contents(killed), Counter(), 0
-    chance = np.random.default_rng(0)
+    committed, done, finished = results(killed), Counter(), 0
+    chance, begun = np.random.default_rng(0), time.monotonic()
     while done.total() < kills:
-        number, process = SIGNALS[done.total() % 3], start(killed)
+        number, process, hit = SIGNALS[done.total() % 3], start(killed), "the end"
         end = time.monotonic() + chance.uniform(1, LONGEST)
         while process.poll() is None and time.monotonic() < end:
-            missing = committed.keys() - contents(killed).keys()
-            assert not missing, f"missing while a step ran: {sorted(missing)}"
+            check("while a step ran")
             time.sleep(0.2)
         if process.poll() is None:
-            done[f"{number.name} {kill(process, number)}"] += 1
-            missing = committed.keys() - contents(killed).keys()
-            assert not missing, f"missing after {number.name}: {sorted(missing)}"
-        else:  # it came to its end: begin again
-            assert process.returncode == 0, (base / "killed.log").read_text()[-2000:]
+            hit = kill(process, number)
+            done[f"{number.name} {hit}"] += 1
+            check(f"after {number.name} in {hit}")
+            assert outcome(killed) == outcome(alone)
+        else:
+            finish(process)
             finished += 1
-            assert ranks(killed) == ranks(alone)
+        if hit in ("the end", "book"):  # all steps are done: begin again
             shutil.rmtree(killed / "runs")
-        print(dict(done), f"{finished} runs came to their end", flush=True)
-    assert start(killed).wait() == 0, (base / "killed.log").read_text()[-2000:]
-    assert ranks(killed) == ranks(alone)
+        print(f"{time.monotonic() - begun:.0f} s: {done.total()} kills, the last in {hit}", flush=True)
+    finish(start(killed))
     print(json.dumps({"kills": done.total(), "runs to the end": finished + 1, "by step": dict(done)}, indent=2))
     shutil.rmtree(base)
 

@@ -103,6 +103,18 @@ def test_the_folder_answers_from_anywhere_without_the_study(fitted, recommender,
     pd.testing.assert_frame_equal(one, recommender.recommend(["Red soap", "kettle-blue"], 6), rtol=1e-4)
 
 
+def test_two_processes_recommend_the_bytes_of_one(fitted, tmp_path):
+    of = "recommend", "--from", fitted[0] / "saved", "--users", "all", "--count", "5", "--output"
+    script, environment = tmp_path / "recommend.py", os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    script.write_text("from llamarec_core.cli import main; main()")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    for number in ("1", "2"):
+        command = [*torchrun, number, script, *of, tmp_path / f"{number}.csv"]
+        ran = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=300)
+        assert ran.stdout.count("recommendations for 40 users are in") == 1
+    assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
+
+
 def test_the_command_recommends(fitted, tmp_path):
     of = "recommend", "--from", fitted[0] / "saved"
     answer = llamarec(*of, "--user", "u00", "--json", "--count", 2, "--order", "retriever")

@@ -111,7 +111,11 @@ def write_random_backbone(folder: Path, config: LlamaConfig, *, seed: int) -> No
 
 
 def default_device() -> torch.device:
-    """Return the first CUDA device, or the CPU where there is none."""
+    """Return the first CUDA device, of several processes this one's; or the CPU where there is none."""
+    if torch.distributed.is_torchelastic_launched():
+        from accelerate import PartialState
+
+        return PartialState(cpu=not torch.cuda.is_available()).device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -185,14 +185,11 @@ class RankerTask(AdapterTask):
         return label_log_probabilities(logits, batch, temperature=self.settings.temperature)
 
     def _scores(self, candidates: Candidates, *, order: str = "descending") -> np.ndarray:
-        """Return the ranker's scores of validation users' candidates, ``(n, n_candidates)``, by all processes."""
-        from accelerate.utils import gather_object
-
-        mine = np.arange(self.accelerator.process_index, len(candidates), self.accelerator.num_processes)
+        """Return the ranker's scores of validation users' candidates, ``(n, n_candidates)``."""
         options = {"order": order, "seed": self.seed}
-        own = candidate_probabilities(self.ranker, self.dataset, candidates.take(mine), "validation", **options)
-        gathered = gather_object(list(zip(mine.tolist(), own, strict=True)))
-        return log_probabilities(np.stack([of_user for _, of_user in sorted(gathered, key=lambda pair: pair[0])]))
+        return log_probabilities(
+            candidate_probabilities(self.ranker, self.dataset, candidates, "validation", **options)
+        )
 
     def _gains(self) -> np.ndarray:
         """Return the held-out answers' log-probability over the prior, ``(n,)``, the same in all processes."""

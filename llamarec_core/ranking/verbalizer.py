@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -109,6 +109,9 @@ class VerbalizerRanker:
 
         The model is left in evaluation mode. An :class:`InputError` refuses a prompt that is too long for the backbone,
         and logits that are not numbers.
+
+        Processes that ``torchrun`` started must all ask the same. They share out the batches, and each returns all, in
+        the same bytes as one process.
         """
         requests = zip(histories, candidates, strict=True)
         prompts = self.prompts.encode([self.prompts.text(history, labelled) for history, labelled in requests])
@@ -116,19 +119,24 @@ class VerbalizerRanker:
         n_candidates = len(candidates[0]) if len(candidates) else 0
         label_ids = torch.tensor(self.prompts.label_ids[:n_candidates], device=self.model.device)
         order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")  # longest first: memory peaks at once
-        result = np.empty((len(prompts), n_candidates), dtype=np.float32)
+        result = torch.zeros(len(prompts), n_candidates, device=self.model.device)
+        together = distributed.is_initialized()
+        process, processes = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+        mine = list(self._batches(order, prompts))[process::processes]
         self._network.eval()
-        bar = tqdm(total=len(prompts), desc="Ranking", unit="user", mininterval=10, disable=not progress)
-        with torch.inference_mode(), bar:
-            for rows in self._batches(order, prompts):
+        shown = {"disable": not progress or process > 0, "desc": "Ranking", "unit": "user", "mininterval": 10}
+        with torch.inference_mode(), tqdm(total=sum(map(len, mine)), **shown) as bar:
+            for rows in mine:
                 tokens, lengths = pad([prompts[row] for row in rows], device=self.model.device)
                 logits = self._network(tokens, lengths, label_ids)  # (batch, n_candidates)
-                result[rows] = logits.softmax(dim=-1).cpu().numpy()
+                result[rows] = logits.softmax(dim=-1)
                 bar.update(len(rows))
-        if not np.isfinite(result).all():
+            if together:
+                distributed.all_reduce(result)  # elsewhere the rows are zero
+        if not result.isfinite().all():
             # a comparison with NaN is false, which would put every target first
             raise InputError("The ranker's probabilities are not numbers: tune it again with a smaller learning_rate.")
-        return result
+        return result.numpy(force=True)
 
     def _batches(self, order: np.ndarray, prompts: list[list[int]]) -> Iterator[np.ndarray]:
         """Cut the prompts' order, longest first, into batches of similar length within the bounds."""
