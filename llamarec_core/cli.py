@@ -6,6 +6,7 @@ profile's grid, ``llamarec fit`` trains a recommender on data of your own, ``lla
 """
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,18 +39,11 @@ def data(
     from llamarec_core.data import describe, load_dataset
     from llamarec_core.data.sources import KNOWN
 
-    if folder is None and name not in KNOWN and Path(name).is_dir():
+    if folder is None and name not in KNOWN and ("/" in name or Path(name).is_dir()):
         folder, name = Path(name), Path(name).resolve().name
     settings = profile and _profile(profile, name)
     dataset = load_dataset(name, folder=folder, columns=columns or (settings and settings.columns(name)))
-    titles = {}
-    if settings:
-        from llamarec_core.ranking.backbone import load_tokenizer
-
-        length = settings.ranker.title_tokens
-        tokens = load_tokenizer(settings.ranker)(dataset.titles[1:], add_special_tokens=False)["input_ids"]
-        titles = {f"cut at {length} tokens": [tuple(title[:length]) for title in tokens]}
-    echo(describe(dataset, titles=titles))
+    echo(describe(dataset, titles=_cut_titles(dataset, settings) if settings else {}))
     echo(pd.DataFrame([dataset.statistics()]).to_string(index=False))
 
 
@@ -98,15 +92,19 @@ def fit(
     given += [f"ranker.start_from={str(start_from)!r}"] if start_from else []
     chosen = _profile(profile, name).given([*(settings or ()), *given])
     start = chosen.ranker.start_from
-    if start and not Path(start).is_dir():
-        raise InputError(f"{start}, the adapter to start from, is missing: name another, or -s ranker.start_from=null.")
+    if start and not Path(start, "adapter_model.safetensors").is_file():
+        raise InputError(
+            f"{start} holds no adapter to start from: name a folder with adapter_model.safetensors, or start without "
+            "one by -s ranker.start_from=null."
+        )
     dataset = load_dataset(name, folder=folder, columns=columns or chosen.columns(name))
-    echo(describe(dataset))
+    echo(describe(dataset, titles=_cut_titles(dataset, chosen)))  # a missing backbone is noticed here, not hours later
     work = out.with_name(f"{out.name}.training")
     recommender = Recommender.train(dataset, chosen, folder=work, seed=seed)
     recommender.save(out)
     echo(recommender.summary())
     echo(f"The recommender is in {out}; the curves of its training are in {work}.")
+    echo(f"Ask it: llamarec recommend --from {shlex.quote(str(out))} --user {shlex.quote(dataset.user_ids[0])}")
 
 
 @app.command()
@@ -164,6 +162,15 @@ def verify(
     from llamarec_core import verify
 
     echo(verify.verify(find_root(), profiles=profiles or (), write=write))
+
+
+def _cut_titles(dataset: Any, profile: Any) -> dict[str, list[tuple[int, ...]]]:
+    """Return the titles as the profile's ranker cuts them, for :func:`llamarec_core.data.describe`."""
+    from llamarec_core.ranking.backbone import load_tokenizer
+
+    length = profile.ranker.title_tokens
+    tokens = load_tokenizer(profile.ranker)(dataset.titles[1:], add_special_tokens=False)["input_ids"]
+    return {f"cut at {length} tokens": [tuple(title[:length]) for title in tokens]}
 
 
 def _profile(name: str, dataset: str) -> Any:

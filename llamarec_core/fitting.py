@@ -13,6 +13,7 @@ import numpy as np
 
 from llamarec_core.data import Dataset
 from llamarec_core.evaluation.metrics import difference, estimate, per_user
+from llamarec_core.files import InputError
 from llamarec_core.ranking import VerbalizerRanker, fit_ranker, rerank
 from llamarec_core.retrieval import Retriever, fit_retriever, popularity_scores, retrieve, sampled_users
 from llamarec_core.settings import RankerSettings, RetrieverSettings
@@ -30,7 +31,12 @@ FOLLOWS = 0.9
 def fit_stages(
     dataset: Dataset, retriever: RetrieverSettings, ranker: RankerSettings, *, folders: tuple[Path, Path], seed: int
 ) -> tuple[Retriever, VerbalizerRanker, float, dict[str, Any]]:
-    """Return the trained stages, the weight of the order ``fused``, and what :func:`measure` says of them."""
+    """Return the trained stages, the weight of the order ``fused``, and what :func:`measure` says of them.
+
+    Raises:
+        InputError: the folders hold another training, or the data are too small for the settings.
+    """
+    _refuse_few_items(dataset, ranker.candidates)  # now, not when the retriever has trained for hours
     finder = fit_retriever(dataset, retriever, folder=folders[0], seed=seed)
     users = sampled_users(dataset.n_users, retriever.validation_users, "validation")
     validation = retrieve(finder, dataset, "validation", k=ranker.candidates, users=users)
@@ -85,3 +91,15 @@ def doubts(gains: dict[str, np.ndarray], correlation: float, **drawn: int) -> li
     if difference(gains["fused"], gains["retriever"], **drawn).ci_low <= 0:
         return ["The ranker adds nothing measurable to the retriever on so many users."]
     return []
+
+
+def _refuse_few_items(dataset: Dataset, size: int) -> None:
+    """Refuse data in which the history of some user leaves fewer than ``size`` items to choose the candidates from."""
+    long, targets = np.flatnonzero(np.diff(dataset.offsets) > dataset.n_items - size), dataset.targets("test")
+    seen = [np.setdiff1d(dataset.history(user, "test"), targets[user]).size for user in long]
+    left = dataset.n_items - max(seen, default=0)
+    if left < size:
+        raise InputError(
+            f"One history of {dataset.name} holds all but {left} of its {dataset.n_items} items, but the ranker reads "
+            f"{size} candidates: set ranker.candidates to {left} or less, or give more items."
+        )

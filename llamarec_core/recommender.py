@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 ORDERS = ("fused", "ranker", "retriever")
 """By the sum above, or by one of its two terms alone."""
 
-BATCH_SIZE = 256
-"""Histories that the retriever scores at once; (BATCH_SIZE, n_items + 1) scores are in memory."""
-
 
 class Stages(Settings):
     """What both stages were trained with: ``settings.yaml``."""
@@ -88,10 +85,7 @@ class Recommender:
         """Train both stages, fit the fusion weight on validation users, and measure all orders on held-out users.
 
         ``settings`` are a profile's after :meth:`~llamarec_core.settings.Profile.for_dataset`. The training lies in
-        ``folder``, with its curves, and goes on there if it was killed.
-
-        Raises:
-            InputError: the folder holds another training, or the data are too small for the settings.
+        ``folder``, with its curves, and goes on there if it was killed; another training there is refused.
         """
         from llamarec_core.fitting import fit_stages
 
@@ -121,10 +115,7 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: Path, *, settings: Sequence[str] = ()) -> "Recommender":
-        """Load what :meth:`save` wrote, from any place.
-
-        ``settings`` are of the ranker, to rank with, as text: ``ranker.backbone=…`` where a local folder moved.
-        """
+        """Load what :meth:`save` wrote; ``settings`` are the ranker's, such as ``ranker.backbone=…`` where it moved."""
         file = Path(folder) / "settings.yaml"
         if not file.is_file():
             raise InputError(f"{folder} holds no recommender: name a folder that `llamarec fit --out` wrote.")
@@ -169,29 +160,23 @@ class Recommender:
         order: str = "fused",
         progress: bool = False,
     ) -> pd.DataFrame:
-        """Recommend items for many users, or after many histories, in batches.
+        """Recommend items for many users, or after many histories, in batches; with ``progress`` a bar shows.
 
         Args:
-            users: ids of users of the data set, whose whole sequences are read, or histories: titles or source ids,
-                oldest first. What a history holds is never recommended.
+            users: ids of users of the data set, or histories: titles or ids, oldest first. Nothing of them comes back.
             count: rows for each, at most as many as the ranker reads, but for ``order="retriever"``.
             exclude, only: titles or ids not to recommend, and those to choose from.
             order: one of :data:`ORDERS`.
-            progress: show a progress bar.
 
         Returns:
             One row a recommendation, best first: ``user`` (the id, or the number of the history from 0), ``rank``,
             ``item_id``, ``title``, ``order``, ``score`` and its terms ``log_p_ranker`` and ``log_p_retriever``.
-
-        Raises:
-            InputError: a history is empty, a user or an item is unknown, or nothing is left to recommend.
         """
         size = self.stages.ranker.candidates
         most = self.dataset.n_items if _checked(order) == "retriever" else size
         if not 1 <= count <= most:
             raise InputError(f"{count} recommendations were asked for: choose from 1 to {most}.")
-        rows = {user: row for row, user in enumerate(self.dataset.user_ids)}
-        histories = [self._history(user, rows) for user in users]
+        histories = [self._history(user) for user in users]
         allowed = np.full(self.dataset.n_items + 1, only is None)
         allowed[self._items(only or ())] = True
         allowed[[0, *self._items(exclude)]] = False
@@ -216,9 +201,6 @@ class Recommender:
         More than ``window`` are ordered by a window that moves from back to front by ``step`` places. The best
         ``window − step`` of a consistent ranker reach the front in one pass (Sun et al., 2023, arXiv 2304.09542). A
         candidate's score is that of the last window in which it stood. Returns as :meth:`recommend`.
-
-        Raises:
-            InputError: an item is unknown or stands twice, or ``window`` or ``step`` is out of range.
         """
         items = np.array(self._items(candidates), dtype=np.int32)
         if len(items) < 2 or len(np.unique(items)) < len(items):
@@ -227,13 +209,12 @@ class Recommender:
             raise InputError(
                 f"window {window}, step {step}: choose a window of 2 to {MAX_CANDIDATES} and a step of 1 to the window."
             )
-        past = self._history(history, {})
-        _checked(order)
-        scores = self.retriever.score([past])[0].numpy(force=True)
+        past, order = self._history(history), _checked(order)
+        scores = self.retriever.score([past]).numpy(force=True)
         passes = []
         for start in [*range(len(items) - window, 0, -step), 0]:
-            shown = items[start : start + window]
-            passes.append(self._ordered([past], _candidates(0, shown, scores), order))
+            shown = items[None, start : start + window]
+            passes.append(self._ordered([past], _candidates(0, shown, scores[:, shown[0]]), order))
             items[start : start + window] = passes[-1]["item"]
         latest = pd.concat(passes).drop_duplicates("item", keep="last")
         return self._table(latest.set_index("item").loc[items].reset_index(), order)
@@ -241,27 +222,30 @@ class Recommender:
     def _items(self, names: Iterable[str]) -> list[int]:
         return [find_item(self.dataset, str(name)) for name in names]
 
-    def _history(self, user: str | Sequence[str], rows: dict[str, int]) -> np.ndarray:
+    def _history(self, user: str | Sequence[str]) -> np.ndarray:
         """Return the items of a user of the data set, or of a history, int32 (length,)."""
         if not isinstance(user, str):
             if not len(user):
                 raise InputError("The history is empty: give at least one title or item id.")
             return np.array(self._items(user), dtype=np.int32)
-        if user not in rows:
+        if user not in self.dataset.user_numbers:
             raise InputError(f"{self.dataset.name} has no user {user[:100]!r}: give an id of its interactions.")
-        return self.dataset.sequence(rows[user])
+        return self.dataset.sequence(self.dataset.user_numbers[user])
 
     def _retrieved(self, histories: Sequence[np.ndarray], allowed: np.ndarray, *, count: int) -> Iterator[pd.DataFrame]:
         """Yield each history's best items outside it of those allowed, bool (n_items + 1,)."""
+        from llamarec_core.retrieval.candidates import BATCH_SIZE, top
+
         for start in range(0, len(histories), BATCH_SIZE):
-            some = list(histories[start : start + BATCH_SIZE])
-            for row, scores in enumerate(self.retriever.score(some).numpy(force=True), start):
-                left = allowed.copy()
-                left[histories[row]] = False
-                items = np.flatnonzero(left).astype(np.int32)
-                if not len(items):
-                    raise InputError("Nothing is left to recommend: exclude fewer items, or choose from more.")
-                yield _candidates(row, items[np.argsort(-scores[items], kind="stable")][:count], scores)
+            some = histories[start : start + BATCH_SIZE]
+            scores = self.retriever.score(some)  # (batch, n_items + 1)
+            scores[:, ~allowed] = -np.inf
+            for row, history in enumerate(some):
+                scores[row, history] = -np.inf
+            if scores.isneginf().all(dim=1).any():
+                raise InputError("Nothing is left to recommend: exclude fewer items, or choose from more.")
+            best, items = top(scores, min(count, self.dataset.n_items))
+            yield _candidates(start, items.numpy(force=True), best.numpy(force=True))
 
     def _ordered(
         self, histories: Sequence[np.ndarray], listed: pd.DataFrame, order: str, *, progress: bool = False
@@ -283,14 +267,12 @@ class Recommender:
         return listed.sort_values(["row", "score"], ascending=[True, False])
 
     def _table(self, found: pd.DataFrame, order: str) -> pd.DataFrame:
-        named = {
-            "rank": found.groupby("row").cumcount() + 1,
-            "item_id": [self.dataset.item_ids[item] for item in found["item"]],
-            "title": [self.dataset.titles[item] for item in found["item"]],
-            "order": order,
-        }
-        terms = found.filter(["score", "log_p_ranker", "log_p_retriever"])
-        return pd.concat([pd.DataFrame(named), terms], axis=1).reset_index(drop=True)
+        table = found.filter(["score", "log_p_ranker", "log_p_retriever"])
+        table.insert(0, "rank", found.groupby("row").cumcount() + 1)
+        table.insert(1, "item_id", [self.dataset.item_ids[item] for item in found["item"]])
+        table.insert(2, "title", [self.dataset.titles[item] for item in found["item"]])
+        table.insert(3, "order", order)
+        return table.reset_index(drop=True)
 
 
 def checked_place(folder: Path) -> Path:
@@ -307,9 +289,11 @@ def _checked(order: str) -> str:
     return order
 
 
-def _candidates(row: int, items: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
-    """Return the candidates of one history in the prompt's order, given the retriever's scores of the catalogue."""
+def _candidates(first: int, items: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+    """Return the candidates of histories from number ``first`` on, given items and scores (n, k), −inf for none."""
     from scipy.special import log_softmax
 
-    log_p = log_softmax(scores[items].astype(np.float64))
-    return pd.DataFrame({"row": row, "item": items, "log_p_retriever": log_p})
+    log_p = log_softmax(scores.astype(np.float64), axis=1)
+    rows = np.arange(first, first + len(items)).repeat(items.shape[1])
+    listed = pd.DataFrame({"row": rows, "item": items.ravel(), "log_p_retriever": log_p.ravel()})
+    return listed[np.isfinite(listed["log_p_retriever"])]

@@ -63,8 +63,9 @@ def test_what_needs_no_model_imports_no_torch(arguments, beginning):
         (["train", "beauty", "lrurec", "--profile", "quick"], "Profile 'quick' has no grid of lrurec on 'beauty'"),
         (["train", "beauty", "lrurec", "--dropout", "0.1"], "Give --weight-decay and --dropout together"),
         (["train", "games", "lrurec", *OUT_OF_RANGE], "llamarec: dropout: Input should be less than 1 (given: 1.5)."),
-        (["data", "../x"], "'../x' cannot be the name of a data set"),
-        (["fit", "/nowhere", "--out", "x", "--start-from", "/no"], "/no, the adapter to start from, is missing"),
+        (["data", "..x"], "'..x' cannot be the name of a data set"),
+        (["data", "/nowhere/shop"], "The folder /nowhere/shop does not exist"),
+        (["fit", "/nowhere", "--out", "x", "--start-from", "/no"], "/no holds no adapter to start from"),
     ],
 )
 def test_bad_input_is_answered_by_one_sentence_and_a_non_zero_exit(arguments, message, monkeypatch, capsys):

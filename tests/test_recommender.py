@@ -83,10 +83,35 @@ def test_fit_says_what_each_order_is_worth_on_held_out_users(fitted):
     assert orders == ["random", "popularity", "title overlap", "retriever", "ranker", "fused"]
     assert all(row["ci_low"] <= row["measured"] <= row["ci_high"] for row in found["ndcg@10"])
     assert found["users"] == 40
+    assert f"Ask it: llamarec recommend --from {fitted[0] / 'saved'} --user u00" in fitted[1]
+    assert "share their title, cut at 8 tokens, with another" in fitted[1]
     for said in (*(f"  {order} " for order in orders), *(f"Warning: {warning}" for warning in found["warnings"])):
         assert said in fitted[1]
     stored = yaml.safe_load((fitted[0] / "saved" / "settings.yaml").read_text())
     assert (stored["ranker"]["title_tokens"], stored["ranker"]["minutes"]) == (8, 5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("ranker.candidates=20", "One history of shop holds all but 18 of its 24 items, but the ranker reads 20"),
+        ("ranker.backbone={}", "cannot be loaded"),
+    ],
+)
+def test_what_the_ranker_cannot_use_is_said_before_the_retriever_is_trained(fitted, shop, tmp_path, setting, sentence):
+    arguments = [
+        "fit",
+        shop,
+        "--profile",
+        fitted[0] / "tiny.yaml",
+        "--out",
+        tmp_path / "out",
+        "-s",
+        setting.format(shop),
+    ]
+    answer = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert sentence in str(answer.exception)
+    assert not (tmp_path / "out.training").exists()
 
 
 def test_the_folder_answers_from_anywhere_without_the_study(fitted, recommender, tmp_path):
@@ -161,6 +186,8 @@ def test_items_are_left_out_and_chosen_from(recommender):
     found = recommender.recommend(["soap-red"], 6, only=lamps, exclude=["Red lamp"])
     assert set(found["item_id"]) == set(lamps) - {"lamp-red"}
     assert recommender.recommend(["soap-red"], 20, order="retriever")["item_id"].nunique() == 20
+    few = recommender.recommend_users([["soap-red"], ["lamp-red"]], 6, only=["lamp-red", "lamp-blue"])
+    assert few.groupby("user")["item_id"].apply(set).to_dict() == {0: {"lamp-red", "lamp-blue"}, 1: {"lamp-blue"}}
     with pytest.raises(InputError, match="Nothing is left"):
         recommender.recommend(["lamp-red"], 6, only=["lamp-red"])
 

@@ -61,6 +61,16 @@ class Dataset:
         """Number of interactions of all users together."""
         return len(self.items)
 
+    @cached_property
+    def user_numbers(self) -> dict[str, int]:
+        """The number of each user by the source's own id."""
+        return {name: user for user, name in enumerate(self.user_ids)}
+
+    @cached_property
+    def item_numbers(self) -> dict[str, int]:
+        """The number of each item by the source's own id."""
+        return {name: item for item, name in enumerate(self.item_ids) if item}
+
     def sequence(self, user: int) -> np.ndarray:
         """Return all of a user's items in time order: a view, shape (length,)."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
@@ -146,8 +156,8 @@ def find_item(dataset: Dataset, name: str) -> int:
     Raises:
         InputError: several items have that title (their ids are named), or none has it (the nearest titles are named).
     """
-    if name in dataset.item_ids[1:]:  # first, so that every item can be named, whatever the titles are
-        return dataset.item_ids.index(name)
+    if name in dataset.item_numbers:  # first, so that every item can be named, whatever the titles are
+        return dataset.item_numbers[name]
     name = " ".join(html.unescape(name).split())
     for form in (str, lambda title: utils.default_process(title).split()):
         wanted = form(name)

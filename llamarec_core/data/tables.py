@@ -27,7 +27,8 @@ EXPANSION = 200
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,4})?", re.ASCII | re.IGNORECASE)
 _DATE = re.compile(
-    r"\d{4}-?\d\d-?\d\d([ T]\d\d(:?\d\d(:?\d\d([.,]\d{1,9})?)?)? ?(Z|UTC|[+-]\d\d(:?\d\d)?)?)?", re.ASCII | re.IGNORECASE
+    r"\d{4}-?\d\d-?\d\d([ T]\d\d(:?\d\d(:?\d\d([.,]\d{1,9})?)?)? ?(Z|UTC|[+-]\d\d(:?\d\d)?)?)?",
+    re.ASCII | re.IGNORECASE,
 )
 
 
@@ -121,11 +122,12 @@ def _rows(path: SourcePath, reader: Any, *, width: int) -> Iterator[tuple[int, l
                 raise _fault(path, start, f"has {len(row)} fields instead of {width}: mend that line")
             start = reader.line_num + 1
     except csv.Error as error:
-        within = reader.line_num == start
-        if within and "field limit" in str(error):
-            raise _fault(path, start, f"holds a field of over {csv.field_size_limit():,} characters: shorten it") from None
-        inner = "has text after a closing quote: write a quote inside quotes twice, or take it away"
-        raise _fault(path, start, inner if within and "expected after" in str(error) else open_quote) from None
+        said = open_quote
+        if reader.line_num == start and "field limit" in str(error):
+            said = f"holds a field of over {csv.field_size_limit():,} characters: shorten it"
+        elif reader.line_num == start and "expected after" in str(error):
+            said = "has text after a closing quote: write a quote inside quotes twice, or take it away"
+        raise _fault(path, start, said) from None
 
 
 def _times(path: SourcePath, column: pd.Series, theirs: str) -> np.ndarray:

@@ -54,26 +54,18 @@ def load_backbone(
     dtype = getattr(torch, settings.dtype)
     nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
     quantization = BitsAndBytesConfig(load_in_4bit=True, **nf4) if settings.quantization == "nf4" else None
-    try:
-        with quietly():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            _refuse_unsuited(config, settings.backbone)
-            model, report = LlamaForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                device_map={"": device},
-                quantization_config=quantization,
-                output_loading_info=True,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # transformers meets a broken folder with errors of many kinds
-        raise InputError(
-            f"The backbone {settings.backbone!r} cannot be loaded ({_first_line(error)}): "
-            "give a hub id or a folder that holds config.json, safetensors weights and a tokenizer."
-        ) from error
+    with _explaining(settings.backbone), quietly():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        _refuse_unsuited(config, settings.backbone)
+        model, report = LlamaForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            device_map={"": device},
+            quantization_config=quantization,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if report["missing_keys"]:
         raise InputError(
             f"The backbone {settings.backbone!r} lacks the weights {sorted(report['missing_keys'])[0]} "
@@ -92,7 +84,8 @@ def load_backbone(
 
 def load_tokenizer(settings: RankerSettings) -> PreTrainedTokenizerBase:
     """Load the tokenizer of the backbone that the settings name, without its weights."""
-    return AutoTokenizer.from_pretrained(_backbone_folder(settings.backbone), trust_remote_code=False)
+    with _explaining(settings.backbone):
+        return AutoTokenizer.from_pretrained(_backbone_folder(settings.backbone), trust_remote_code=False)
 
 
 def write_random_backbone(folder: Path, config: LlamaConfig, *, seed: int) -> None:
@@ -230,6 +223,19 @@ def _keep_trainable_on_cpu(model: LlamaForCausalLM) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def _explaining(backbone: str) -> Iterator[None]:
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers meets a broken folder with errors of many kinds
+        raise InputError(
+            f"The backbone {backbone!r} cannot be loaded ({_first_line(error)}): "
+            "give a hub id or a folder that holds config.json, safetensors weights and a tokenizer."
+        ) from error
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def retrieve(
         raise InputError(f"{dataset.name} has {dataset.n_items} items, but {k} a user are to be kept: take more data.")
     parts = []
     for some, targets, scores in _scored_batches(model, dataset, split, users):
-        top_scores, top_items = _top(scores, k)
+        top_scores, top_items = top(scores, k)
         if top_scores.isneginf().any():
             user = some[int(top_scores.isneginf().any(1).nonzero()[0])]
             raise InputError(
@@ -187,7 +187,7 @@ def _ranks(scores: Tensor, targets: Tensor) -> Tensor:
     return 1 + ((scores > target_scores) | ((scores == target_scores) & before)).sum(1)
 
 
-def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k best scores and their items, (batch, k) each; equal scores stay in the order of their ids."""
     worst = scores.topk(k, dim=1)[0][:, -1:]
     chosen = scores >= worst
