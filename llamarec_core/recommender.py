@@ -241,7 +241,7 @@ class Recommender:
             scores = self.retriever.score(some)  # (batch, n_items + 1)
             scores[:, ~allowed] = -np.inf
             for row, history in enumerate(some):
-                scores[row, history] = -np.inf
+                scores[row, history.astype(np.int64)] = -np.inf
             if scores.isneginf().all(dim=1).any():
                 raise InputError("Nothing is left to recommend: exclude fewer items, or choose from more.")
             best, items = top(scores, min(count, self.dataset.n_items))
