@@ -33,7 +33,7 @@ for folder in ("LLAMAREC_DATA", "LLAMAREC_CACHE"):  # as they are meant here, no
 COPY = WorkingCopy(Path(workflow.basedir))
 try:
     SETTINGS = load_profile(COPY.root / "notebooks" / "profiles" / f"{config.get('profile', 'quick')}.yaml")
-    if workflow.overwrite_workdir is None:  # not in the processes that Snakemake starts for single steps
+    if workflow.is_main_process:  # not in the processes that Snakemake starts for single steps, e.g. on a cluster
         COPY.open()
         COPY.hush()
         COPY.heed_sigterm()
