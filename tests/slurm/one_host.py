@@ -115,16 +115,19 @@ def run(folder: Path) -> None:
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
         options = ["--jobs=2", "--cores=2", "--nolock", "--slurm-no-account", "--latency-wait=30"]
+        options += [
+            "--slurm-status-command=squeue",
+            "--slurm-init-seconds-before-status-checks=5",
+        ]  # without accounting
         needs = ["--default-resources", "runtime=60", "mem_mb=5000"]
         command = ["snakemake", "--executor=slurm", *options, *needs, "--config", "profile=smoke"]
         subprocess.run(command, cwd=study, env=environment, check=True)
         assert (study / "results" / "smoke" / "notebooks" / "4_results.ipynb").is_file()
         tuning = "python -m pytest -q -p no:cacheprovider tests/ranking/test_qlora.py -k two_processes"
-        subprocess.run(
-            ["sbatch", "--wait", "--cpus-per-task=2", f"--output={folder}/tuning.log", f"--wrap={tuning}"],
-            cwd=study, env=environment, check=True,
-        )  # fmt: skip
+        job = ["sbatch", "--wait", "--cpus-per-task=2", f"--output={folder}/tuning.log", f"--wrap={tuning}"]
+        tuned = subprocess.run(job, cwd=study, env=environment)
         print((folder / "tuning.log").read_text())
+        assert tuned.returncode == 0
 
 
 def missing() -> str:
@@ -135,5 +138,7 @@ def missing() -> str:
 if __name__ == "__main__":
     if missing():
         raise SystemExit(f"{missing()} is missing: apt install slurm-wlm munge")
-    with tempfile.TemporaryDirectory(prefix="slurm-") as place:
-        run(Path(place))
+    place = Path(tempfile.mkdtemp(prefix="slurm-"))
+    print(f"All of it lies in {place}, and stays there if it fails.", flush=True)
+    run(place)
+    shutil.rmtree(place)
