@@ -22,8 +22,7 @@ import psutil
 from llamarec_core.data.sources import raw_files
 from llamarec_core.files import InputError
 from llamarec_core.grid import Grid
-from llamarec_core.paths import Paths
-from llamarec_core.paths import RANKED
+from llamarec_core.paths import RANKED, Paths
 from llamarec_core.settings import load_profile
 from llamarec_core.working_copy import WorkingCopy
 

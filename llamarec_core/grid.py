@@ -159,7 +159,7 @@ def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
                 record = read_json(file) if file.is_file() else {}
                 row = {"dataset": name, "method": method, **point, "seed": profile.seed}
                 row |= {column: record.get(column) for column in columns}
-                row["commit"] = commit_name(record["git_commit"], dirty=record["git_dirty"]) if record else None
+                row["commit"] = commit_name(record) if record else None
                 rows.append(row)
     if not rows:
         raise InputError(

@@ -16,11 +16,7 @@ RANKED = (
 
 
 def find_root(start: Path | None = None) -> Path:
-    """Return the study's folder: the nearest one at or above ``start`` that holds ``notebooks/profiles``.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the study's folder: the nearest one at or above ``start`` that holds ``notebooks/profiles``."""
     start = Path(start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if (folder / "notebooks" / "profiles").is_dir():
@@ -34,7 +30,7 @@ def find_profile(name: str, *, root: Path | None = None) -> Path:
     return Path(name) if by_path else (root or find_root()) / "notebooks" / "profiles" / f"{name}.yaml"
 
 
-def with_seed(name: str, seed: int | str) -> str:
+def with_seed(name: str, seed: int | str | None) -> str:
     """Return the name of a file of one seed, without suffix."""
     return f"{name}-seed{seed}"
 
@@ -48,14 +44,7 @@ def files_by_seed(folder: Path) -> dict[tuple[str, int], Path]:
 class Paths:
     """The files of one profile, and of a data set and a seed where they are named.
 
-    Args:
-        root: the study's folder.
-        profile_name: the profile.
-        dataset_name: the data set, or none.
-        seed: the seed, or none.
-
-    Attributes:
-        results: ``results/<profile>``, what a reader cites.
+    ``root`` is the study's folder, ``results`` is ``results/<profile>``.
     """
 
     def __init__(
@@ -81,26 +70,21 @@ class Paths:
     @property
     def weights(self) -> Path:
         """The trained weights that come with the results: copies of the retriever and of the adapter."""
-        return self.results / "weights" / with_seed(str(self.dataset_name), self.seed)
+        return self.results / "weights" / self._of_seed
 
     @property
     def curves(self) -> Path:
         """The curves of the ranker's tunings that come with the results."""
-        return self.results / "tuning" / with_seed(str(self.dataset_name), self.seed)
-
-    def ranks_file(self, method: str) -> Path:
-        """The test ranks of one method."""
-        return self.results / "ranks" / str(self.dataset_name) / f"{with_seed(method, self.seed)}.parquet"
+        return self.results / "tuning" / self._of_seed
 
     @property
     def ablation_file(self) -> Path:
         """The test ranks of every variant of the ranker, written by ``3_ablations``."""
-        return self.results / "ablations" / f"{with_seed(str(self.dataset_name), self.seed)}.parquet"
+        return self.results / "ablations" / f"{self._of_seed}.parquet"
 
-    @property
-    def grid(self) -> Path:
-        """What a reader cites of the retrievers' grid."""
-        return self.results / "grid"
+    def ranks_file(self, method: str) -> Path:
+        """The test ranks of one method."""
+        return self.results / "ranks" / str(self.dataset_name) / f"{with_seed(method, self.seed)}.parquet"
 
     def grid_run(self, method: str, run: str) -> Path:
         """Weights and checkpoint of one run of the grid, without the seed in ``run``."""
@@ -108,16 +92,17 @@ class Paths:
 
     def grid_record(self, method: str, run: str) -> Path:
         """The record of a finished run of the grid; its curve lies beside it as CSV."""
-        return self.grid / "records" / str(self.dataset_name) / method / f"{with_seed(run, self.seed)}.json"
+        folder = self.results / "grid" / "records" / str(self.dataset_name) / method
+        return folder / f"{with_seed(run, self.seed)}.json"
 
     def grid_ranks(self, method: str) -> Path:
         """The test ranks of what the grid chose."""
-        return self.grid / "ranks" / str(self.dataset_name) / f"{with_seed(method, self.seed)}.parquet"
+        return self.results / "grid" / "ranks" / str(self.dataset_name) / f"{with_seed(method, self.seed)}.parquet"
 
     def table(self, name: str) -> Path:
         """A table of the results, without suffix."""
         return self.results / "tables" / name
 
-    def executed_notebook_of(self, notebook: str) -> Path:
-        """Where the Snakefile puts an executed notebook."""
-        return self.results / "notebooks" / (self.dataset_name or "") / f"{notebook}.ipynb"
+    @property
+    def _of_seed(self) -> str:
+        return with_seed(str(self.dataset_name), self.seed)

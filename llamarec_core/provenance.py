@@ -32,10 +32,8 @@ PACKAGES = (
 def notebook_hash(notebook: Path | bytes) -> str:
     """Return the SHA-256 of a notebook's cells as they were written, without outputs and injected parameters.
 
-    A source notebook and its executed copy have the same hash exactly when the copy is of that source.
-
-    Args:
-        notebook: its file, or what the file holds.
+    A source notebook and its executed copy have the same hash exactly when the copy is of that source. The notebook is
+    given by its file, or by what the file holds.
     """
     import nbformat  # slow to import, and every training imports this module
 
@@ -53,34 +51,23 @@ def recorded_settings(profile: Profile) -> dict[str, Any]:
 
 
 def git(root: Path, *arguments: str) -> bytes | None:
-    """Return what a git command prints, or ``None`` where it fails: no git, no repository, no such object.
-
-    Raises:
-        InputError: git refuses the folder because another user owns it.
-    """
+    """Return what a git command prints, or ``None`` where it fails: no git, no repository, no such object."""
+    command, environment = ["git", "-C", str(root), *arguments], os.environ | {"LC_ALL": "C"}
     try:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, check=True, env=os.environ | {"LC_ALL": "C"}).stdout
+        answer = subprocess.run(command, capture_output=True, check=False, env=environment)
     except FileNotFoundError:
         return None
-    except subprocess.CalledProcessError as error:
-        if b"dubious ownership" in error.stderr:
-            folder = root.resolve()
-            raise InputError(
-                f"Git does not trust {folder}, because another user owns it: run "
-                f"`git config --global --add safe.directory {folder}`."
-            ) from None
-        return None
+    if b"dubious ownership" in answer.stderr:
+        folder = root.resolve()
+        raise InputError(
+            f"Git does not trust {folder}, because another user owns it: run "
+            f"`git config --global --add safe.directory {folder}`."
+        )
+    return None if answer.returncode else answer.stdout
 
 
 def git_state(root: Path) -> tuple[str | None, bool | None]:
-    """Return the commit of the repository around a folder, and whether files other than results differ from it.
-
-    Outside git both are ``None``.
-
-    Raises:
-        InputError: as :func:`git`.
-    """
+    """Return the commit around a folder, and whether files other than results differ from it; outside git ``None``."""
     commit = git(root, "rev-parse", "HEAD")
     status = git(root, "status", "--porcelain", "--", ":/", ":(top,exclude)results")
     if commit is None or status is None:
@@ -88,19 +75,14 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
     return commit.decode().strip(), bool(status.strip())
 
 
-def commit_name(commit: str | None, *, dirty: bool | None) -> str:
-    """Return a commit as tables name it: the hash, with ``-dirty`` after it when the tree had other changes."""
-    return f"{commit or 'unknown'}{'-dirty' if dirty else ''}"
+def commit_name(record: Mapping[str, Any]) -> str:
+    """Return a record's commit as tables name it: the hash, and ``-dirty`` where the tree had other changes."""
+    return f"{record['git_commit'] or 'unknown'}{'-dirty' if record['git_dirty'] else ''}"
 
 
 def commit_of(artefact: Path) -> str:
-    """Return the commit that made a file, as tables name it.
-
-    Raises:
-        InputError: the file has no record beside it.
-    """
-    record = record_of(artefact)
-    return commit_name(record["git_commit"], dirty=record["git_dirty"])
+    """Return the commit that made a file, as tables name it."""
+    return commit_name(record_of(artefact))
 
 
 def command_of(notebook: str, output: Path, parameters: Mapping[str, Any]) -> str:
@@ -134,15 +116,9 @@ def hardware() -> dict[str, Any]:
 
 
 def circumstances(root: Path) -> dict[str, Any]:
-    """Return what is the same for all that this process writes: commit, versions, hardware, and its peak memory."""
+    """Return what is the same for all that this process writes: commit, versions and hardware."""
     commit, dirty = git_state(root)
-    return {
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "packages": package_versions(),
-        "hardware": hardware(),
-        "peak_memory_mib": peak_memory_mib(),
-    }
+    return {"git_commit": commit, "git_dirty": dirty, "packages": package_versions(), "hardware": hardware()}
 
 
 def peak_memory_mib() -> int:
@@ -156,30 +132,21 @@ def keep_record(
 ) -> None:
     """Keep a record under ``name`` in the ``provenance.json`` beside each artefact, with the artefacts' hashes.
 
-    Artefacts go over from the records that accounted for them so far; a record that has none left goes.
-
-    Args:
-        root: the study's folder.
-        artefacts: files that this record accounts for.
-        name: a later record of the same name replaces an earlier one; others in the file stay.
-        record: how the artefacts came about.
-        also: a folder that gets the record though none of the artefacts lies there.
+    It replaces an earlier one of its name. Artefacts go over from the records that accounted for them so far; a record
+    that has none left goes. The folder ``also`` gets the record though none of the artefacts lies there.
     """
     folders: dict[Path, dict[str, str]] = {also: {}} if also else {}
     for path in artefacts:
         folders.setdefault(path.parent, {})[path.name] = sha256(path)
-    for folder, hashes in folders.items():
-        file = folder / "provenance.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        (root / "runs").mkdir(exist_ok=True)
-        with filelock.FileLock(root / "runs" / ".provenance.lock"):
-            records = read_json(file) if file.is_file() else {}
-            for other, kept in list(records.items()):  # a file has one record: the last that wrote it
-                if kept["artefacts"].keys() & hashes.keys():
-                    kept["artefacts"] = {path: sha for path, sha in kept["artefacts"].items() if path not in hashes}
-                    if not kept["artefacts"]:
-                        del records[other]
-            write_json(file, records | {name: record | {"artefacts": hashes}})
+    (root / "runs").mkdir(exist_ok=True)
+    with filelock.FileLock(root / "runs" / ".provenance.lock"):
+        for folder, hashes in folders.items():
+            file, kept = folder / "provenance.json", {}
+            for other, one in (read_json(file) if file.is_file() else {}).items():
+                left = {path: digest for path, digest in one["artefacts"].items() if path not in hashes}
+                if left or not one["artefacts"]:
+                    kept[other] = one | {"artefacts": left}
+            write_json(file, kept | {name: record | {"artefacts": hashes}})
 
 
 def load_records(results: Path) -> dict[str, dict[str, Any]]:
@@ -194,11 +161,7 @@ def made_on_gpu(artefact: Path) -> bool:
 
 
 def record_of(artefact: Path) -> dict[str, Any]:
-    """Return the provenance record that accounts for a file.
-
-    Raises:
-        InputError: there is none beside it.
-    """
+    """Return the provenance record that accounts for a file; an :class:`InputError` where none does."""
     records = read_json(artefact.with_name("provenance.json")).values()
     record = next((record for record in records if artefact.name in record["artefacts"]), None)
     if record is None:

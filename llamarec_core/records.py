@@ -5,7 +5,7 @@ Each check yields a sentence for what does not fit; :mod:`llamarec_core.verify` 
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +19,11 @@ from llamarec_core.provenance import command_of, git, notebook_hash, recorded_se
 from llamarec_core.settings import Profile
 from llamarec_core.study import assigned
 
-COMMAND = re.compile(r"(papermill|llamarec train)( [\w./:-]+| -y '[\w\s.:,\[\]{}\"-]+')+")
-"""What a recorded command may consist of, because the book prints it to be pasted."""
+MANIFEST = "results/manifest.json"
+"""The file with the hash of every other file of the results, from the study's folder on."""
 
+# What a recorded command may consist of, because the book prints it to be pasted.
+_COMMAND = r"^(papermill|llamarec train)( [\w./:-]+| -y '[\w\s.:,\[\]{}\"-]+')+$"
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -38,20 +40,28 @@ class Record(BaseModel):
     hardware: dict[str, Any]
     data_sha256: _Sha256 | dict[str, _Sha256]
     artefacts: dict[Annotated[str, Field(pattern=r"^[^./][^/]*$")], _Sha256] = Field(default_factory=dict)
-    command: Annotated[str, Field(pattern=f"^{COMMAND.pattern}$")] = "papermill -"
+    command: Annotated[str, Field(pattern=_COMMAND)] = "papermill -"
     notebook_sha256: _Sha256 | None = None
     profile_sha256: _Sha256 | None = None
     parameters: dict[str, Any] | int = Field(default_factory=dict)
 
+    name: str = ""
+    """``<notebook>[-<data set>]-seed<k>``, or the name of a run of the grid; set when the record is read."""
+    folder: Path = Path()
+    """Where the record lies; set when it is read."""
+    where: str = ""
+    """Both, as sentences name the record; set when it is read."""
 
-_RECORDS = TypeAdapter(dict[str, Record])
+    @property
+    def notebook(self) -> str:
+        """The notebook's name, without suffix."""
+        return self.name.split("-")[0]
 
 
 class History:
     """What git keeps of the study, against which a record is held.
 
-    Attributes:
-        missing: why it cannot be asked, in a sentence; empty where it can.
+    ``missing`` says in a sentence why it cannot be asked; it is empty where it can.
     """
 
     def __init__(self, root: Path) -> None:
@@ -75,121 +85,108 @@ class History:
 def manifest(root: Path) -> dict[str, str]:
     """Return path from ``results`` on → SHA-256, of every file there but the manifest itself."""
     results = root / "results"
-    paths = sorted(path for path in results.rglob("*") if path.is_file() and path != manifest_file(root))
+    paths = sorted(path for path in results.rglob("*") if path.is_file() and path != root / MANIFEST)
     return {path.relative_to(results).as_posix(): sha256(path) for path in paths}
-
-
-def manifest_file(root: Path) -> Path:
-    """Return where the manifest lies."""
-    return root / "results" / "manifest.json"
 
 
 def manifest_differs(root: Path, *, folders: Collection[str] = ()) -> Iterator[str]:
     """Yield the files that are not as the committed manifest has them.
 
-    Args:
-        root: the study's folder.
-        folders: of ``results``; none takes all of which the manifest lists something: others are a person's own.
+    ``folders`` are of ``results``; none takes all of which the manifest lists something: others are a person's own.
     """
-    file = manifest_file(root)
-    if not file.is_file():
-        yield "results/manifest.json is missing: restore it, or write it by `llamarec verify --write`."
+    if not (root / MANIFEST).is_file():
+        yield f"{MANIFEST} is missing: restore it, or write it by `llamarec verify --write`."
         return
-    listed, there = TypeAdapter(dict[str, str]).validate_python(read_json(file)), manifest(root)
+    listed, there = TypeAdapter(dict[str, str]).validate_python(read_json(root / MANIFEST)), manifest(root)
     folders = folders or {path.split("/")[0] for path in listed}
     for path in sorted(path for path in listed.keys() | there.keys() if path.split("/")[0] in folders):
         if path not in there:
-            yield f"results/{path} is missing, which results/manifest.json lists."
+            yield f"results/{path} is missing, which {MANIFEST} lists."
         elif path not in listed:
-            yield f"results/{path} is not listed in results/manifest.json: remove it, or run `llamarec verify --write`."
+            yield f"results/{path} is not listed in {MANIFEST}: remove it, or run `llamarec verify --write`."
         elif listed[path] != there[path]:
-            yield f"results/{path} is not as results/manifest.json has it: it was changed after it was committed."
+            yield f"results/{path} is not as {MANIFEST} has it: it was changed after it was committed."
 
 
-def read_records(file: Path) -> dict[str, Record]:
-    """Read a ``provenance.json``, or a file that is one record by itself, by name.
-
-    Raises:
-        InputError: it is missing, or a record lacks something or holds what cannot be.
-    """
-    content = read_json(file)
-    try:
-        return _RECORDS.validate_python(content if file.name == "provenance.json" else {file.stem: content})
-    except ValidationError as error:
-        raise InputError(f"{file}: {first_fault(error)}") from None
-
-
-def records_below(results: Path) -> list[tuple[Path, str, Record]]:
-    """Return every record below a folder: its file, its name, and what it says."""
-    files = [*results.rglob("provenance.json"), *results.glob("*/records/**/*.json")]
-    return [(file, name, record) for file in sorted(files) for name, record in read_records(file).items()]
+def records_below(results: Path, *, root: Path) -> list[Record]:
+    """Read all records below a folder of ``root``: those in ``provenance.json``, and those of the grid's runs."""
+    found = []
+    for file in sorted([*results.rglob("provenance.json"), *results.glob("*/records/**/*.json")]):
+        content = read_json(file)
+        try:
+            records = TypeAdapter(dict[str, Record]).validate_python(
+                content if file.name == "provenance.json" else {file.stem: content}
+            )
+        except ValidationError as error:
+            raise InputError(f"{file}: {first_fault(error)}") from None
+        for name, record in records.items():
+            where = f"record {name!r} in {file.parent.relative_to(root)}"
+            found.append(record.model_copy(update={"name": name, "folder": file.parent, "where": where}))
+    return found
 
 
-def records_differ(results: Path, *, root: Path) -> Iterator[str]:
+def records_differ(results: Path, records: Sequence[Record], *, root: Path) -> Iterator[str]:
     """Yield where files and records do not account for each other, or a record is not clean."""
     for folder in sorted({path.parent for path in results.rglob("*") if path.is_file()}):
-        if "records" in folder.relative_to(results).parts:  # of the grid: they are records themselves
-            continue
-        place, file = folder.relative_to(root), folder / "provenance.json"
-        if not file.is_file():
-            yield f"{place} has no provenance.json: restore it, or run the notebook that writes there."
-            continue
-        recorded: dict[str, str] = {}
-        for name, record in read_records(file).items():
-            for artefact, digest in record.artefacts.items():
-                if artefact in recorded:
-                    yield f"{place / artefact} has two records, {recorded[artefact]!r} and {name!r}: run one again."
-                elif not (folder / artefact).is_file():
-                    yield f"{place / artefact} is missing, which the record {name!r} in {place} accounts for."
-                elif sha256(folder / artefact) != digest:
-                    yield (
-                        f"{place / artefact} has another hash than in the record {name!r} in {place}: "
-                        "it was changed after it was written."
-                    )
-                recorded[artefact] = name
-            for other in (*record.artefacts, name):
-                if (seed := re.search(r"-seed(\d+)", other)) and int(seed[1]) != record.seed:
-                    yield f"{place / other} is of seed {seed[1]}, but its record in {place} says seed {record.seed}."
-        unknown = {path.name for path in folder.iterdir() if path.is_file()} - recorded.keys() - {"provenance.json"}
-        for name in sorted(name for name in unknown if not name.endswith(".ipynb")):
-            yield f"{place / name} has no record in provenance.json: run the notebook that writes it."
+        if "records" not in folder.relative_to(results).parts:  # of the grid: they are records themselves
+            yield from _folder_differs(folder, [record for record in records if record.folder == folder], root=root)
     known: dict[str, dict[str, Any]] = {}
-    for file, name, record in records_below(results):
-        where = f"The record {name!r} in {file.parent.relative_to(root)}"
+    for record in records:
         if record.git_dirty:
-            yield f"{where} was not measured from a clean tree: commit, and run it again."
+            yield f"The {record.where} was not measured from a clean tree: commit, and run it again."
         if record.notebook_sha256:
-            said = record.model_dump(exclude={"artefacts"})
-            if known.setdefault(name, said) != said:
-                yield f"{where} says something else than the record of the same run beside its other files: restore it."
-            ran = results / "notebooks" / record.parameters.get("dataset", "") / f"{notebook_of(name)}.ipynb"
+            said = record.model_dump(exclude={"artefacts", "folder", "where"})
+            if known.setdefault(record.name, said) != said:
+                yield f"The {record.where} says something else than the record of the same run elsewhere: restore it."
+            ran = results / "notebooks" / record.parameters.get("dataset", "") / f"{record.notebook}.ipynb"
             if results.name == record.parameters.get("profile") and not ran.is_file():
-                yield f"{ran.relative_to(root)} is missing, of which {where[0].lower()}{where[1:]} speaks."
+                yield f"{ran.relative_to(root)} is missing, of which the {record.where} speaks."
 
 
-def data_differ(results: Path, *, root: Path) -> Iterator[str]:
+def _folder_differs(folder: Path, records: Sequence[Record], *, root: Path) -> Iterator[str]:
+    """Yield where the files of a folder and their records do not account for each other."""
+    place = folder.relative_to(root)
+    if not (folder / "provenance.json").is_file():
+        yield f"{place} has no provenance.json: restore it, or run the notebook that writes there."
+        return
+    known = {"provenance.json"}
+    for record in records:
+        for artefact, digest in record.artefacts.items():
+            if artefact in known:
+                yield f"{place / artefact} has two records, of which one is the {record.where}: run it again."
+            elif not (folder / artefact).is_file():
+                yield f"{place / artefact} is missing, which the {record.where} accounts for."
+            elif sha256(folder / artefact) != digest:
+                yield f"{place / artefact} has another hash than in the {record.where}: it was changed afterwards."
+            known.add(artefact)
+        for name in (*record.artefacts, record.name):
+            if (seed := re.search(r"-seed(\d+)", name)) and int(seed[1]) != record.seed:
+                yield f"{place / name} is of seed {seed[1]}, but its record says seed {record.seed}."
+    unknown = {path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".ipynb"} - known
+    for name in sorted(unknown):
+        yield f"{place / name} has no record in provenance.json: run the notebook that writes it."
+
+
+def data_differ(results: Path, records: Sequence[Record]) -> Iterator[str]:
     """Yield the records that name another hash of a data set than the first; that of ``1_data`` comes first."""
-    named = []
-    for file, name, record in records_below(results):
-        if results / "ties" in file.parents:  # the same events in another order are other data
-            continue
-        hashes = record.data_sha256
-        named.append((name, file, hashes if isinstance(hashes, dict) else {record.dataset: hashes}))
     known: dict[str, str] = {}
-    for name, file, hashes in sorted(named, key=lambda entry: not entry[0].startswith("1_data")):
+    for record in sorted(records, key=lambda record: record.notebook != "1_data"):
+        if results / "ties" in record.folder.parents:  # the same events in another order are other data
+            continue
+        hashes = record.data_sha256 if isinstance(record.data_sha256, dict) else {record.dataset: record.data_sha256}
         for dataset, digest in hashes.items():
             first = known.setdefault(dataset, digest)
             if digest != first:
                 yield (
-                    f"{name!r} in {file.relative_to(root)} was measured on {dataset} with the hash {digest[:12]}…, "
+                    f"The {record.where} was measured on {dataset} with the hash {digest[:12]}…, "
                     f"the other results on {first[:12]}…: run it again on the same data."
                 )
 
 
-def history_differs(results: Path, history: History) -> Iterator[str]:
+def history_differs(records: Sequence[Record], history: History) -> Iterator[str]:
     """Yield the records that are not of a commit that led to this one, or not of its notebook, profile and versions."""
-    for file, name, record in records_below(results) if not history.missing else ():
-        where, commit = f"The record {name!r} in {file.parent.relative_to(history.root)}", record.git_commit
+    for record in records if not history.missing else ():
+        where, commit, given = f"The {record.where}", record.git_commit, record.parameters
         if commit not in history.commits:
             yield f"{where} names the commit {commit}, which does not lead to the present one: run it again."
             continue
@@ -202,11 +199,9 @@ def history_differs(results: Path, history: History) -> Iterator[str]:
                 yield f"{where} was made with {package} {version}, but {at} {locked[package]} is locked."
         if not record.notebook_sha256:  # of a command, e.g. `llamarec train`
             continue
-        notebook = f"notebooks/{notebook_of(name)}.ipynb"
-        profile = f"notebooks/profiles/{record.parameters['profile']}.yaml"
-        output = Path("results", record.parameters["profile"], "notebooks", record.parameters.get("dataset", ""))
-        command = command_of(notebook, output / Path(notebook).name, record.parameters)
-        if sorted(record.command.split(" -")) != sorted(command.split(" -")):
+        notebook, profile = f"notebooks/{record.notebook}.ipynb", f"notebooks/profiles/{given['profile']}.yaml"
+        output = Path("results", given["profile"], "notebooks", given.get("dataset", ""), f"{record.notebook}.ipynb")
+        if sorted(record.command.split(" -")) != sorted(command_of(notebook, output, given).split(" -")):
             yield f"{where} has a command that does not make it: restore it, or run the notebook again."
         source, settings = history.content(commit, notebook), history.content(commit, profile)
         if not source or notebook_hash(source) != record.notebook_sha256:
@@ -215,7 +210,7 @@ def history_differs(results: Path, history: History) -> Iterator[str]:
             yield f"{where} is not of {profile} {at}."
             continue
         written = yaml.safe_load(settings)
-        overrides = written.pop("datasets").get(record.parameters.get("dataset")) or {}
+        overrides = written.pop("datasets").get(given.get("dataset")) or {}
         written |= {part: written.get(part, {}) | changes for part, changes in overrides.items()}
         if not _holds(record.settings, {part: written[part] for part in written.keys() - {"seed"}}):
             yield f"{where} has other settings than {profile} {at}."
@@ -232,30 +227,26 @@ def _holds(recorded: Any, written: Any) -> bool:
     return bool(recorded == written)
 
 
-def notebooks_differ(results: Path, *, root: Path) -> Iterator[str]:
+def notebooks_differ(results: Path, records: Sequence[Record], *, root: Path) -> Iterator[str]:
     """Yield the executed notebooks without a record, or with other cells or parameters than the record's."""
-    for path in sorted((results / "notebooks").rglob("*.ipynb")):
-        place, notebook = path.relative_to(root), nbformat.read(path, as_version=4)
-        record, given = record_of_notebook(path), notebook.metadata.get("papermill", {}).get("parameters", {})
+    for path, notebook, record in _executed(results, records):
+        place, given = path.relative_to(root), _given(notebook)
         injected = [cell.source for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
         if record is None:
             yield f"{place} has no record in provenance.json: run it again."
         elif notebook_hash(path) != record.notebook_sha256:
             yield f"{place} has other cells than the notebook that ran: restore it, or run it again."
-        elif any(assigned(source) != given for source in injected) or given != {
-            name: value for name, value in record.parameters.items() if name in given
-        }:
+        elif not given.items() <= record.parameters.items() or any(assigned(source) != given for source in injected):
             yield f"{place} has other parameters than its record: restore it, or run it again."
 
 
-def changed_since(profile: Profile, *, root: Path) -> Iterator[str]:
+def changed_since(profile: Profile, records: Sequence[Record], *, root: Path) -> Iterator[str]:
     """Yield what has changed since executed notebooks ran: the notebook, or the settings that it ran with."""
     found: dict[str, list[str]] = {}
-    for path in sorted((root / "results" / profile.name / "notebooks").rglob("*.ipynb")):
-        record, source = record_of_notebook(path), root / "notebooks" / path.name
+    for path, _, record in _executed(root / "results" / profile.name, records):
         if record is None:
             continue
-        dataset, change = record.parameters.get("dataset"), None
+        dataset, source, change = record.parameters.get("dataset"), root / "notebooks" / path.name, None
         if not source.is_file():
             change = "the notebook has another name now"
         elif notebook_hash(source) != record.notebook_sha256:
@@ -270,15 +261,15 @@ def changed_since(profile: Profile, *, root: Path) -> Iterator[str]:
     yield from (f"{profile.name}, {', '.join(names)}: {change}" for change, names in found.items())
 
 
-def record_of_notebook(path: Path) -> Record | None:
-    """Return the record of an executed notebook, of several seeds that of the seed that its parameters say."""
-    found = [
-        one for name, one in read_records(path.with_name("provenance.json")).items() if notebook_of(name) == path.stem
-    ]
-    seed = nbformat.read(path, as_version=4).metadata.get("papermill", {}).get("parameters", {}).get("seed")
-    return next((record for record in found if seed in (None, record.seed)), None)
+def _executed(results: Path, records: Sequence[Record]) -> Iterator[tuple[Path, nbformat.NotebookNode, Record | None]]:
+    """Yield each executed notebook and its record, of several seeds that of the seed that its parameters say."""
+    for path in sorted((results / "notebooks").rglob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        of_notebook = (record for record in records if (record.folder, record.notebook) == (path.parent, path.stem))
+        found = (record for record in of_notebook if _given(notebook).get("seed") in (None, record.seed))
+        yield path, notebook, next(found, None)
 
 
-def notebook_of(record: str) -> str:
-    """Return the notebook of a record's name, ``<notebook>[-<data set>]-seed<k>``."""
-    return record.split("-")[0]
+def _given(notebook: nbformat.NotebookNode) -> dict[str, Any]:
+    """Return the parameters with which papermill ran a notebook."""
+    return notebook.metadata.get("papermill", {}).get("parameters", {})

@@ -6,12 +6,7 @@ import numpy as np
 
 
 def rng(seed: int, *purpose: int | str) -> np.random.Generator:
-    """Return the generator of one purpose; other purposes get streams of their own.
-
-    Args:
-        seed: of the run.
-        purpose: what is drawn, e.g. ``("batches", epoch)``; whole numbers from 0 on and words.
-    """
+    """Return the generator of one purpose, e.g. ``"batches", epoch``; other purposes get streams of their own."""
     return np.random.default_rng([seed, *map(_number, purpose)])
 
 

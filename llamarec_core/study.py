@@ -37,10 +37,7 @@ from llamarec_core.settings import Profile, load_profile
 class Run(Paths):
     """One execution of one notebook: its settings, its paths, and what it wrote.
 
-    Attributes:
-        notebook: the notebook's name without suffix, e.g. ``2_retriever``.
-        profile: the settings, with the data set's overrides applied.
-        parameters: of the notebook, by which it can be run again.
+    ``profile`` has the data set's overrides applied; ``parameters`` are those by which the notebook can be run again.
     """
 
     def __init__(
@@ -53,9 +50,8 @@ class Run(Paths):
         root: Path,
         settings: Sequence[str] = (),
     ) -> None:
-        self.notebook = notebook
-        self.profile_file = find_profile(profile, root=root)
-        self.profile: Profile = load_profile(self.profile_file)
+        self.notebook, file = notebook, find_profile(profile, root=root)
+        self.profile: Profile = load_profile(file)
         if dataset is not None:
             self.profile = self.profile.for_dataset(checked_name(dataset, of="data set")).given(settings)
         super().__init__(root, self.profile.name, dataset, self.profile.seed if seed is None else seed)
@@ -66,38 +62,28 @@ class Run(Paths):
         self._written: list[Path] = []
         self._started = time.perf_counter()
         self._settings = recorded_settings(self.profile)
-        if self.profile.ranker.start_from:  # from here on a path of this checkout
-            start_from = str(root / self.profile.ranker.start_from)
-            ranker = self.profile.ranker.model_copy(update={"start_from": start_from})
+        if start := self.profile.ranker.start_from:  # from here on a path of this checkout
+            ranker = self.profile.ranker.model_copy(update={"start_from": str(root / start)})
             self.profile = self.profile.model_copy(update={"ranker": ranker})
         source = root / "notebooks" / f"{notebook}.ipynb"
         # now, because the code on disk may change while it runs; what is no notebook has no hash
         self._made = circumstances(root) | {
             "notebook_sha256": notebook_hash(source) if source.is_file() else None,
-            "profile_sha256": sha256(self.profile_file),
+            "profile_sha256": sha256(file),
         }
 
     @property
     def executed_notebook(self) -> Path:
         """Where the Snakefile puts the executed notebook."""
-        return self.executed_notebook_of(self.notebook)
+        return self.results / "notebooks" / (self.dataset_name or "") / f"{self.notebook}.ipynb"
 
     @property
     def commit(self) -> str:
         """The commit that this run measures with, for the tables."""
-        return commit_name(self._made["git_commit"], dirty=self._made["git_dirty"])
-
-    @property
-    def hardware(self) -> dict[str, Any]:
-        """The machine that this run measures on."""
-        return self._made["hardware"]
+        return commit_name(self._made)
 
     def load_dataset(self, dataset: str | None = None) -> Dataset:
-        """Load a data set that ``1_data`` has preprocessed, and note its hash for the provenance.
-
-        Raises:
-            InputError: ``1_data`` has not run for this data set.
-        """
+        """Load a data set that ``1_data`` has preprocessed, and note its hash for the provenance."""
         folder = self.dataset_folder(dataset)
         if not folder.is_dir():
             raise InputError(
@@ -125,19 +111,12 @@ class Run(Paths):
     def finish(self) -> dict[str, Any]:
         """Write ``provenance.json`` beside every artefact of this run and return the record.
 
-        Each such file maps ``<notebook>[-<data set>]-seed<k>`` to a record, so that notebooks that write to
-        the same folder keep one record each.
+        Each such file maps ``<notebook>[-<data set>]-seed<k>`` to a record, so that notebooks that write to the same
+        folder keep one record each.
         """
-        record = self._record()
-        key = with_seed("-".join(filter(None, (self.notebook, self.dataset_name))), self.seed)
-        keep_record(self.root, [*self._written], name=key, record=record, also=self.executed_notebook.parent)
-        return record
-
-    def _record(self) -> dict[str, Any]:
         output = self.executed_notebook.relative_to(self.root)
-        return {
+        record = self._made | {
             "command": command_of(f"notebooks/{self.notebook}.ipynb", output, self.parameters),
-            **self._made,
             "peak_memory_mib": peak_memory_mib(),
             "data_sha256": self._data_hashes,
             "raw_sha256": self._raw_hashes,
@@ -146,6 +125,9 @@ class Run(Paths):
             "settings": self._settings,
             "wall_seconds": round(time.perf_counter() - self._started, 1),
         }
+        name = with_seed("-".join(filter(None, (self.notebook, self.dataset_name))), self.seed)
+        keep_record(self.root, self._written, name=name, record=record, also=self.executed_notebook.parent)
+        return record
 
 
 def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int | None = None) -> Run:
@@ -154,15 +136,8 @@ def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int 
     papermill may give a notebook of one data set changed settings: ``-y 'settings: [ranker.title_tokens=32]'``. They
     change what the run writes, so give a copy of the profile with them for results to keep.
 
-    Args:
-        notebook: the notebook's name without suffix.
-        profile: a profile's name, or a path to a YAML file.
-        dataset: the data set's name; ``None`` for a notebook over all data sets of the profile.
-        seed: the run's seed; ``None`` takes the profile's.
-
-    Raises:
-        InputError: the profile or a changed setting is unknown or faulty, the seed is not a whole number, or papermill
-            was given a parameter that the notebook does not have.
+    ``profile`` is a name or a YAML file. Without ``dataset`` a notebook is about all data sets of the profile, without
+    ``seed`` it takes the profile's. What is faulty or unknown is an :class:`InputError`.
     """
     _show_input_errors_alone()
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
@@ -183,22 +158,19 @@ def begin(notebook: str, *, profile: str, dataset: str | None = None, seed: int 
 
 def _show_input_errors_alone() -> None:
     """In a notebook, let an InputError appear as its sentence instead of as a traceback."""
-    shell = _ipython()
-    if shell is not None:
 
-        def show(
-            shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None
-        ) -> list[str]:
-            shell._showtraceback(kind, error, [f"{kind.__name__}: {error}"])
-            return [f"{kind.__name__}: {error}"]
+    def show(shell: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> list[str]:
+        sentence = [f"{kind.__name__}: {error}"]
+        shell._showtraceback(kind, error, sentence)
+        return sentence
 
+    if shell := _ipython():
         shell.set_custom_exc((InputError,), show)
 
 
 def _injected_parameters() -> dict[str, Any]:
     """Return what papermill was given: it injects a cell of assignments before the first that runs this."""
-    shell = _ipython()
-    cells = shell.user_ns["In"] if shell is not None else []
+    cells = shell.user_ns["In"] if (shell := _ipython()) else []
     return assigned(next((cell for cell in cells if cell.startswith("# Parameters\n")), ""))
 
 
@@ -225,15 +197,8 @@ def _ipython() -> Any:
 def load_ranks(*folders: Path, datasets: Iterable[str]) -> tuple[dict[tuple[str, str, int], pd.DataFrame], str]:
     """Return all ranks files of a profile, by (data set, method, seed), and the commit that measured them.
 
-    The commit ends in ``-dirty`` when the tree had uncommitted changes; several commits are joined by ``+``, also
-    those of files whose place a later folder's have taken.
-
-    Args:
-        folders: ``results/<profile>``, or its ``grid``; where both have the same, that of the last is taken.
-        datasets: names of data sets; those without ranks are left out.
-
-    Raises:
-        InputError: a ranks file has no provenance beside it.
+    ``folders`` are ``results/<profile>`` or its ``grid``; where several have the same, the last folder's is taken. Data
+    sets without ranks are left out. The commits of all files are joined by ``+``.
     """
     ranks, commits = {}, {}
     for folder, dataset in product(folders, datasets):

@@ -2,8 +2,7 @@
 
 ``llamarec verify`` asks, in this order:
 
-1. Is every file under ``results/`` as ``results/manifest.json`` has it, and is there no other? Does each profile hold
-   what it must (``_missing``)?
+1. Is every file under ``results/`` as the manifest has it, and is there no other? Does each profile hold what it must?
 2. Does every file have a record with its hash, from a clean tree, with its seed, and do the records of one run agree?
 3. Do all records name the same data?
 4. Is every record of a commit that led to this one, and do that commit's notebook, profile and locked versions agree
@@ -13,16 +12,15 @@
 7. Do the tables, computed again from the ranks, hold the same numbers?
 8. Does every concluding sentence of the book hold of its table?
 
-A notebook or a setting that has changed since a run makes no fault of the run: it is listed. Only the profiles in
-``FRESH`` must be of the present sources.
+A notebook or a setting that has changed since a run is no fault of the run: it is listed, but for ``FRESH`` profiles.
 
-What it cannot tell: whether ranks and times were measured. Who changes ranks, then the tables, the hashes in records,
-and the manifest, leaves nothing that contradicts itself. Nor does who changes outputs of notebooks, LaTeX,
-figures or weights, and the manifest. Git shows who changed the manifest; running a step again shows the rest.
+What it cannot tell: whether ranks and times were measured. A forger who changes ranks, then the tables, the hashes in
+records and the manifest leaves nothing that contradicts itself; outputs of notebooks, LaTeX, figures and weights need
+the manifest alone. Git shows who changed the manifest; running a step again shows the rest.
 """
 
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +30,19 @@ from llamarec_core.checkpoint import first_difference
 from llamarec_core.evaluation.conclusions import check_conclusions
 from llamarec_core.files import InputError, read_json, write_json
 from llamarec_core.grid import Grid, grid_table
-from llamarec_core.paths import RANKED, find_profile
+from llamarec_core.paths import RANKED, Paths, find_profile
 from llamarec_core.provenance import git_state
 from llamarec_core.records import (
+    MANIFEST,
     History,
+    Record,
     changed_since,
     data_differ,
     history_differs,
     manifest,
     manifest_differs,
-    manifest_file,
     notebooks_differ,
+    records_below,
     records_differ,
 )
 from llamarec_core.report.tables import Tables
@@ -60,53 +60,49 @@ TOLERANCE = 1e-5
 
 
 def verify(root: Path, *, profiles: Collection[str] = (), write: bool = False) -> str:
-    """Check committed results.
+    """Check committed results; an :class:`InputError` names the first thing that does not fit.
 
-    Args:
-        root: the study's folder.
-        profiles: names of profiles; none takes every profile that has results or is listed as having some, the benches,
-            and the book's conclusions.
-        write: instead of holding the results against the manifest, write it when all else fits.
+    Without ``profiles``, all that have results or are listed as having some are checked, and the benches and the book's
+    conclusions. ``write`` writes the manifest when all else fits, instead of holding the results against it.
 
-    Returns:
-        What was checked, in a sentence a profile, and then what has changed since it was made.
-
-    Raises:
-        InputError: a profile has no results, or something does not fit; the message names the first difference. Before
-            the manifest is written: other files than results differ from the commit.
+    Returns a sentence for each profile that was checked, and what has changed since its results were made.
     """
     results, history = root / "results", History(root)
     for name in profiles:
         load_profile(find_profile(name, root=root))  # a name is checked before anything is read
     if not write:
-        _refuse_first(manifest_differs(root, folders=profiles), "results/manifest.json")
-    listed = {} if write else read_json(manifest_file(root))
+        _refuse_first(manifest_differs(root, folders=profiles), MANIFEST)
+    listed = {} if write else read_json(root / MANIFEST)
     there = [path.name for path in results.iterdir() if path.is_dir()] + [path.split("/")[0] for path in listed]
     if not profiles:
-        _refuse_first(records_differ(results / "bench", root=root), "results/bench")
-        _refuse_first(history_differs(results / "bench", history), "results/bench")
+        bench = results / "bench"
+        records = records_below(bench, root=root)
+        _refuse_first(records_differ(bench, records, root=root), "results/bench")
+        _refuse_first(history_differs(records, history), "results/bench")
     checked, notes = [], [history.missing] if history.missing else []
-    for name in profiles or sorted({*there} - {"bench", "published"}):
-        profile = load_profile(find_profile(name, root=root))
-        if not (results / profile.name).is_dir():
-            raise InputError(f"{profile.name} has no results: run `make study PROFILE={profile.name}` first.")
-        _refuse_first(differences(profile, history, root=root), f"results/{profile.name}")
-        changed = list(changed_since(profile, root=root))
-        if profile.name in FRESH:
-            _refuse_first((f"{one}: run `make study PROFILE={profile.name}`." for one in changed), f"results/{name}")
+    for place in profiles or sorted({*there} - {"bench", "published"}):
+        profile = load_profile(find_profile(place, root=root))
+        name = profile.name
+        if not (results / name).is_dir():
+            raise InputError(f"{name} has no results: run `make study PROFILE={name}` first.")
+        records = records_below(results / name, root=root)
+        _refuse_first(_differences(profile, records, history, root=root), f"results/{name}")
+        changed = list(changed_since(profile, records, root=root))
+        if name in FRESH:
+            _refuse_first((f"{one}: run `make study PROFILE={name}`." for one in changed), f"results/{name}")
         notes += changed
-        tables = [path.stem for path in (results / profile.name / "tables").glob("*.csv")]
+        tables = [path.stem for path in (results / name / "tables").glob("*.csv")]
         by_hash = sorted(table for table in tables if table.startswith(Tables.BY_HASH))
         checked.append(
-            f"{profile.name}: whole and from a clean tree; {len(tables) - len(by_hash)} tables follow from the "
-            "ranks" + (f", by their hashes alone: {', '.join(by_hash)}." if by_hash else ".")
+            f"{name}: whole and from a clean tree; {len(tables) - len(by_hash)} tables follow from the ranks"
+            + (f", by their hashes alone: {', '.join(by_hash)}." if by_hash else ".")
         )
     if not profiles:
         _refuse_first(check_conclusions(root), "book/conclusions.yaml")
     if write:
         if git_state(root)[1] is not False:
             raise InputError(f"{root} has changes beside its results, or no git: commit them first.")
-        write_json(manifest_file(root), manifest(root))
+        write_json(root / MANIFEST, manifest(root))
     return "\n".join(checked + notes)
 
 
@@ -122,14 +118,14 @@ def _refuse_first(found: Iterator[str], place: str) -> None:
         raise InputError(first)
 
 
-def differences(profile: Profile, history: History, *, root: Path) -> Iterator[str]:
+def _differences(profile: Profile, records: Sequence[Record], history: History, *, root: Path) -> Iterator[str]:
     """Yield a sentence for everything of a profile's results that does not fit, cheap checks first."""
     results = root / "results" / profile.name
     yield from _missing(profile, root=root)
-    yield from records_differ(results, root=root)
-    yield from data_differ(results, root=root)
-    yield from history_differs(results, history)
-    yield from notebooks_differ(results, root=root)
+    yield from records_differ(results, records, root=root)
+    yield from data_differ(results, records)
+    yield from history_differs(records, history)
+    yield from notebooks_differ(results, records, root=root)
     yield from _ranks_differ(profile, root=root)
     yield from _grid_differs(profile, root=root)
     yield from _tables_differ(profile, root=root)
@@ -138,30 +134,30 @@ def differences(profile: Profile, history: History, *, root: Path) -> Iterator[s
 def _missing(profile: Profile, *, root: Path) -> Iterator[str]:
     """Yield what a profile with results must hold and does not: ranks, weights, notebooks, tables, the grid."""
     results = root / "results" / profile.name
-    needed = [f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "tex")] + ["notebooks/4_results.ipynb"]
+    needed = [results / "tables" / f"{name}.{kind}" for name in TABLES for kind in ("csv", "tex")]
+    needed += [results / "notebooks" / "4_results.ipynb"]
     for dataset in profile.datasets:
-        methods = (profile.retriever.method, *RANKED)
-        needed += [f"ranks/{dataset}/{method}-seed{profile.seed}.parquet" for method in methods]
-        needed += [f"notebooks/{dataset}/{name}.ipynb" for name in ("1_data", "2_retriever", "3_ranker")]
-        weights = f"weights/{dataset}-seed{profile.seed}"
-        needed += [f"{weights}/retriever.safetensors", f"{weights}/adapter/adapter_model.safetensors"]
-    needed += [f"ablations/{dataset}-seed{profile.seed}.parquet" for dataset in profile.evaluation.ablation_datasets]
-    needed += [f"strategies/{dataset}/provenance.json" for dataset in profile.evaluation.strategy_datasets]
+        paths = Paths(root, profile.name, dataset, profile.seed)
+        needed += [paths.ranks_file(method) for method in (profile.retriever.method, *RANKED)]
+        needed += [results / "notebooks" / dataset / f"{name}.ipynb" for name in ("1_data", "2_retriever", "3_ranker")]
+        needed += [paths.weights / "retriever.safetensors", paths.weights / "adapter" / "adapter_model.safetensors"]
+        needed += [paths.ablation_file] if dataset in profile.evaluation.ablation_datasets else []
+    needed += [results / "strategies" / name / "provenance.json" for name in profile.evaluation.strategy_datasets]
     for method, by_dataset in profile.grid.items():
         for dataset, settings in by_dataset.items():
-            seeds = range(profile.seed, profile.seed + settings.seeds)
-            needed += [f"grid/ranks/{dataset}/{method}-seed{seed}.parquet" for seed in seeds]
+            for seed in range(profile.seed, profile.seed + settings.seeds):
+                needed.append(Paths(root, profile.name, dataset, seed).grid_ranks(method))
             grid = Grid(profile, dataset, method, root)
             for point in settings.points():
-                record = grid.record_file(grid.retriever(**point), seed=profile.seed).relative_to(results)
-                needed += [str(record), str(record.with_suffix(".csv"))]
+                record = grid.record_file(grid.retriever(**point), seed=profile.seed)
+                needed += [record, record.with_suffix(".csv")]
     for path in needed:
-        if not (results / path).is_file():
-            yield f"results/{profile.name}/{path} is missing, which the profile must hold: restore it, or run its step."
+        if not path.is_file():
+            yield f"{path.relative_to(root)} is missing, which the profile must hold: restore it, or run its step."
 
 
 def _ranks_differ(profile: Profile, *, root: Path) -> Iterator[str]:
-    """Yield the ranks files that do not hold each tested user once, with a rank inside the catalogue."""
+    """Yield the ranks files that lack a tested user, or hold another, or a rank outside the catalogue."""
     results = root / "results" / profile.name
     sizes: dict[str, dict[str, float]] = {}
     for file in sorted((results / "tables").glob("table2*.csv")):
@@ -174,30 +170,27 @@ def _ranks_differ(profile: Profile, *, root: Path) -> Iterator[str]:
                 yield f"No Table 2 of {results.name} says how many users {dataset} has: run `4_results`."
                 continue
             users, items = int(sizes[dataset]["users"]), int(sizes[dataset]["items"])
-            for user in frame.loc[frame["user"].duplicated(), "user"].head(1):
-                yield f"{place} holds user {user} twice."
             tested = sampled_users(users, profile.for_dataset(dataset).retriever.test_users, "test")
             for user in np.setdiff1d(tested, frame["user"])[:1]:
                 yield f"{place} lacks user {user}: {dataset} has {users:,}."
             for user in frame.loc[~frame["user"].between(0, users - 1), "user"].head(1):
                 yield f"{place} holds user {user}, but {dataset} has {users:,}, counted from 0."
-            for row in frame[~frame["rank"].between(1, items)].head(1).itertuples():
+            for row in frame[frame["rank"] > items].head(1).itertuples():
                 yield f"{place} ranks the target of user {row.user} at {row.rank}, of {items:,} items."
 
 
 def _grid_differs(profile: Profile, *, root: Path) -> Iterator[str]:
-    """Yield the records of the grid that are not of its settings, of their curve, or of a clean tree."""
+    """Yield the records of the grid that are not of its settings or of their curve."""
     for row in grid_table(profile, root=root).itertuples() if profile.grid else ():
         grid = Grid(profile, row.dataset, row.method, root)
         settings = grid.retriever(weight_decay=row.weight_decay, dropout=row.dropout)
         file = grid.record_file(settings, seed=row.seed)
-        if file.is_file() and first_difference(read_json(file)["settings"], settings.model_dump()):
+        if first_difference(read_json(file)["settings"], settings.model_dump()):
             yield f"{file.relative_to(root)} was trained with other settings than {profile.name}.yaml has now."
     for file in sorted((root / "results" / profile.name / "grid" / "records").rglob("*.json")):
-        record, place = read_json(file), file.relative_to(root)
         curve = pd.read_csv(file.with_suffix(".csv"))
-        if not np.isclose(record["recall@10"], curve["recall@10"].max(), rtol=TOLERANCE):
-            yield f"{place} records another best Recall@10 than its curve has."
+        if not np.isclose(read_json(file)["recall@10"], curve["recall@10"].max(), rtol=TOLERANCE):
+            yield f"{file.relative_to(root)} records another best Recall@10 than its curve has."
 
 
 def _tables_differ(profile: Profile, *, root: Path) -> Iterator[str]:

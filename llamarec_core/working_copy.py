@@ -16,18 +16,11 @@ from threading import Thread
 
 from llamarec_core.files import alone, clear_partial, read_json, replacing, sha256, write_json, writing
 
-NOT_OF_STEPS = ("published", "manifest.json")
-"""What no step writes, of ``results/``."""
+_NOT_OF_STEPS = ("published", "manifest.json")  # what no step writes, of `results/`
 
 
 class WorkingCopy:
-    """The copy in which the steps of one run work.
-
-    Attributes:
-        root: the study's folder.
-        folder: ``runs/.study``, where Snakemake works.
-        log: what the steps of the last run printed, with their tracebacks.
-    """
+    """The copy ``folder`` of the study's folder ``root``; ``log`` holds what the steps of the last run printed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,11 +30,7 @@ class WorkingCopy:
         self._seen = self.folder / "results.json"  # the committed files as the copy began with them
 
     def open(self) -> None:
-        """Hold the study against other runs until this process ends, and bring the copy up to date.
-
-        Raises:
-            InputError: another run is at work, or the study's folder may not be written to.
-        """
+        """Hold the study against other runs until this process ends, and bring the copy up to date."""
         self._held.enter_context(alone(self.folder))
         with writing(self.folder / "results"):
             kernels = self.folder / "kernels"
@@ -55,11 +44,7 @@ class WorkingCopy:
             self.log.write_text("")
 
     def publish(self) -> None:
-        """Replace the committed results that the run changed, and add what is new.
-
-        Raises:
-            InputError: the disk is full, or the results may not be written to.
-        """
+        """Replace the committed results that the run changed, and add what is new."""
         results, copies, seen = self.root / "results", self.folder / "results", read_json(self._seen)
         changed = [path for path, stamp in _stamps(copies).items() if stamp != seen.get(path)]
         with ExitStack() as together:  # all are written before the first takes its place
@@ -80,11 +65,8 @@ class WorkingCopy:
         said = re.findall(r"^(?:InputError|llamarec): (.+)$", log, re.MULTILINE)
         raised = re.findall(r"^(\w+(?:Error|Exception|Interrupt)\b.*)$", log, re.MULTILINE)
         if "DeadKernelError" in log:
-            sentence = (
-                "A notebook's kernel died, as it does where memory runs out: close other programs, and try again."
-            )
-        else:
-            sentence = said[-1] if said else f"A step failed: {raised[-1] if raised else 'it was killed.'}"
+            said = ["A notebook's kernel died, as it does where memory runs out: close other programs, and try again."]
+        sentence = said[-1] if said else f"A step failed: {raised[-1] if raised else 'it was killed.'}"
         return f"{sentence} (Log: {self.log.relative_to(self.root)})"
 
     def hush(self) -> None:
@@ -109,12 +91,12 @@ class WorkingCopy:
 
     def _link(self) -> None:
         """Let the copy look like the study's folder: links to all of it but the results."""
-        links = {self.folder / path.name: path for path in self.root.iterdir() if not path.name.startswith(".")}
-        links |= {self.folder / "results" / "published": self.root / "results" / "published"}
-        del links[self.folder / "results"]
-        for link in [path for path in self.folder.iterdir() if path.is_symlink() and path not in links]:
-            link.unlink()
-        for link, path in links.items():
+        places = {self.folder / path.name: path for path in self.root.glob("[!.]*") if path.name != "results"}
+        places[self.folder / "results" / "published"] = self.root / "results" / "published"
+        for link in list(self.folder.iterdir()):
+            if link.is_symlink() and link not in places:
+                link.unlink()
+        for link, path in places.items():
             if not link.is_symlink():
                 link.parent.mkdir(exist_ok=True)
                 link.symlink_to(os.path.relpath(path, link.parent))
@@ -137,6 +119,9 @@ class WorkingCopy:
 
 def _stamps(results: Path) -> dict[str, list[int]]:
     """Return what tells whether a file that steps write has changed: path from ``results`` on → [time, size]."""
-    stats = {str(path.relative_to(results)): path.stat() for path in results.rglob("[!.]*") if path.is_file()}
-    of_steps = (path for path in stats if path.split("/")[0] not in NOT_OF_STEPS)
-    return {path: [stats[path].st_mtime_ns, stats[path].st_size] for path in sorted(of_steps)}
+    found = {}
+    for path in sorted(results.rglob("[!.]*")):
+        relative = path.relative_to(results)
+        if path.is_file() and relative.parts[0] not in _NOT_OF_STEPS:
+            found[str(relative)] = [path.stat().st_mtime_ns, path.stat().st_size]
+    return found

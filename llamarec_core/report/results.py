@@ -180,7 +180,7 @@ def training_table(folders: Mapping[str, Path]) -> pd.DataFrame:
         row |= {"seconds": last["seconds"], "tokens_per_second": last["tokens"] / last["seconds"]}
         row |= {"reached": kept["ndcg@10"], "reached_with_retriever": kept.get("ndcg@10_with_retriever")}
         row |= {"peak_memory_mib": made["peak_memory_mib"]}
-        rows.append(row | {"commit": commit_name(made["git_commit"], dirty=made["git_dirty"])})
+        rows.append(row | {"commit": commit_name(made)})
     return pd.DataFrame(rows)
 
 

@@ -1,6 +1,5 @@
 """`llamarec verify` finds nothing in a small study that is whole, and each of the faults planted in it."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from llamarec_core.verify import verify
 
 RESULTS = Path("results/tiny")
 RANKS = RESULTS / "ranks" / "toys"
+TINY = Path("notebooks/profiles/tiny.yaml")
 TABLES = RESULTS / "tables"
 NOTEBOOKS = RESULTS / "notebooks"
 POINT = RESULTS / "grid" / "records" / "toys" / "lrurec" / "decay0-dropout0.1-seed0.json"
@@ -47,29 +47,23 @@ def test_a_whole_study_has_no_difference(study):
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
-def edit_records(study, name, **changes):
-    """Change a record wherever it stands, as a careful forger does."""
-    for file in (study / "results").rglob("provenance.json"):
-        records = json.loads(file.read_text())
+def edit_records(study, name, folder="results", **changes):
+    """Change a record wherever it stands, as a careful forger does, or in one folder alone."""
+    for file in (study / folder).rglob("provenance.json"):
+        records = read_json(file)
         if name in records:
             write_json(file, records | {name: records[name] | changes})
-
-
-def edit_record(path, name, **changes):
-    """Change a record in one folder alone."""
-    records = json.loads((path / "provenance.json").read_text())
-    write_json(path / "provenance.json", records | {name: records[name] | changes})
 
 
 def hide(path):
     """Give a changed or deleted file the hash that its record asks for, or none."""
     file = path.with_name("provenance.json")
-    records = json.loads(file.read_text())
-    for record in records.values():
-        if path.name in record["artefacts"]:
-            kept = {name: digest for name, digest in record["artefacts"].items() if name != path.name}
-            record["artefacts"] = kept | ({path.name: sha256(path)} if path.is_file() else {})
-    write_json(file, records)
+    if file.is_file():
+        records = read_json(file)
+        for record in records.values():
+            if record["artefacts"].pop(path.name, None) and path.is_file():
+                record["artefacts"][path.name] = sha256(path)
+        write_json(file, records)
 
 
 def text(path, old="0.5", new="0.7"):
@@ -78,9 +72,7 @@ def text(path, old="0.5", new="0.7"):
     def plant(study):
         edited = (study / path).read_text().replace(old, new)
         assert edited != (study / path).read_text()
-        (study / path).write_text(edited)
-        if not (study / path).match("notebooks/**/*.ipynb") and "published" not in (study / path).parts:
-            hide(study / path)
+        overwrite(path, edited.encode())(study)
 
     return plant
 
@@ -90,8 +82,7 @@ def overwrite(path, content=b"x"):
 
     def plant(study):
         (study / path).write_bytes(content)
-        if "artefacts" in (study / path).with_name("provenance.json").read_text():
-            hide(study / path)
+        hide(study / path)
 
     return plant
 
@@ -116,10 +107,8 @@ def added(path, content="x"):
     return plant
 
 
-def recorded(name="3_ranker-toys-seed0", folder=None, **changes):
+def recorded(name="3_ranker-toys-seed0", **changes):
     """A fault: a record says something else, everywhere or in one folder."""
-    if folder:
-        return lambda study: edit_record(study / folder, name, **changes)
     return lambda study: edit_records(study, name, **changes)
 
 
@@ -165,16 +154,9 @@ def answers(study):
     hide(path)
 
 
-def without_record(study):
-    file = study / RANKS / "provenance.json"
-    records = json.loads(file.read_text())
-    del records["3_ranker-toys-seed0"]["git_commit"]
-    write_json(file, records)
-
-
 def two_records(study):
-    edit_record(study / RANKS, "2_retriever-toys-seed0", artefacts=read_json(study / RANKS / "provenance.json")[
-        "3_ranker-toys-seed0"]["artefacts"])  # fmt: skip
+    artefacts = read_json(study / RANKS / "provenance.json")["3_ranker-toys-seed0"]["artefacts"]
+    edit_records(study, "2_retriever-toys-seed0", folder=RANKS, artefacts=artefacts)
 
 
 def swapped_seeds(study):
@@ -194,20 +176,9 @@ def a_commit_aside(study):
 
 def another_source(study):
     """Change an executed notebook and its hash in all records."""
-    path = study / NOTEBOOKS / "toys" / "3_ranker.ipynb"
-    text(NOTEBOOKS / "toys" / "3_ranker.ipynb", "print(0.5)", "print(0.7)")(study)
+    text(RANKER, "print(0.5)", "print(0.7)")(study)
     for seed in (0, 1):
-        edit_records(study, f"3_ranker-toys-seed{seed}", notebook_sha256=notebook_hash(path))
-
-
-def a_data_set_more(study):
-    file = study / "notebooks" / "profiles" / "tiny.yaml"
-    file.write_text(file.read_text().replace("datasets: {toys", "datasets: {games: {}, toys"))
-
-
-def a_point_more(study):
-    file = study / "notebooks" / "profiles" / "tiny.yaml"
-    file.write_text(file.read_text().replace("dropout: [0.1]", "dropout: [0.1, 0.2]"))
+        edit_records(study, f"3_ranker-toys-seed{seed}", notebook_sha256=notebook_hash(study / RANKER))
 
 
 def point(**changes):
@@ -253,9 +224,9 @@ BY_THE_REST = {
     "an answer of a strategy": (answers, "strategies.csv, line "),
     "ranks that are none": (overwrite(RANKS / "llamarec-seed0.parquet"), "llamarec-seed0.parquet"),
     "a user missing": (ranks(lambda frame: frame[frame["user"] != 7]), "lacks user 7: toys has 40."),
-    "a user twice": (ranks(lambda frame: pd.concat([frame, frame[frame["user"] == 7]])), "user 7 twice"),
+    "a user twice": (ranks(lambda frame: pd.concat([frame, frame[frame["user"] == 7]])), "holds a user twice"),
     "a user too many": (ranks(lambda frame: pd.concat([frame, frame.tail(1).assign(user=USERS)])), "holds user 40"),
-    "rank 0": (ranks(lambda frame: user_seven(frame, 0)), "ranks the target of user 7 at 0, of 60 items."),
+    "rank 0": (ranks(lambda frame: user_seven(frame, 0)), "holds a rank below 1"),
     "a rank beyond the catalogue": (ranks(lambda frame: user_seven(frame, 61)), "target of user 7 at 61, of 60 items."),
     "seeds swapped": (swapped_seeds, "lrurec-seed0.parquet has another hash"),
     "a provenance file gone": (removed(RANKS / "provenance.json"), "ranks/toys has no provenance.json"),
@@ -272,10 +243,10 @@ BY_THE_REST = {
     "a strategy's folder gone": (removed(RESULTS / "strategies"), "which the profile must hold"),
     "the grid gone": (removed(RESULTS / "grid"), "which the profile must hold"),
     "a point of the grid gone": (removed(POINT), "which the profile must hold"),
-    "a data set without results": (a_data_set_more, "games/lrurec-seed0.parquet is missing, which the prof"),
-    "a point of the grid without a record": (a_point_more, "dropout0.2-seed0.json is missing, which the profile must"),
+    "a data set without results": (text(TINY, "{toys: {r", "{games: {}, toys: {r"), "games/lrurec-seed0.parquet is mi"),
+    "a point of the grid without a record": (text(TINY, "[0.1]", "[0.1, 0.2]"), "dropout0.2-seed0.json is miss"),
     "results of no profile": (added("results/ghost/tables/table1.csv"), "Unknown profile 'ghost'"),
-    "a profile gone": (removed("notebooks/profiles/tiny.yaml"), "Unknown profile 'tiny'"),
+    "a profile gone": (removed(TINY), "Unknown profile 'tiny'"),
     "a cell of an executed notebook": (text(RANKER, "print(0.5)", "print(0.7)"), "has other cells than the notebook"),
     "an executed notebook, hashes and all": (another_source, "is not of notebooks/3_ranker.ipynb at the commit"),
     "injected parameters": (text(RANKER, "seed = 1", "seed = 2"), "has other parameters than its record"),
@@ -300,7 +271,6 @@ BY_THE_REST = {
     "a seed that is none": (recorded(seed="0"), "3_ranker-toys-seed0.seed"),
     "other data": (recorded(data_sha256={"toys": "b" * 64}), "with the hash bbbbbbbbbbbb…, the other results on aaaa"),
     "a data set's hash that is none": (recorded(data_sha256={"toys": "b"}), "3_ranker-toys-seed0.data_sha256"),
-    "a record without a commit": (without_record, "3_ranker-toys-seed0.git_commit: Field required"),
     "records that are a list": (added(RANKS / "provenance.json", "[]"), "provenance.json: Input should be a valid"),
     "a record that is a text": (added(RANKS / "provenance.json", '{"a": "b"}'), "provenance.json: a"),
     "records that are no JSON": (added(RANKS / "provenance.json", "{"), "provenance.json is not valid JSON"),
@@ -313,8 +283,7 @@ BY_THE_REST = {
     "the grid's data": (point(data_sha256="b" * 64), "was measured on toys with the hash"),
     "the grid's tree": (point(git_dirty=True), "was not measured from a clean tree"),
     "the grid's commit": (point(git_commit="0" * 40), "which does not lead to the present one"),
-    "a conclusion": (lambda study: (study / "book/conclusions.yaml").write_text(
-        (study / "book/conclusions.yaml").read_text().replace("<= 40", "< 40")), "It is so.” does not hold"),
+    "a conclusion": (text("book/conclusions.yaml", "<= 40", "< 40"), "It is so.” does not hold"),
     "no conclusions": (removed("book/conclusions.yaml"), "conclusions.yaml is missing"),
 }  # fmt: skip
 
