@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 LIMIT = 600  # seconds for one command: a hang ends as a failure
 BLOCK = re.compile(r"^```(?:{code-block} )?(\w+)\n(?::caption: (\S+)\n\n)?(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -25,33 +25,30 @@ def blocks(section):
     return BLOCK.findall(found)
 
 
-def copy_study(folder):
-    for name in ("notebooks", "results/published"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "Snakefile", folder)
-    (folder / "llamarec_core").symlink_to(ROOT / "llamarec_core")
+@pytest.fixture
+def follow(tmp_path, copy_study, environment):
+    """A function that does what a section of the page says, in a copy of the study, and returns what is printed."""
+    copy_study(tmp_path)
 
+    def do(section):
+        printed = ""
+        for language, caption, text in blocks(section):
+            if caption:
+                assert text.count("# the edit") == 1
+                (tmp_path / caption).write_text(text)
+                continue
+            command = {"bash": ["bash", "-euc", text], "python": [sys.executable, "-c", text]}[language]
+            run = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, start_new_session=True, **PIPES)
+            try:
+                output, _ = run.communicate(timeout=LIMIT)
+            except subprocess.TimeoutExpired:
+                os.killpg(run.pid, signal.SIGKILL)  # with all that it started
+                raise
+            assert run.returncode == 0, text + output
+            printed += output
+        return printed
 
-def follow(section, folder):
-    """Do what a section of the page says, in a copy of the study, and return what the commands print."""
-    copy_study(folder)
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    printed = ""
-    for language, caption, text in blocks(section):
-        if caption:
-            (folder / caption).write_text(text)
-            continue
-        command = {"bash": ["bash", "-euc", text], "python": [sys.executable, "-c", text]}[language]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        run = subprocess.Popen(command, cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
-        try:
-            output, _ = run.communicate(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            os.killpg(run.pid, signal.SIGKILL)  # with all that it started
-            raise
-        assert run.returncode == 0, text + output
-        printed += output
-    return printed
+    return do
 
 
 def settings(folder, profile, dataset):
@@ -59,16 +56,16 @@ def settings(folder, profile, dataset):
     return records[f"3_ranker-{dataset}-seed0"]["settings"]["ranker"]
 
 
-def test_another_template(tmp_path):
-    printed = follow("Another template", tmp_path)
+def test_another_template(tmp_path, follow):
+    printed = follow("Another template")
     assert settings(tmp_path, "other-template", "ml-100k-1998")["template"] == "alpaca"
     executed = (tmp_path / "results/other-template/notebooks/ml-100k-1998/3_ranker.ipynb").read_text()
     assert "### Instruction:" in executed
     assert re.findall(r"^(\w+) NDCG@10 of 943 users: 0\.\d{4}$", printed, re.MULTILINE) == ["lrurec", "llamarec"]
 
 
-def test_another_backbone(tmp_path):
-    follow("Another backbone", tmp_path)
+def test_another_backbone(tmp_path, follow):
+    follow("Another backbone")
     assert settings(tmp_path, "other-backbone", "ml-100k-1998")["backbone"] == "runs/four-layers"
     ranks = pd.read_parquet(tmp_path / "results/other-backbone/ranks/ml-100k-1998/llamarec-seed0.parquet")
     assert len(ranks) == 943
@@ -76,15 +73,15 @@ def test_another_backbone(tmp_path):
     assert layers == 4
 
 
-def test_your_own_data(tmp_path):
-    printed = follow("Your own data", tmp_path).splitlines()
+def test_your_own_data(follow):
+    printed = follow("Your own data").splitlines()
     assert next(line for line in printed if "my-shop" in line).split()[:3] == ["my-shop", "200", "160"]
     ranked = printed[-5:]
     assert [line.split()[0] for line in ranked] == ["1", "2", "3", "4", "5"]
     assert not any("red kettle" in line or "blue kettle" in line for line in ranked)
 
 
-def test_the_data_step_runs_again_when_a_raw_file_changes(tmp_path, monkeypatch):
+def test_the_data_step_runs_again_when_a_raw_file_changes(tmp_path, copy_study, environment):
     copy_study(tmp_path)
     (tmp_path / "notebooks/profiles/mine.yaml").write_text("datasets: {shop: {}}\n")
     files = [tmp_path / "raw" / "shop" / name for name in ("interactions.csv", "items.csv")]
@@ -92,21 +89,14 @@ def test_the_data_step_runs_again_when_a_raw_file_changes(tmp_path, monkeypatch)
     for path in (*files, *outputs):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    monkeypatch.setenv("LLAMAREC_DATA", "raw")
+    options = {"cwd": tmp_path, "env": environment | {"LLAMAREC_DATA": "raw"}, "text": True, "timeout": LIMIT, **PIPES}
 
     def plan():
         command = [BIN / "snakemake", "-n", outputs[0].relative_to(tmp_path), "--cores=1", "--config", "profile=mine"]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.run(command, cwd=tmp_path, text=True, check=True, timeout=LIMIT, **pipes).stdout
+        return subprocess.run(command, check=True, **options).stdout
 
     assert "Nothing to be done" in plan()
     files[1].write_text("[]")
     os.utime(files[1], (later := outputs[1].stat().st_mtime + 5, later))
     assert "Updated input files" in (planned := plan())
     assert "items.csv" in planned
-
-
-@pytest.mark.parametrize("section", ["Another template", "Another backbone", "Your own data"])
-def test_each_edit_is_marked_in_its_profile(section):
-    (profile,) = [text for _, caption, text in blocks(section) if caption]
-    assert profile.count("# the edit") == 1

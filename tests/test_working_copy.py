@@ -13,16 +13,20 @@ from llamarec_core.working_copy import WorkingCopy
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", "")  # which a run sets
-    for path in (
+    for name in (
         "notebooks/a.ipynb",
         "results/published/p.csv",
         "results/quick/ranks/a.parquet",
         "results/quick/b.csv",
     ):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text("committed")
-        os.utime(tmp_path / path, (1, 1))
+        write(tmp_path / name, "committed")
+        os.utime(tmp_path / name, (1, 1))
     return tmp_path
+
+
+def write(path, text="whole"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def run(root):
@@ -45,36 +49,32 @@ def results(root):
 
 
 def test_a_run_works_in_a_copy_and_publishes_what_it_changed(root):
-    before = results(root)
-    copy = run(root)
+    before, copy = results(root), run(root)
+    quick = copy.folder / "results" / "quick"
     assert (copy.folder / "notebooks" / "a.ipynb").read_text() == "committed"
     assert (copy.folder / "results" / "published" / "p.csv").read_text() == "committed"
-    (copy.folder / "results" / "quick" / "ranks" / "a.parquet").unlink()  # as Snakemake does before a step starts
-    (copy.folder / "results" / "quick" / "b.csv").write_text("half")
+    (quick / "ranks" / "a.parquet").unlink()  # as Snakemake does before a step starts
+    write(quick / "b.csv", "half")
     assert results(root) == before
     end(copy)  # killed
     assert results(root) == before
     copy = run(root)
-    assert not (copy.folder / "results" / "quick" / "ranks" / "a.parquet").exists()  # its step has to run again
-    assert (copy.folder / "results" / "quick" / "b.csv").read_text() == "half"  # it goes on where it was
-    (copy.folder / "results" / "quick" / "b.csv").write_text("whole")
-    (copy.folder / "results" / "quick" / "c.csv").write_text("new")
-    (root / "results" / "quick" / "ranks" / "a.parquet").write_text("edited meanwhile")
+    assert not (quick / "ranks" / "a.parquet").exists()  # its step has to run again
+    assert (quick / "b.csv").read_text() == "half"  # it goes on where it was
+    write(quick / "b.csv")
+    write(quick / "c.csv", "new")
+    write(root / "results" / "quick" / "ranks" / "a.parquet", "edited")
     copy.publish()
-    assert results(root) == before | {
-        "quick/ranks/a.parquet": "edited meanwhile",
-        "quick/b.csv": "whole",
-        "quick/c.csv": "new",
-    }
+    assert results(root) == before | {"quick/ranks/a.parquet": "edited", "quick/b.csv": "whole", "quick/c.csv": "new"}
 
 
 def test_what_changes_between_two_runs_goes_into_the_copy(root):
     copy = run(root)
     copy.publish()
     end(copy)
-    (root / "results" / "quick" / "b.csv").write_text("pulled")
+    for name in ("b.csv", "d.csv"):
+        write(root / "results" / "quick" / name, "pulled")
     (root / "results" / "quick" / "ranks" / "a.parquet").unlink()
-    (root / "results" / "quick" / "d.csv").write_text("pulled")
     shutil.rmtree(root / "notebooks")
     copy = run(root)
     assert not (copy.folder / "notebooks").is_symlink()
@@ -83,10 +83,9 @@ def test_what_changes_between_two_runs_goes_into_the_copy(root):
 
 def test_publishing_is_all_or_nothing(root):
     before, copy = results(root), run(root)
-    (copy.folder / "results" / "quick" / "b.csv").write_text("whole")
-    (copy.folder / "results" / "quick" / "e").mkdir()
-    (copy.folder / "results" / "quick" / "e" / "f.csv").write_text("whole")
-    (root / "results" / "quick" / "e").write_text("in the way")
+    for name in ("b.csv", "e/f.csv"):
+        write(copy.folder / "results" / "quick" / name)
+    write(root / "results" / "quick" / "e", "in the way")
     with pytest.raises(InputError, match=r"results/quick/e/f\.csv cannot be written"):
         copy.publish()
     (root / "results" / "quick" / "e").unlink()
@@ -99,9 +98,8 @@ def test_publishing_keeps_the_manifest_of_the_studys_own_profiles(root):
     copy = run(root)
     manifest = root / "results" / "manifest.json"
     write_json(manifest, {"quick/b.csv": "old", "quick/ranks/a.parquet": "old"})
-    for path in ("quick/b.csv", "quick/c.csv", "mine/c.csv"):
-        (copy.folder / "results" / path).parent.mkdir(exist_ok=True)
-        (copy.folder / "results" / path).write_text("whole")
+    for name in ("quick/b.csv", "quick/c.csv", "mine/c.csv"):
+        write(copy.folder / "results" / name)
     copy.publish()
     whole = sha256(root / "results" / "quick" / "b.csv")
     assert read_json(manifest) == {"quick/b.csv": whole, "quick/c.csv": whole, "quick/ranks/a.parquet": "old"}
