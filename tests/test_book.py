@@ -71,12 +71,12 @@ def test_every_internal_link_leads_to_a_file_and_a_place_in_it(pages):
 
 
 def test_mathematics_is_shown_without_the_network(pages):
-    def mathjax(page):
-        return [script["src"] for script in page.find_all("script", src=True) if "mathjax" in script["src"].lower()]
+    def katex(page):
+        return [script["src"] for script in page.find_all("script", src=True) if "katex" in script["src"]]
 
     by_name = {file.stem: page for file, page in pages.items()}
-    assert not mathjax(by_name["index"])
-    sources = mathjax(by_name["method"])
+    assert not katex(by_name["index"])
+    sources = katex(by_name["method"])
     assert sources
     assert not any("://" in source for source in sources)
 

@@ -2,10 +2,11 @@
 
 The version is the library's, the commit is the checkout's, a citation's facts are those of ``CITATION.cff`` and
 ``book/references.bib``, and how a notebook was run stands in ``provenance.json`` beside it. Executed notebooks are
-never edited: their pages get a cell while Sphinx reads them.
+never edited: their pages get a title, a finding and a cell while Sphinx reads them.
 """
 
 import html
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from llamarec_core import __version__
+from llamarec_core.evaluation.conclusions import load_conclusions
 from llamarec_core.files import read_json
 from llamarec_core.provenance import git_state
 
@@ -92,8 +94,8 @@ class BibtexEntries(SphinxDirective):
         return [bibtex("\n".join(entries[key].to_string("bibtex") for key in keys).rstrip())]
 
 
-def say_how_it_was_run(app: Any, page: str, source: list[str]) -> None:
-    """Put the command that makes a notebook's page again, and its source, after the page's first paragraph."""
+def open_notebook_page(app: Any, page: str, source: list[str]) -> None:
+    """Give a notebook's page the title of the contents, its finding below that, and how it was made."""
     file = Path(app.env.doc2path(page))
     if file.suffix != ".ipynb":
         return
@@ -102,14 +104,20 @@ def say_how_it_was_run(app: Any, page: str, source: list[str]) -> None:
         LOGGER.warning("no record in provenance.json says how this page was made", location=page)
         return
     notebook = nbformat.reads(source[0], as_version=4)
+    heading, _, text = notebook.cells[0].source.partition("\n")
+    place = page.removeprefix("results/")
+    finding = " ".join(conclusion.sentence for conclusion in load_conclusions(ROOT) if place in conclusion.opens)
+    title = _titles().get(page)
+    notebook.cells[0].source = f"{f'# {title}' if title else heading}\n\n{finding}\n{text}"
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(_how(record), id="how-it-was-run"))
     source[0] = nbformat.writes(notebook)
 
 
-def leave_mathjax_out(app: Any, page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
-    """Load MathJax, the heaviest file of the book, only on pages that hold mathematics."""
-    if not app.env.get_domain("math").data["has_equations"].get(page):
-        context["script_files"] = [file for file in context["script_files"] if "mathjax" not in str(file.filename)]
+def _titles() -> dict[str, str]:
+    """Return the titles that the contents give to pages."""
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    chapters = [chapter for part in contents["parts"] for chapter in part["chapters"]]
+    return {chapter["file"]: chapter["title"] for chapter in chapters if "title" in chapter}
 
 
 def _record(executed: Path) -> dict[str, Any] | None:
@@ -145,6 +153,12 @@ run: see {{ref}}`one-notebook`.
 """
 
 
+def leave_settings_out(_app: Any, what: str, _name: str, member: Any, *_options: Any) -> tuple[str, str] | None:
+    """Leave out a signature that only repeats the attributes below it."""
+    repeats = what == "class" and (is_dataclass(member) or hasattr(member, "model_fields"))
+    return ("(…)", "") if repeats else None
+
+
 def leave_aliases_out(_app: Any, _what: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
     """Leave out what Python itself says of a named tuple's fields."""
     return True if str(member.__doc__).startswith("Alias for field number") else None
@@ -155,7 +169,7 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("study-citation", StudyCitation)
     app.add_directive("bibtex-entries", BibtexEntries)
     app.connect("config-inited", write_footer)
-    app.connect("source-read", say_how_it_was_run)
+    app.connect("source-read", open_notebook_page)
     app.connect("autodoc-skip-member", leave_aliases_out)
-    app.connect("html-page-context", leave_mathjax_out, priority=900)  # after Sphinx has added it
+    app.connect("autodoc-process-signature", leave_settings_out)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

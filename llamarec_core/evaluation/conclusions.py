@@ -51,6 +51,7 @@ class Conclusion(BaseModel, extra="forbid"):
     sentence: str
     table: str  # path under results
     condition: list[Condition]
+    opens: list[str] = []  # executed notebooks, by their paths under results, whose pages open with it
 
 
 def load_conclusions(root: Path) -> list[Conclusion]:

@@ -146,7 +146,7 @@ def gains_forest(gains: pd.DataFrame) -> Figure:
     """Plot the ranker's gain over the retriever: ``published``, ``measured`` and its interval, a row a ``dataset``."""
     orange, label = colour("llamarec"), f"gain in {QUOTED[0]} over LRURec"
     caption = f"LlamaRec's {label}'s order of the same candidates, for users whose target was retrieved."
-    panels = {"": gains.set_index("dataset").assign(colour=orange)}
+    panels = {"": gains.set_index(gains["dataset"].map(display_name)).assign(colour=orange)}
     figure = _forests(panels, caption, label, {_OURS: orange, "the paper, Llama-2-7B": "white"})
     figure.axes[0].axvline(0, color=INK, linewidth=1)
     return figure

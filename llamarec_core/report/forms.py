@@ -29,7 +29,10 @@ RETRIEVER = "retriever"
 """The retriever's own order of the candidates, in tables of strategies."""
 QUOTED = ("NDCG@10", "Recall@10")
 """The metrics that pages show first. The first one is the primary metric."""
-_NAMES = METHOD_NAMES | STRATEGY_NAMES | {"all": "all users", "retrieved": "target retrieved"}
+_NAMES = METHOD_NAMES | STRATEGY_NAMES | {
+    "all": "all users", "retrieved": "target retrieved",
+    "ml-100k": "ML-100k", "beauty": "Beauty", "games": "Games", "ml-100k-1998": "MovieLens 1998",
+}  # fmt: skip
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
@@ -39,7 +42,7 @@ def in_order(methods: Iterable[str]) -> list[str]:
 
 
 def display_name(method: str) -> str:
-    """Return the name of a method, a strategy or a set of users on pages; an unknown one as it is."""
+    """Return the name of a method, a strategy, a data set or a set of users on pages; an unknown one as it is."""
     return _NAMES.get(method, method)
 
 
@@ -178,7 +181,7 @@ FORMS: dict[str, Form] = {
     )),
     "claims": Form(
         rows={"claim": "{statement}"},
-        cells={"data set": "{dataset}", "verdict": "{verdict}", "our model": "{observed}",
+        cells={"data set": "{dataset}", "verdict": ("{verdict} (our model: {observed})", "{verdict}"),
                "paper": "{published:{unit}}",
                "ours": ("{measured:{unit}} [{ci_low:{unit}},\xa0{ci_high:{unit}}]", "{measured:{unit}}"),
                "detectable": "{detectable:{unit}}", "because": "{why}"},
@@ -236,6 +239,25 @@ FORMS: dict[str, Form] = {
         rows={"items": "{items:,}", "index": "{index}", "probes": "{probes:.0f}"},
         cells={"recall@20": "{recall@20:.3f}", "ms a query": "{median_seconds:milliseconds}",
                "seconds to build": "{build_seconds:.2f}"},
+    ),
+    "consistency_shares": Form(
+        rows={**_SET, "method": "{method}"},
+        cells={"smallest": "{smallest:.4f}", "largest": "{largest:.4f}", "one share for all six": "{constant:any}",
+               "possible": "{consistent:any}"},
+    ),
+    "consistency_counts": Form(
+        rows={**_SET, "method": "{method}", "decimals": "{printing}"},
+        cells={"numbers that fit": "{fits:.0f}", "smallest": "{fewest:.0f}", "largest": "{most:.0f}"},
+    ),
+    "consistency_recalls": Form(
+        rows={**_SET, "metric": "{metric}", "method": "{method}"},
+        cells={"printed": "{value:.4f}", "users": "{hits:.0f} of {users:.0f}", "that gives": "{nearest:.4f}",
+               "agree": "{multiple:any}", "interval": "[{ci_low:.3f},\xa0{ci_high:.3f}]"},
+    ),
+    "consistency_gains": Form(
+        rows={**_SET, "metric": "{metric}", "difference": "{method} − {reference}"},
+        cells={"printed": "{gain:+.4f}", "users": "{gain_users:.0f}", "least p": "{least_p:p}",
+               "most lost": "{most_lost:.0f}"},
     ),
     "consistency_relative_gains": Form(
         rows={**_SET, "metric": "{metric}"},

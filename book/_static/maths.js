@@ -1,0 +1,7 @@
+// The book's mathematics, drawn by KaTeX; Sphinx writes it between \( \) or \[ \].
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll(".math").forEach((element) => {
+    const tex = element.textContent.trim().replace(/^\\[([]|\\[)\]]$/g, "");
+    katex.render(tex, element, { displayMode: element.tagName === "DIV", throwOnError: false });
+  });
+});
