@@ -44,15 +44,13 @@ def keep_few_icons(app: Any, error: Exception | None) -> None:
     used = {name for page in out.rglob("*.html") for name in re.findall(r"\bfa-[a-z0-9-]+", page.read_text("utf-8"))}
     theme = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme" / "static"
     css = (theme / "styles" / "pydata-sphinx-theme.css").read_text("utf-8")
-    glyphs: set[int] = set()
-
-    def keep(rule: re.Match[str]) -> str:
-        if not used & set(re.findall(r"fa-[a-z0-9-]+", rule["names"])):
-            return ""
-        glyphs.add(int(rule["code"], 16))
-        return rule[0]
-
-    css = re.sub(r'(?P<names>(?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\(?P<code>[0-9a-f]+)"\}', keep, css)
+    css = re.sub(
+        r'(?:\.fa-[a-z0-9-]+:before,?)+\{content:"[^"]*"\}',
+        lambda rule: rule[0] if used & set(re.findall(r"fa-[a-z0-9-]+", rule[0])) else "",
+        css,
+    )
+    sheets = css + (out / "_static" / "styles" / "sphinx-book-theme.css").read_text("utf-8")
+    glyphs = [int(code, 16) for code in re.findall(r'"\\(f[0-9a-f]{3})"', sheets)]
     font = TTFont(theme / "vendor" / "fontawesome" / "webfonts" / "fa-solid-900.ttf")
     subsetter = subset.Subsetter()
     subsetter.populate(unicodes=glyphs)
