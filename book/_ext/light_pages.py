@@ -50,7 +50,8 @@ def keep_few_icons(app: Any, error: Exception | None) -> None:
         css,
     )
     sheets = css + (out / "_static" / "styles" / "sphinx-book-theme.css").read_text("utf-8")
-    glyphs = [int(code, 16) for code in re.findall(r'"\\(f[0-9a-f]{3})"', sheets)]
+    glyphs = {int(code, 16) for code in re.findall(r'"\\(f[0-9a-f]{3})"', sheets)}  # written as numbers, or as signs
+    glyphs |= set(map(ord, re.findall("[\uf000-\uf8ff]", sheets)))
     font = TTFont(theme / "vendor" / "fontawesome" / "webfonts" / "fa-solid-900.ttf")
     subsetter = subset.Subsetter()
     subsetter.populate(unicodes=glyphs)

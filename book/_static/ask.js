@@ -52,7 +52,7 @@
     const body = element("tbody");
     rows.forEach((row, place) => {
       const bar = element("span", { className: "ask-bar" });
-      bar.style.width = `${(100 * row.probability) / most}%`;
+      bar.style.width = `${(5 * row.probability) / most}rem`;
       const line = element(
         "tr",
         { className: row.target ? "ask-target" : "" },
