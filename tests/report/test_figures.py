@@ -185,7 +185,7 @@ def test_forests_show_ours_the_interval_and_the_published_value(figures):
     assert [line.get_xdata()[0] for line in diamonds] == [0.04, 0.016]
     assert len(figures["ablations"].axes) == committed("ranker_games")["group"].nunique()
     gains = pd.DataFrame({"dataset": ["games"], "published": 0.04, "measured": np.nan, "ci_low": np.nan})
-    assert "over LRURec, games: published 0.0400" in alt_text(report.gains_forest(gains.assign(ci_high=np.nan)))
+    assert "over LRURec, Games: published 0.0400" in alt_text(report.gains_forest(gains.assign(ci_high=np.nan)))
 
 
 def test_candidates_are_shortened_highlighted_and_never_read_as_formulas():
