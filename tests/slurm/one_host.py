@@ -2,7 +2,7 @@
 
 It starts munged, slurmctld and slurmd on folders of their own, beside any other Slurm. Then Snakemake's Slurm executor
 runs the smoke profile, a job tunes a ranker under torchrun in two processes, and the daemons are ended again. The
-executor plugin is installed into a temporary folder. Four minutes on two idle cores.
+executor plugin is installed into a temporary folder. It took eleven minutes on two busy cores.
 """
 
 import contextlib
