@@ -162,8 +162,8 @@ def test_snakemake_finds_a_way_to_all_that_a_profile_asks_for(tmp_path, copy_stu
     finish(start(folder, profile, "--dry-run"), folder)
 
 
-def test_a_single_step_on_a_cluster_runs_while_its_run_holds_the_study(tmp_path):
-    folder = copy_of_the_study(tmp_path)
+def test_a_single_step_on_a_cluster_runs_while_its_run_holds_the_study(tmp_path, copy_study, start):
+    folder = copy_study(tmp_path)
     with alone(folder / "runs" / ".study"):
         step = start(folder, "smoke", "--dry-run", "--mode", "remote", "--target-jobs", "data:dataset=ml-100k-1998")
         assert step.wait(LIMIT) == 0, (folder / "log").read_text()
