@@ -19,7 +19,7 @@ from llamarec_core.retrieval import Retriever, fit_retriever, popularity_scores,
 from llamarec_core.settings import RankerSettings, RetrieverSettings
 
 USERS = 1_000
-"""Most users who are measured on; the ranker reads a prompt for each whose target was retrieved."""
+"""Most users whom the weight is fitted on, and most who are measured on: the ranker reads a prompt for each."""
 
 SAMPLES = 10_000
 """Bootstrap samples of the users behind each interval."""
@@ -41,7 +41,7 @@ def fit_stages(
     users = sampled_users(dataset.n_users, retriever.validation_users, "validation")
     validation = retrieve(finder, dataset, "validation", k=ranker.candidates, users=users)
     reader = fit_ranker(dataset, validation, ranker, folder=folders[1], seed=seed)
-    fitted = rerank.retrieved_candidates(validation, size=ranker.candidates, users=ranker.validation_users, seed=seed)
+    fitted = rerank.retrieved_candidates(validation, size=ranker.candidates, users=USERS, seed=seed)
     read = rerank.candidate_probabilities(reader, dataset, fitted, "validation", progress=True)
     weight = rerank.fit_retriever_weight(fitted, rerank.log_probabilities(read))
     return finder, reader, weight, measure(dataset, finder, reader, weight=weight, seed=seed)

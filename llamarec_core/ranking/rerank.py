@@ -6,6 +6,7 @@ among its candidates can change; a target that was not retrieved keeps the rank 
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from llamarec_core.data import Dataset
@@ -16,9 +17,6 @@ from llamarec_core.seeds import rng
 
 ORDERS = ("descending", "reversed", "shuffled")
 """In which a prompt may list the candidates: as published, or to expose a preference for early labels."""
-
-WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
-"""Weights of the retriever's log-probability that are tried on validation."""
 
 
 def candidate_probabilities(
@@ -84,8 +82,22 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
 
 
 def fit_retriever_weight(candidates: Candidates, scores: np.ndarray) -> float:
-    """Return the weight of :data:`WEIGHTS` with the best NDCG@10; to be fitted on validation."""
-    return max(WEIGHTS, key=lambda weight: ndcg_at_10(candidates, with_retriever(candidates, scores, weight)))
+    """Return the weight ``b / a`` under which ``softmax(a · score + b · log P_retriever)`` makes the targets likeliest.
+
+    This is a conditional logit model, to be fitted on validation. Its likelihood has one maximum, where NDCG@10 has a
+    local one at almost every weight. ``a`` is positive, because no ranker is worth more for being turned around.
+    """
+    hits = _is_target(candidates, scores.shape[1])
+    rows, targets = np.nonzero(hits)
+    features = np.stack([scores, with_retriever(candidates, 0 * scores, 1.0)]).astype(np.float64)[:, rows]
+
+    def loss(factors: np.ndarray) -> tuple[float, np.ndarray]:
+        logs = log_softmax(np.tensordot(factors, features, axes=1), axis=1)  # (n retrieved, n_candidates)
+        errors = np.exp(logs) - hits[rows]
+        return -logs[np.arange(len(rows)), targets].mean(), (features * errors).sum(axis=2).mean(axis=1)
+
+    a, b = minimize(loss, [1.0, 1.0], jac=True, method="L-BFGS-B", bounds=[(0.01, 100), (0, 100)]).x
+    return float(b / a)
 
 
 def ndcg_at_10(candidates: Candidates, scores: np.ndarray) -> float:

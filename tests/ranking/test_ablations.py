@@ -13,7 +13,6 @@ from llamarec_core.ranking import (
     retrieved_candidates,
 )
 from llamarec_core.ranking import ablations as module
-from llamarec_core.ranking.rerank import WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +76,6 @@ def test_given_scores_have_no_answer_and_their_weight_is_fitted_on_validation(ab
     assert oracle["answer"].tolist() == [0] * len(rows["test"])
     ablation.add_with_retriever("knowledge", "tuned + retriever", tuning="tuned")
     assert set(ablation.weights) == {("knowledge", "oracle"), ("knowledge", "tuned + retriever")}
-    assert set(ablation.weights.values()) <= set(WEIGHTS)
 
 
 def test_a_variant_is_read_once(ablation, monkeypatch):

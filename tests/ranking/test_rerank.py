@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax
 
 from llamarec_core.files import InputError
 from llamarec_core.ranking import (
@@ -128,12 +129,21 @@ def test_a_sum_with_the_retrievers_log_probability_goes_from_the_one_order_to_th
     assert rerank_by_scores(rows, unread)["rank"].tolist() == rows.ranks.tolist()
 
 
-def test_the_weight_is_the_best_of_those_tried(candidates):
+def test_the_weight_is_that_of_the_law_that_drew_the_targets():
+    chance = np.random.default_rng(0)
+    scores, retriever = chance.normal(size=(2, 4000, 4))
+    drawn = (0.8 * scores + 0.4 * log_softmax(retriever, axis=1) + chance.gumbel(size=scores.shape)).argmax(1)
+    items = np.tile(np.arange(1, 5), (len(scores), 1))
+    rows = Candidates(np.arange(4000), drawn + 1, drawn + 1, items, retriever.astype(np.float32))
+    assert fit_retriever_weight(rows, scores) == pytest.approx(0.5, abs=0.1)
+    assert fit_retriever_weight(rows, 10 * scores) == pytest.approx(5, abs=1)  # whatever the scores' unit
+    assert fit_retriever_weight(rows, -scores) > 10  # a ranker that is wrong is left out
+
+
+def test_a_ranker_that_knows_needs_no_retriever(candidates):
     rows = candidates["validation"]
     hits = (rows.items == rows.targets[:, None]).astype(np.float32)
-    assert fit_retriever_weight(rows, 0.05 + 0.8 * hits) == 0.0  # a ranker that knows needs no retriever
-    early = rows.take(rows.ranks <= 2)  # where the retriever is right, and the ranker's order is the reverse
-    assert fit_retriever_weight(early, np.log(np.tile([0.1, 0.2, 0.3, 0.4], (len(early), 1)))) > 0.5
+    assert fit_retriever_weight(rows, 0.05 + 0.8 * hits) < 0.05
 
 
 def test_overlap_is_one_for_a_title_of_the_history_and_zero_for_other_words(dataset):
