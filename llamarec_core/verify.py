@@ -9,14 +9,14 @@
    with it? Is each executed notebook that notebook, run with the recorded parameters?
 5. Does every ranks file hold each user once, with a rank inside the catalogue?
 6. Are the grid's records those of its settings and curves?
-7. Do the tables, computed again from the ranks, hold the same numbers?
+7. Do the tables, computed again from the ranks, hold the same numbers, as CSV and as LaTeX?
 8. Does every concluding sentence of the book hold of its table?
 
 A notebook or a setting that has changed since a run is no fault of the run: it is listed, but for ``FRESH`` profiles.
 
 What it cannot tell: whether ranks and times were measured. A forger who changes ranks, then the tables, the hashes in
-records and the manifest leaves nothing that contradicts itself; outputs of notebooks, LaTeX, figures and weights need
-the manifest alone. Git shows who changed the manifest; running a step again shows the rest.
+records and the manifest leaves nothing that contradicts itself; outputs of notebooks, figures and weights need the
+manifest alone. Git shows who changed the manifest; running a step again shows the rest.
 """
 
 import io
@@ -45,6 +45,8 @@ from llamarec_core.records import (
     records_below,
     records_differ,
 )
+from llamarec_core.report.forms import FORMS
+from llamarec_core.report.show import show_table, to_latex
 from llamarec_core.report.tables import Tables
 from llamarec_core.retrieval import read_ranks, sampled_users
 from llamarec_core.settings import Profile, load_profile
@@ -202,8 +204,18 @@ def _tables_differ(profile: Profile, *, root: Path) -> Iterator[str]:
             continue
         if name not in tables.names():
             yield f"{place} is a table that nobody makes: remove it, or add its recipe to report/tables.py."
-        elif difference := _first_difference(pd.read_csv(path), tables.make(name)):
+            continue
+        again = tables.make(name)
+        if difference := _first_difference(pd.read_csv(path), again):
             yield f"{place}, {difference}: run the notebook that writes it."
+        latex = path.with_suffix(".tex").read_text(encoding="utf-8")
+        if _latex_rows(latex) != _latex_rows(to_latex(show_table(again, name if name in FORMS else None), label="")):
+            yield f"{place.with_suffix('.tex')} has other cells than {path.name}: run the notebook that writes it."
+
+
+def _latex_rows(latex: str) -> list[str]:
+    """Return the rows of a LaTeX table; its caption is the notebook's."""
+    return [line for line in latex.splitlines() if line.endswith(r"\\") and not line.startswith(r"\caption")]
 
 
 def _first_difference(committed: pd.DataFrame, again: pd.DataFrame) -> str | None:

@@ -131,4 +131,5 @@ def main(kills: int) -> None:
 
 if __name__ == "__main__":
     os.environ.pop("MAKEFLAGS", None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs deaf to it
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 40)

@@ -21,6 +21,7 @@ from llamarec_core.llm_baselines.comparison import COLUMNS, answers_file
 from llamarec_core.paths import RANKED
 from llamarec_core.provenance import circumstances, keep_record, package_versions
 from llamarec_core.records import manifest
+from llamarec_core.report.forms import FORMS
 from llamarec_core.retrieval import write_ranks
 from llamarec_core.study import Run
 
@@ -72,7 +73,7 @@ def start(notebook, root, *, dataset="toys", seed=0):
 def write(run, tables, *names, **frames):
     """Write tables as the notebook of the run does."""
     for name, frame in {**frames, **{name: tables.make(name) for name in names}}.items():
-        run.wrote(*report.write_table(frame, run.table(name)))
+        run.wrote(*report.write_table(frame, run.table(name), name if name in FORMS else None))
     finish(run)
 
 

@@ -218,6 +218,7 @@ BY_THE_REST = {
     "a table of another commit": (table(lambda frame: cell(frame, column="commit", value="b" * 40)), "line 5, commit"),
     "an empty table": (overwrite(TABLES / "table3.csv", b""), "cannot be read (EmptyDataError"),
     "a binary table": (overwrite(TABLES / "table3.csv", b"\xff\x00"), "cannot be read"),
+    "a number of a table's LaTeX": (text(TABLES / "table1.tex", "0.", "0.9"), "table1.tex has other cells than table1"),
     "a rank, without its hash": (added(RANKS / "llamarec-seed0.parquet"), "llamarec-seed0.parquet has another hash"),
     "a rank": (ranks(to_the_top), "comparison.csv, line "),
     "a rank of a floor": (ranks(to_the_top, "title-overlap"), "is written"),
