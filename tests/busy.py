@@ -2,14 +2,17 @@
 
 It wants a machine that does nothing else. The threads of a step meet at barriers. Threads that spin there are fast
 while each has a core to itself; threads that sleep lose little where one core is taken. The Snakefile lets them sleep
-(`PASSIVE`) where it finds the machine busy. The ratios are to the default on the quiet machine.
+(`PASSIVE`) where it finds the machine busy. The notebook `bench_retriever` shows the ratios.
 """
 
+import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 POLICIES = {
@@ -22,8 +25,8 @@ POLICIES = {
 STEPS = 40
 
 
-def median_step() -> float:
-    """Return the median seconds of a training step in this process, of Beauty's size: 12,086 items, 64 users of 9."""
+def step_seconds() -> list[float]:
+    """Return the seconds of training steps in this process, of Beauty's size: 12,086 items, 64 users of 9."""
     import torch
 
     from llamarec_core.retrieval.lru import LRURec
@@ -40,29 +43,33 @@ def median_step() -> float:
         model.loss(*model.training_states(users)).backward()
         optimizer.step()
         seconds.append(time.perf_counter() - began)
-    return sorted(seconds)[STEPS // 2]
+    return seconds
 
 
-def measured(policy: dict[str, str], *, busy: int) -> float:
+def measured(policy: dict[str, str], *, busy: int) -> list[float]:
     """Return the same of a process with a policy, beside so many processes that keep a core busy."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+    command = [sys.executable, __file__, "step"]
+    environment = {**os.environ, **policy, "PYTHONPATH": str(Path(__file__).parents[1])}
     try:
-        command = [sys.executable, __file__, "step"]
-        return float(
-            subprocess.run(command, env=os.environ | policy, capture_output=True, text=True, check=True).stdout
-        )
+        return json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
     finally:
         for other in others:
             other.kill()
             other.wait()
 
 
+def compare_policies() -> pd.DataFrame:
+    """Return the times as one case of a bench."""
+    rows = []
+    for number, machine in enumerate(("alone", "beside a busy process")):
+        for name, policy in POLICIES.items():
+            low, median, high = np.percentile(measured(policy, busy=number), [25, 50, 75])
+            times = {"median_seconds": median, "iqr_seconds": high - low}
+            rows.append({"case": "training step, way to wait", "variant": f"{name}, {machine}"} | times)
+    table = pd.DataFrame(rows)
+    return table.assign(ratio_to_reference=table["median_seconds"][0] / table["median_seconds"], peak_mib=np.nan)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] == ["step"]:
-        print(median_step())
-    else:
-        quiet, busy = ({name: measured(of, busy=n) for name, of in POLICIES.items()} for n in (0, 1))
-        table = pd.DataFrame({"quiet, seconds": quiet, "busy, seconds": busy})
-        for name in ("quiet", "busy"):
-            table[f"{name}, ratio"] = table[f"{name}, seconds"] / quiet["default"]
-        print(table.round(4).to_string())
+    print(json.dumps(step_seconds()) if sys.argv[1:] == ["step"] else compare_policies().round(4).to_string())
