@@ -145,7 +145,7 @@ class RankerSettings(Settings):
     validate_every: PositiveInt = 100
     """Optimiser steps between two validations; a checkpoint is written at each."""
     validation_users: PositiveInt | None = None
-    """Users with a retrieved validation target who validate the ranker and fit the retriever's weight; empty: all."""
+    """Users with a retrieved validation target who validate the ranker; empty takes all."""
     meter_answers: Count = 0
     """Answers of training users who are held out to measure learning in nats an answer; 0 holds nobody out."""
     kept_by: Literal["ndcg@10", "ndcg@10_with_retriever", "nats"] = "ndcg@10"
