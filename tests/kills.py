@@ -101,10 +101,16 @@ def main(kills: int) -> None:
         assert process.wait() == 0, (base / "killed.log").read_text()[-2000:]
         assert outcome(killed) == outcome(alone)
 
+    def begin_again() -> None:
+        shutil.rmtree(killed / "runs", ignore_errors=True)
+        for notebook in (killed / "notebooks").glob("*.ipynb"):
+            notebook.touch()  # newer than the results, which stay
+
     begun = time.monotonic()
     assert start(alone).wait() == 0, (base / "alone.log").read_text()
     print(f"a run that is left alone: {time.monotonic() - begun:.0f} s", flush=True)
     shutil.copytree(alone / "results" / "smoke", killed / "results" / "smoke")
+    begin_again()
     committed, done, finished = results(killed), Counter(), 0
     chance, begun = np.random.default_rng(0), time.monotonic()
     while done.total() < kills:
@@ -122,7 +128,7 @@ def main(kills: int) -> None:
             finish(process)
             finished += 1
         if hit in ("the end", "book"):  # all steps are done: begin again
-            shutil.rmtree(killed / "runs")
+            begin_again()
         print(f"{time.monotonic() - begun:.0f} s: {done.total()} kills, the last in {hit}", flush=True)
     finish(start(killed))
     print(json.dumps({"kills": done.total(), "runs to the end": finished + 1, "by step": dict(done)}, indent=2))
