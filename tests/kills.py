@@ -22,7 +22,6 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
-LONGEST = 60  # seconds until a kill, at most
 
 
 def clone(folder: Path) -> Path:
@@ -108,14 +107,15 @@ def main(kills: int) -> None:
 
     begun = time.monotonic()
     assert start(alone).wait() == 0, (base / "alone.log").read_text()
-    print(f"a run that is left alone: {time.monotonic() - begun:.0f} s", flush=True)
+    seconds = time.monotonic() - begun
+    print(f"a run that is left alone: {seconds:.0f} s", flush=True)
     shutil.copytree(alone / "results" / "smoke", killed / "results" / "smoke")
     begin_again()
     committed, done, finished = results(killed), Counter(), 0
     chance, begun = np.random.default_rng(0), time.monotonic()
     while done.total() < kills:
         number, process, hit = SIGNALS[done.total() % 3], start(killed), "the end"
-        end = time.monotonic() + chance.uniform(1, LONGEST)
+        end = time.monotonic() + chance.uniform(1, seconds / 4)  # soon enough to hit every step
         while process.poll() is None and time.monotonic() < end:
             check("while a step ran")
             time.sleep(0.2)
