@@ -22,8 +22,7 @@ from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import CausalLM, Verbalizer
 from llamarec_core.llm_baselines.generation import PARTS
-from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone
-from llamarec_core.ranking.adapter import add_adapter, make_accelerator
+from llamarec_core.ranking import PromptBuilder, load_backbone
 from llamarec_core.ranking.qlora import RankerTask
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pack, pad
 from llamarec_core.settings import RankerSettings
@@ -146,11 +145,7 @@ class TrainingStep:
     """A variant for :func:`compare_times`: one optimiser step of the ranker's tuning, another at each call."""
 
     def __init__(self, dataset: Dataset, settings: RankerSettings, *, seed: int):
-        accelerator = make_accelerator(settings)
-        model, tokenizer = load_backbone(settings, device=accelerator.device)
-        prompts = PromptBuilder(tokenizer, dataset.titles, settings)
-        ranker = VerbalizerRanker(add_adapter(model, settings, seed=seed), prompts)
-        self._task = RankerTask(ranker, dataset, None, settings, seed=seed, accelerator=accelerator)
+        self._task = RankerTask(dataset, None, settings, seed=seed)
         self._passes: list[list[dict[str, float]]] = []
 
     def __call__(self) -> None:

@@ -35,6 +35,9 @@ SHARING = ("candidates_first", "label_after")
 Method = Literal["lrurec", "sasrec", "bert4rec", "narm", "item_knn"]
 """The retrievers."""
 
+LinearLayer = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""The linear layers of a Llama's blocks."""
+
 
 class RetrieverSettings(Settings):
     """Stage 1: the sequential recommender and its training (LRURec, arXiv 2310.02367, section 4.1)."""
@@ -107,7 +110,7 @@ class RankerSettings(Settings):
     """The adapter's output is scaled by alpha / r."""
     lora_dropout: Fraction = 0.05
     """Dropout on the adapter's input."""
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: tuple[LinearLayer, ...] = Field(default=("q_proj", "v_proj"), min_length=1)
     """Linear layers that get an adapter, the paper's W_Q and W_V."""
     start_from: str | None = None
     """Folder of an adapter of the same backbone and shape to start from, in a profile from the study's folder on."""
@@ -189,7 +192,7 @@ class EvaluationSettings(Settings):
     """Test users with a retrieved target on whom `3_ablations` compares variants; empty takes all."""
     strategy_datasets: tuple[str, ...] = ()
     """Data sets on which `3_strategies` compares the ways of ranking with a language model."""
-    strategy_users: PositiveInt | None = None
+    strategy_users: Annotated[PositiveInt, Field(gt=1)] | None = None
     """Test users on whom `3_strategies` compares them, half with a retrieved target, half without; empty takes all."""
     strategy_examples: PositiveInt | None = None
     """Examples on which each strategy is tuned; empty takes as many as the ranker's ``training_examples``."""

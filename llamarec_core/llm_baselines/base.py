@@ -8,9 +8,8 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from peft import PeftModel
+from torch import nn
 from tqdm import tqdm
-from transformers import LlamaForCausalLM
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
@@ -19,6 +18,7 @@ from llamarec_core.ranking.prompt import PromptBuilder, Template
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad, refuse_too_long
 from llamarec_core.retrieval.candidates import Candidates
 
+Request = tuple[list[int], list[int]]  # a history, and candidates in the retriever's order
 Answer = tuple[np.ndarray, np.ndarray]  # a request's scores of its candidates, (K,), and the items recommended
 Parsed = tuple[np.ndarray, np.ndarray, tuple[int, int]]  # the same, and how many outputs were valid and not
 Example = tuple[list[int], list[int]]  # the tokens of a prompt and of the answer to learn
@@ -26,10 +26,7 @@ Example = tuple[list[int], list[int]]  # the tokens of a prompt and of the answe
 
 @dataclass(frozen=True)
 class Answers:
-    """A strategy's answers to n requests of K candidates each.
-
-    Where two scores are equal, the retriever's order holds (:func:`~llamarec_core.ranking.rerank_by_scores`).
-    """
+    """A strategy's answers to n requests of K candidates each; of two equal scores, the retriever's order decides."""
 
     scores: np.ndarray  # float64 (n, K), the larger the better
     recommended: list[np.ndarray]  # item ids, best first: all candidates, or what was found in the whole catalogue
@@ -43,36 +40,31 @@ class Strategy(ABC):
     template: ClassVar[Template | None] = None  # without one the prompts are the ranker's
     reads_candidates: ClassVar[bool] = True  # if not, it searches the whole catalogue by itself
 
-    def __init__(self, model: LlamaForCausalLM | PeftModel, prompts: PromptBuilder, *, batch_size: int = 1):
+    def __init__(self, model: nn.Module, prompts: PromptBuilder, *, batch_size: int = 1):
         self.model, self.batch_size = model, batch_size
         if self.template:
             prompts = PromptBuilder(prompts.tokenizer, prompts.titles, prompts.settings, template=self.template)
         self.prompts = prompts
-        self._prepare()
-
-    def _prepare(self) -> None:  # noqa: B027 (not all have something to prepare)
-        """Make what a strategy needs beside its prompts."""
 
     def rank(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: bool = False
     ) -> Answers:
         """Answer requests, at least one, with candidates in the retriever's order, ``(n, K)``.
 
-        The model is left in evaluation mode. An :class:`InputError` refuses a prompt that is too long for the backbone,
-        and logits that are not numbers.
+        The model is left in evaluation mode.
         """
-        histories, candidates = [list(map(int, items)) for items in histories], np.asarray(candidates)
+        requests = _requests(histories, candidates)
         answers: list[Answer] = []
         costs = []
         self.model.eval()
-        bar = tqdm(total=len(histories), desc=self.name, unit="user", mininterval=10, disable=not progress)
+        bar = tqdm(total=len(requests), desc=self.name, unit="user", mininterval=10, disable=not progress)
         with torch.inference_mode(), bar:
-            for start in range(0, len(histories), self.batch_size):
-                batch = slice(start, start + self.batch_size)
-                meter = Meter(len(histories[batch]), self.model.device)
-                answers += self._answer(histories[batch], candidates[batch].tolist(), meter)
+            for start in range(0, len(requests), self.batch_size):
+                batch = requests[start : start + self.batch_size]
+                meter = Meter(len(batch), self.model.device)
+                answers += self._answer(batch, meter)
                 costs.append(meter.frame())
-                bar.update(len(histories[batch]))
+                bar.update(len(batch))
         scores = np.array([of_request for of_request, _ in answers], dtype=np.float64)  # (n, K)
         if np.isnan(scores).any():
             raise InputError(f"The scores of {self.name!r} are not numbers: tune it with a smaller learning_rate.")
@@ -93,9 +85,13 @@ class Strategy(ABC):
 
         It is an upper bound where a model may stop generating before its limit.
         """
-        prompts = self.prompts.encode([self.text(*request) for request in zip(histories, candidates, strict=True)])
-        costs = [self._predicted_cost(len(prompt), of) for prompt, of in zip(prompts, candidates, strict=True)]
+        requests = _requests(histories, candidates)
+        prompts = self._encoded(requests)
+        costs = [self._predicted_cost(len(prompt), of) for prompt, (_, of) in zip(prompts, requests, strict=True)]
         return pd.DataFrame(costs, columns=list(COUNTS[:3]))
+
+    def _encoded(self, requests: Sequence[Request]) -> list[list[int]]:
+        return self.prompts.encode([self.text(*request) for request in requests])
 
     def _title_tokens(self, items: Sequence[int]) -> list[int]:
         """Return the number of tokens of each title, after a space."""
@@ -106,7 +102,7 @@ class Strategy(ABC):
         """Return forward passes, tokens read and tokens generated of a request, given how long its prompt is."""
 
     @abstractmethod
-    def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
+    def _answer(self, requests: Sequence[Request], meter: Meter) -> list[Answer]:
         """Answer the requests of a batch."""
 
 
@@ -123,17 +119,17 @@ class Verbalizer(Strategy):
     def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
         return 1, prompt_tokens, 0
 
-    def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
+    def _answer(self, requests: Sequence[Request], meter: Meter) -> list[Answer]:
         with meter.timed("tokenizing"):
-            prompts = self.prompts.encode([self.text(*request) for request in zip(histories, candidates, strict=True)])
+            prompts = self._encoded(requests)
         refuse_too_long(self.prompts, self.model, max(map(len, prompts)))
         tokens, lengths = pad(prompts, device=self.model.device)
-        labels = torch.tensor(self.prompts.label_ids[: len(candidates[0])], device=self.model.device)
+        labels = torch.tensor(self.prompts.label_ids[: len(requests[0][1])], device=self.model.device)
         with meter.timed("reading"):
             logits = NextTokenLogits(self.model)(tokens, lengths, labels).cpu().numpy()  # (batch, K)
-        for request, prompt in enumerate(prompts):
-            meter.add(request, forward_passes=1, tokens_read=len(prompt), valid=len(candidates[request]))
-        return [in_order(*request) for request in zip(candidates, logits, strict=True)]
+        for index, (prompt, (_, listed)) in enumerate(zip(prompts, requests, strict=True)):
+            meter.add(index, forward_passes=1, tokens_read=len(prompt), valid=len(listed))
+        return [in_order(listed, scores) for (_, listed), scores in zip(requests, logits, strict=True)]
 
 
 class GeneratingStrategy(Strategy):
@@ -143,22 +139,29 @@ class GeneratingStrategy(Strategy):
     ends: Collection[int] = ()
     constraint: Constraint | None = None
 
-    def _answer(self, histories: list[list[int]], candidates: list[list[int]], meter: Meter) -> list[Answer]:
-        requests = list(zip(histories, candidates, strict=True))
+    def _answer(self, requests: Sequence[Request], meter: Meter) -> list[Answer]:
         with meter.timed("tokenizing"):
-            prompts = self.prompts.encode([self.text(*request) for request in requests])
-            limits = [self._limit(listed) for listed in candidates]
+            prompts = self._encoded(requests)
+            limits = [self._limit(listed) for _, listed in requests]
         longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
         refuse_too_long(self.prompts, self.model, longest)
         rules = {"width": self.width, "ends": self.ends, "constraint": self.constraint}
         generated = generate(self.model, prompts, meter, limits=limits, **rules)
         answers = []
         with meter.timed("parsing"):
-            for request, hypotheses in enumerate(generated):
-                scores, recommended, (valid, invalid) = self._parse(hypotheses, *requests[request])
-                meter.add(request, valid=valid, invalid=invalid)
+            for index, (hypotheses, request) in enumerate(zip(generated, requests, strict=True)):
+                scores, recommended, (valid, invalid) = self._parse(hypotheses, *request)
+                meter.add(index, valid=valid, invalid=invalid)
                 answers.append((scores, recommended))
         return answers
+
+    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
+        hypotheses = self._beam(self._limit(candidates))
+        return 1 + sum(hypotheses[:-1]), prompt_tokens, sum(hypotheses)
+
+    def _beam(self, limit: int) -> list[int]:
+        """Return how many hypotheses there may be of 1, 2, … tokens."""
+        return [self.width] * limit
 
     @abstractmethod
     def _limit(self, candidates: Sequence[int]) -> int:
@@ -180,3 +183,7 @@ def answer_candidates(
     """Answer the requests of all candidates, in their order, with the histories of a split."""
     histories = [dataset.history(int(user), split) for user in candidates.users]
     return strategy.rank(histories, candidates.items[:, : strategy.prompts.settings.candidates], progress=progress)
+
+
+def _requests(histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> list[Request]:
+    return [tuple(list(map(int, items)) for items in request) for request in zip(histories, candidates, strict=True)]

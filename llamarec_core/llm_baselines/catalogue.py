@@ -1,26 +1,24 @@
 """Recommendations out of the whole catalogue, without candidates: GPT4Rec's queries and P5's item ids.
 
-**GPT4Rec** (Li et al., 2023, arXiv 2304.03879) reads the history alone and generates m search queries by beam search; a
-BM25 index over all titles answers each of them with 20 / m items, in the order of the queries' probabilities. Tuned, it
-generates the title of what the user chose next. A candidate's score here is its best BM25 score over all queries. For
-H titles of history, T tokens a title and queries of at most L tokens::
+**GPT4Rec** (Li et al., 2023, arXiv 2304.03879) reads the history and generates m search queries by beam search; a BM25
+index over all titles answers each with 20 / m items, in the order of the queries' probabilities. Tuned, it generates
+the title of what the user chose next. A candidate's score here is its best BM25 score over all queries. For H titles
+of history, T tokens a title and queries of at most L tokens::
 
     forward passes 1 + m · (L − 1),    tokens read c + H · (mark + T),    tokens generated m · L.
 
-**P5** (Geng et al., 2022, arXiv 2203.13366) writes items as their numbers, with leading zeros, and a beam search of
-width w runs over the trie of all ids of the catalogue. The original also tells the user's id and learns many tasks at
-once; here it reads the history and learns to recommend. With n_d distinct beginnings of d tokens among the ids, each of
-D tokens, and b_d = min(w, n_d)::
+**P5** (Geng et al., 2022, arXiv 2203.13366) writes items as numbers with leading zeros, and a beam search of width w
+runs over the trie of all ids. The original also tells the user's id and learns many tasks at once. With n_d distinct
+beginnings of d tokens among the ids, each of D tokens (as many or fewer than digits), and b_d = min(w, n_d)::
 
-    forward passes 1 + Σ_{d < D} b_d,    tokens read c + H · (mark + D),    tokens generated Σ_{d ≤ D} b_d,
-
-which are upper bounds where a tokenizer does not give each digit a token, as SmolLM2's and Llama's do.
+    forward passes 1 + Σ_{d < D} b_d,    tokens read c + H · (mark + D),    tokens generated Σ_{d ≤ D} b_d.
 """
 
 from collections.abc import Sequence
 
 import bm25s
 import numpy as np
+from torch import nn
 
 from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Parsed
 from llamarec_core.llm_baselines.generation import Hypothesis
@@ -41,7 +39,8 @@ class GPT4Rec(GeneratingStrategy):
     reads_candidates = False
     width = QUERIES
 
-    def _prepare(self) -> None:
+    def __init__(self, model: nn.Module, prompts: PromptBuilder, *, batch_size: int = 1):
+        super().__init__(model, prompts, batch_size=batch_size)
         (line_break,) = self.following([" a title\n"])
         self.ends = {line_break[-1], self.prompts.tokenizer.eos_token_id} - {None}
         self._search = TitleSearch(self.prompts.titles)
@@ -50,10 +49,6 @@ class GPT4Rec(GeneratingStrategy):
         """Return the history, and the title of what was chosen next as the query to learn."""
         (query,) = self.following([f" {self.prompts.titles[candidates[answer]]}\n"])
         return self.prompts.build(history, ()), query
-
-    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
-        limit = self._limit(candidates)
-        return 1 + self.width * (limit - 1), prompt_tokens, self.width * limit
 
     def _limit(self, candidates: Sequence[int]) -> int:
         return self.prompts.settings.title_tokens
@@ -65,14 +60,11 @@ class GPT4Rec(GeneratingStrategy):
         scores = np.stack([self._search.scores(line[0] if line else "") for line in lines])  # (m, n_items + 1)
         scores[:, history] = 0.0  # what the user has is not recommended again
         valid = int(scores.any(axis=1).sum())
-        return scores.max(axis=0)[candidates], items_found(scores, RECOMMENDED), (valid, len(scores) - valid)
+        return scores.max(axis=0)[candidates], items_found(scores), (valid, len(scores) - valid)
 
 
 class P5(GeneratingStrategy):
-    """Recommends the items whose ids the model generates, at most as many as its beam is wide.
-
-    ``widths`` are the numbers of distinct beginnings of 1, 2, … tokens among the ids.
-    """
+    """Recommends the items whose ids the model generates, at most as many as its beam is wide."""
 
     name = "p5"
     template = Template(
@@ -82,11 +74,11 @@ class P5(GeneratingStrategy):
     reads_candidates = False
     width = 20
 
-    def _prepare(self) -> None:
-        digits = len(str(len(self.prompts.titles) - 1))
-        ids = [f"{item:0{digits}}" for item in range(len(self.prompts.titles))]  # the first is padding
-        uncut = self.prompts.settings.model_copy(update={"title_tokens": 2 * digits})
-        self.prompts = PromptBuilder(self.prompts.tokenizer, ids, uncut, template=self.template)
+    def __init__(self, model: nn.Module, prompts: PromptBuilder, *, batch_size: int = 1):
+        digits = len(str(len(prompts.titles) - 1))
+        ids = [f"{item:0{digits}}" for item in range(len(prompts.titles))]  # the first is padding
+        uncut = prompts.settings.model_copy(update={"title_tokens": 2 * digits})
+        super().__init__(model, PromptBuilder(prompts.tokenizer, ids, uncut), batch_size=batch_size)
         self._ids = self.following([f" {number}" for number in ids])
         self._items = {tuple(tokens): item for item, tokens in enumerate(self._ids) if item}
         following: dict[tuple[int, ...], set[int]] = {}  # the trie: after each beginning of an id
@@ -95,15 +87,15 @@ class P5(GeneratingStrategy):
                 following.setdefault(tokens[:end], set()).add(token)
         self.constraint = lambda generated: sorted(following.get(generated, ()))
         ends = range(1, max(map(len, self._items)) + 1)
+        # how many distinct beginnings of 1, 2, … tokens there are
         self.widths = [len({tokens[:end] for tokens in self._items if len(tokens) >= end}) for end in ends]
 
     def example(self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int) -> Example:
         """Return the history, and the id of what was chosen next."""
         return self.prompts.build(history, ()), self._ids[candidates[answer]]
 
-    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
-        beams = [min(self.width, beginnings) for beginnings in self.widths]
-        return 1 + sum(beams[:-1]), prompt_tokens, sum(beams)
+    def _beam(self, limit: int) -> list[int]:
+        return [min(self.width, beginnings) for beginnings in self.widths]
 
     def _limit(self, candidates: Sequence[int]) -> int:
         return len(self.widths)
@@ -131,7 +123,7 @@ class TitleSearch:
         return np.concatenate([np.zeros(1, dtype=np.float32), self._index.get_scores(known)])
 
 
-def items_found(scores: np.ndarray, count: int) -> np.ndarray:
+def items_found(scores: np.ndarray, count: int = RECOMMENDED) -> np.ndarray:
     """Return at most ``count`` distinct items that queries find, each query its share, in the queries' order.
 
     ``scores`` are of each query and item, ``(m, n_items + 1)``; what scores 0 is not found.

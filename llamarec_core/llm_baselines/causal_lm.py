@@ -1,14 +1,14 @@
 """Ranked lists of titles, generated and then parsed: Llama CausalLM, and PALR.
 
-**Llama CausalLM**, the baseline of LlamaRec's Figure 3 (Yue et al., 2023, arXiv 2311.02089), is asked for all
-candidates, best first, and stopped when its list is longer than their titles together. For K candidates, H titles of
-history and T tokens a title (the first token comes from the prompt's own pass)::
+**Llama CausalLM**, the baseline of LlamaRec's Figure 3, is asked for all candidates, best first, and stopped when its
+list is longer than their titles together. For K candidates, H titles of history and T tokens a title (the first token
+comes from the prompt's own pass)::
 
     forward passes K · T,    tokens read P = c + (H + K) · (mark + T),    tokens generated K · T.
 
 **PALR** (Yang et al., 2023, arXiv 2305.07622) is asked for the items to recommend, R = 10 at most, and generates
-min(R, K) · (mark + T) tokens. Tuned, it answers with the title of what the user chose next, and ends. The original
-first has a language model describe the user in keywords, which is left out, so that all strategies read the same.
+min(R, K) · (mark + T) tokens. Tuned, it answers with the title of what the user chose next. The original first has a
+language model describe the user in keywords, which is left out, so that all strategies read the same.
 
 Candidates that no line names follow in the retriever's order; ``valid`` counts those that were named.
 """
@@ -16,6 +16,7 @@ Candidates that no line names follow in the retriever's order; ``valid`` counts 
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from rapidfuzz import fuzz, process, utils
@@ -40,12 +41,10 @@ class CausalLM(GeneratingStrategy):
         closing="\n\nAll candidate items from the most suitable to the least suitable, one title a line:\n-",
     )
 
-    def _prepare(self) -> None:
-        self.ends = {self.prompts.tokenizer.eos_token_id} - {None}
-
-    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
-        generated = self._limit(candidates)
-        return generated, prompt_tokens, generated
+    @cached_property
+    def ends(self) -> set[int]:
+        """The token that ends what the model writes, if it has one."""
+        return {self.prompts.tokenizer.eos_token_id} - {None}
 
     def _limit(self, candidates: Sequence[int]) -> int:
         return sum(self._title_tokens(candidates))
@@ -71,9 +70,8 @@ class PALR(CausalLM):
 
     def example(self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int) -> Example:
         """Return history and candidates, and the title of what was chosen next."""
-        end = self.prompts.tokenizer.eos_token_id
         (title,) = self.following([f" {self.prompts.titles[candidates[answer]]}"])
-        return self.prompts.build(history, candidates), [*title, *([] if end is None else [end])]
+        return self.prompts.build(history, candidates), [*title, *self.ends]
 
     def _limit(self, candidates: Sequence[int]) -> int:
         entries, mark = min(RECOMMENDED, len(candidates)), len(self.following([self.template.candidate_mark])[0])

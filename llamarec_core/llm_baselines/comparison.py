@@ -1,16 +1,13 @@
 """The comparison of strategies: the same sampled users, answered by each of them, zero-shot and tuned, cost counted.
 
 Strategies that generate take seconds a request, so that not all users can be asked. Half of the sample are users whose
-target was retrieved, whom a ranker of candidates can help, half are others, whom only a search of the whole catalogue
-can help. The files say how many users each half stands for; :mod:`llamarec_core.report.strategies` weighs them.
-
-A file is written as soon as it is whole; a killed comparison goes on with what is missing.
+target was retrieved, whom a ranker of candidates can help; only a search of the whole catalogue can help the others.
+:mod:`llamarec_core.report.strategies` weighs the halves. A killed comparison goes on with the files that are missing.
 """
 
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +37,6 @@ CASES = [
 ]
 """Every strategy with the states in which it is compared: as the backbone came (False), and tuned (True)."""
 
-
 BATCH = 16  # requests that are answered together where throughput and memory are measured
 COLUMNS = (
     "user", "target", "stratum", "stratum_users", "retriever_rank", "rank", "reranked", *COUNTS,
@@ -68,8 +64,6 @@ def sample_users(candidates: Candidates, *, size: int, users: int | None, seed: 
 
     Where a stratum has too few, the other gives more; ``users=None`` takes all.
     """
-    if users == 1:
-        raise InputError("strategy_users: 1 cannot stand for users with and without a retrieved target: draw 2.")
     retrieved = is_retrieved(candidates, size)
     strata = [np.flatnonzero(retrieved), np.flatnonzero(~retrieved)]
     names = np.where(retrieved, "retrieved", "missed")
@@ -95,10 +89,8 @@ class Comparison:
     seed: int
     work: Path  # folder of the weights; a strategy is tuned in ``strategy-<name>`` there
 
-    @cached_property
-    def text(self) -> RankerSettings:
-        """The settings of the strategies other than the verbalizer."""
-        return text_settings(self.settings, examples=self.examples)
+    def __post_init__(self) -> None:
+        self.text = text_settings(self.settings, examples=self.examples)  # of the strategies but the verbalizer
 
     def folder(self, strategy: type[Strategy]) -> Path:
         """Return where a strategy is tuned."""
@@ -121,9 +113,8 @@ class Comparison:
             return kept
         ranker = self.load(strategy, tuned=tuned)
         learnt = read_json(self.folder(strategy) / "ranker.json")["best"]["answers"] if tuned else 0
-        found = measured(ranker, self.dataset, self.sample).assign(
-            examples=learnt, dtype=str(ranker.model.dtype).removeprefix("torch."), commit=commit
-        )[list(COLUMNS)]
+        about = {"examples": learnt, "dtype": str(ranker.model.dtype).removeprefix("torch."), "commit": commit}
+        found = measured(ranker, self.dataset, self.sample).assign(**about)[list(COLUMNS)]
         found.attrs = self._identity(strategy, tuned=tuned)  # by now there is an adapter
         with replacing(path) as temporary:
             found.to_parquet(temporary, index=False)
@@ -173,18 +164,14 @@ def measured(strategy: Strategy, dataset: Dataset, sample: Sample) -> pd.DataFra
 
 
 def catalogue_ranks(targets: np.ndarray, answers: Answers, *, n_items: int) -> np.ndarray:
-    """Return the targets' ranks among the items recommended, int32 ``(n,)``: how a strategy does without a retriever.
-
-    A target that was not recommended gets the last rank of the catalogue.
-    """
+    """Return the targets' ranks among the items recommended, int32 ``(n,)``; the last of the catalogue if not there."""
     found = [np.flatnonzero(items == target) for target, items in zip(targets, answers.recommended, strict=True)]
     return np.array([ranks[0] + 1 if len(ranks) else n_items for ranks in found], dtype=np.int32)
 
 
 def named_ranks(answers: pd.DataFrame) -> pd.Series:
     """Return the ranks of the targets that an answer names itself; one that was not named is beyond any list."""
-    # the candidates named come first, and ``valid`` counts them
-    return answers["reranked"].where(answers["reranked"] <= answers["valid"], np.iinfo(np.int32).max)
+    return answers["reranked"].where(answers["reranked"] <= answers["valid"], np.iinfo(np.int32).max)  # named first
 
 
 def answers_file(results: Path, dataset: str, strategy: type[Strategy], *, tuned: bool, seed: int) -> Path:
@@ -201,7 +188,6 @@ def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str
     found = {}
     for dataset in datasets:
         users: dict[int, list[int]] = {}
-        of_dataset = {}
         for (name, seed), path in files_by_seed(results / "strategies" / dataset).items():
             strategy = name.removesuffix("-tuned")
             if strategy not in STRATEGIES:
@@ -213,7 +199,6 @@ def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str
                 raise InputError(f"{path} {what}: delete it and run `3_strategies` again.")
             if frame["user"].tolist() != users.setdefault(seed, frame["user"].tolist()):
                 raise InputError(f"{path} holds other users than its neighbours: run `3_strategies` again.")
-            of_dataset[dataset, strategy, name != strategy, seed] = frame
-        order = sorted(of_dataset, key=lambda key: (list(STRATEGIES).index(key[1]), *key[2:]))
-        found |= {key: of_dataset[key] for key in order}
-    return found
+            found[dataset, strategy, name != strategy, seed] = frame
+    places = {name: place for place, name in enumerate([*datasets, *STRATEGIES])}
+    return {key: found[key] for key in sorted(found, key=lambda key: (places[key[0]], places[key[1]], *key[2:]))}

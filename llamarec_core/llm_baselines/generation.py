@@ -1,8 +1,7 @@
 """Generation: beam search with a key-value cache, counted and timed (greedy decoding is a beam of one).
 
-Of all continuations y of a prompt's hypotheses the beam keeps the ``width`` best by their log-probability. A prompt is
-read once, however wide the beam; a hypothesis that has ended stays in the competition, but is not run any further.
-(transformers' own beam search reads a prompt once for each beam, and gives all prompts of a batch the same limit.)
+A prompt is read once, however wide the beam; a hypothesis that has ended stays in the competition, but is not run any
+further. (transformers' own search reads a prompt once for each beam, and gives all prompts of a batch the same limit.)
 """
 
 import time
@@ -12,21 +11,20 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from peft import PeftModel
+from torch import nn
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM
 
 from llamarec_core.files import InputError
-from llamarec_core.ranking.verbalizer import pad
+from llamarec_core.ranking.verbalizer import llama_of, pad
 
 COUNTS = ("forward_passes", "tokens_read", "tokens_generated", "valid", "invalid")
-"""What is counted for each request: sequences that the backbone ran over (one of a batch of k counts as one; of prompts
-packed in one row, what they share and each ending count as one), tokens of prompts without padding, tokens generated
-(by all beams), outputs that name an item, and outputs that name none, or one named before.
+"""What is counted for each request: sequences that the backbone ran over (of prompts packed in one row, what they share
+and each ending), tokens of prompts without padding, tokens generated (by all beams), outputs that name an item, and
+outputs that name none, or one named before.
 """
 
 PARTS = ("tokenizing", "reading", "generating", "parsing")
-"""The parts of a request's time: building prompts, the passes over them, the passes after them, finding items."""
+"""The parts of a request's time; ``parsing`` is finding items in what was generated."""
 
 Constraint = Callable[[tuple[int, ...]], Sequence[int]]
 """Returns which tokens may follow those that were generated; a hypothesis that none may follow has ended."""
@@ -81,7 +79,7 @@ class Hypothesis:
 
 @torch.inference_mode()
 def generate(
-    model: LlamaForCausalLM | PeftModel,
+    model: nn.Module,
     prompts: Sequence[Sequence[int]],
     meter: Meter,
     *,
@@ -92,16 +90,14 @@ def generate(
 ) -> list[list[Hypothesis]]:
     """Generate after each prompt of a batch: at most ``width`` hypotheses, best first.
 
-    ``limits`` are the most tokens after each prompt, at least one; each of ``ends`` ends a hypothesis; ``constraint``
-    says which tokens may follow.
+    ``limits`` are the most tokens after each prompt, at least one; each of ``ends`` ends a hypothesis.
     """
-    language_model = model.get_base_model() if isinstance(model, PeftModel) else model
+    llama = llama_of(model)
     tokens, lengths = pad(prompts, device=model.device)
     with meter.timed("reading"):
-        read = language_model.model(input_ids=tokens, use_cache=True)
+        read = llama.model(input_ids=tokens, use_cache=True)
         cache = read.past_key_values
-        ends_of_prompts = torch.arange(len(tokens), device=model.device), lengths - 1
-        hidden = read.last_hidden_state[ends_of_prompts]  # (rows, dim)
+        hidden = read.last_hidden_state[torch.arange(len(tokens), device=model.device), lengths - 1]  # (rows, dim)
     for request, prompt in enumerate(prompts):
         meter.add(request, forward_passes=1, tokens_read=len(prompt))
     present = torch.arange(tokens.shape[1], device=model.device) < lengths[:, None]  # (rows, length)
@@ -109,7 +105,7 @@ def generate(
     with meter.timed("generating"):
         while True:
             live = [hypothesis.tokens for beam in beams for hypothesis in beam if not hypothesis.ended]  # by row
-            log_probabilities = F.linear(hidden, language_model.lm_head.weight).float().log_softmax(-1)
+            log_probabilities = F.linear(hidden, llama.lm_head.weight).float().log_softmax(-1)
             best = iter(enumerate(_best(log_probabilities, live, width, constraint)))
             parents = []
             for request, beam in enumerate(beams):
@@ -132,7 +128,7 @@ def generate(
                 present, lengths = present[order], lengths[order]
             present = F.pad(present, (0, 1), value=True)
             latest = [hypothesis.tokens[-1:] for beam in beams for hypothesis in beam if not hypothesis.ended]
-            hidden = language_model.model(
+            hidden = llama.model(
                 input_ids=torch.tensor(latest, device=model.device),
                 past_key_values=cache,
                 use_cache=True,

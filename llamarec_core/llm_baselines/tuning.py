@@ -8,26 +8,21 @@ last weights are kept: validation, on a few users because generating is slow, on
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from llamarec_core.data import Dataset
 from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Strategy, answer_candidates
-from llamarec_core.ranking.adapter import AdapterTask, add_adapter, freeze_adapter, load_adapter, make_accelerator
-from llamarec_core.ranking.backbone import backbone_name, default_device, load_backbone
-from llamarec_core.ranking.examples import TrainingExamples
+from llamarec_core.ranking.adapter import AdapterTask, attach_adapter, identity, load_adapter
+from llamarec_core.ranking.backbone import default_device, load_backbone
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import ndcg_at_10, retrieved_candidates
 from llamarec_core.ranking.verbalizer import pad
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
 from llamarec_core.training import Plan
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 
 VALIDATIONS = 4  # most of a tuning
 VALIDATION_USERS = 10  # most of a validation
@@ -41,7 +36,7 @@ OF_LABELS = (
 
 
 def text_settings(settings: RankerSettings, *, examples: int | None) -> RankerSettings:
-    """Return the settings with which text strategies are tuned: the ranker's, without what is for labels only.
+    """Return the ranker's settings for text strategies, without what is for labels only.
 
     ``examples`` prompts are learnt in one epoch; ``None`` takes as many as the ranker.
     """
@@ -56,67 +51,52 @@ def text_settings(settings: RankerSettings, *, examples: int | None) -> RankerSe
 def fit_strategy(
     kind: type[Strategy], dataset: Dataset, validation: Candidates, settings: RankerSettings, *, seed: int, folder: Path
 ) -> Strategy:
-    """Tune a strategy, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
-
-    As :func:`llamarec_core.ranking.fit_ranker`, but of one of :data:`llamarec_core.llm_baselines.TUNED`, with its
-    :func:`text_settings`.
-    """
+    """Tune one of :data:`.TUNED` with its :func:`text_settings`, or go on, as :func:`.fit_ranker` does."""
+    about = {"strategy": kind.name, "seed": seed}
     if not (folder / "adapter").is_dir():
-        accelerator = make_accelerator(settings)
-        model, tokenizer = load_backbone(settings, device=accelerator.device)
-        strategy = kind(add_adapter(model, settings, seed=seed), PromptBuilder(tokenizer, dataset.titles, settings))
         users = retrieved_candidates(validation, size=settings.candidates, users=settings.validation_users, seed=seed)
-        task = TextTask(strategy, dataset, users, settings, seed=seed, accelerator=accelerator)
+        task = TextTask(kind, dataset, users, settings, seed=seed)
         plan = Plan(
             steps=task.steps,
             validate_every=max(settings.validate_every, -(-task.steps // VALIDATIONS)),
             kept_by="step",
             warmup_steps=min(settings.warmup_steps, task.steps // 2),
         )
-        identity = _identity(kind, dataset, settings) | {"seed": seed}
-        description = f"Tuning {kind.name} on {dataset.name}"
-        task.tune(plan, folder=folder, identity=identity, description=description)
+        run, description = identity(dataset, settings) | about, f"Tuning {kind.name} on {dataset.name}"
+        task.tune(plan, folder=folder, identity=run, description=description)
+        del task  # a large backbone fits into memory once
     return load_strategy(kind, dataset, settings, folder, tuned=True, seed=seed)
 
 
 def load_strategy(
-    kind: type[Strategy], dataset: Dataset, settings: RankerSettings, folder: Path, *, tuned: bool, **identity: Any
+    kind: type[Strategy], dataset: Dataset, settings: RankerSettings, folder: Path, *, tuned: bool, **about: Any
 ) -> Strategy:
     """Load the strategy that :func:`fit_strategy` left in ``folder``, or its backbone alone (zero-shot).
 
     A strategy that generates runs in float32 on a processor, where a single token takes longer in bfloat16. What else
-    the tuning must have been of, such as its seed, is given as ``identity``.
+    the tuning must have been of, such as its seed, is given as ``about``.
     """
-    tensors = None
     if tuned:
-        tensors, _ = load_adapter(folder / "adapter", settings=_identity(kind, dataset, settings) | identity)
+        run = identity(dataset, settings) | {"strategy": kind.name} | about
+        tensors = load_adapter(folder / "adapter", settings=run)
     if issubclass(kind, GeneratingStrategy) and default_device().type == "cpu":
         settings = settings.model_copy(update={"dtype": "float32"})
     model, tokenizer = load_backbone(settings)
-    if tensors:
-        model = add_adapter(model, settings, seed=0)
-        freeze_adapter(model, tensors)
+    if tuned:
+        attach_adapter(model, tensors, settings)
     return kind(model, PromptBuilder(tokenizer, dataset.titles, settings))
 
 
 class TextTask(AdapterTask):
-    """A strategy's steps and validations; ``validation`` holds the candidates of its validation users."""
+    """A strategy's steps and validations."""
 
     counts = ("answers", "answer_tokens", "tokens")
 
     def __init__(
-        self,
-        strategy: Strategy,
-        dataset: Dataset,
-        validation: Candidates,
-        settings: RankerSettings,
-        *,
-        seed: int,
-        accelerator: "Accelerator",
+        self, kind: type[Strategy], dataset: Dataset, validation: Candidates, settings: RankerSettings, *, seed: int
     ):
-        examples = TrainingExamples(dataset, settings, dataset.titles, seed=seed)
-        super().__init__(strategy.model, examples, settings, seed=seed, accelerator=accelerator)
-        self.strategy, self.dataset, self.validation = strategy, dataset, validation
+        super().__init__(dataset, validation, settings, seed=seed)
+        self.strategy = kind(self.model, self.prompts)
 
     def loss(self, numbers: range) -> tuple[torch.Tensor, dict[str, int]]:
         """Return the loss of the examples of these numbers, and how many answers and tokens they have."""
@@ -139,7 +119,7 @@ class TextTask(AdapterTask):
 
     def cross_entropy(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return the mean cross-entropy of the answers' tokens."""
-        device, longest = self.strategy.model.device, max(len(answer) for _, answer in examples)
+        device, longest = self.model.device, max(len(answer) for _, answer in examples)
         # what is asked for is the token after each beginning of the answer
         ends = [[len(prompt) + min(index, len(answer) - 1) for index in range(longest)] for prompt, answer in examples]
         targets = [answer + [IGNORED] * (longest - len(answer)) for _, answer in examples]
@@ -147,9 +127,3 @@ class TextTask(AdapterTask):
         logits = self._network(tokens, torch.tensor(ends, device=device))  # (batch, answer length, vocabulary)
         targets = torch.tensor(targets, device=device).flatten()
         return F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED)
-
-
-def _identity(kind: type[Strategy], dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
-    # what an adapter belongs to: the strategy, the data and all settings that shaped it
-    about = {"strategy": kind.name, "backbone": backbone_name(settings), "dataset": dataset.name}
-    return settings.model_dump(mode="json") | about | {"data": dataset.content_hash}

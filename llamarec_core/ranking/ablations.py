@@ -13,15 +13,8 @@ import numpy as np
 import pandas as pd
 
 from llamarec_core.data import Dataset
+from llamarec_core.ranking import rerank
 from llamarec_core.ranking.qlora import load_ranker
-from llamarec_core.ranking.rerank import (
-    candidate_probabilities,
-    fit_retriever_weight,
-    log_probabilities,
-    rerank_by_scores,
-    shown_candidates,
-    with_retriever,
-)
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
 
@@ -46,27 +39,26 @@ class Ablation:
         self, group: str, variant: str, *, tuning: str | None = None, order: str = "descending", **changes: Any
     ) -> None:
         """Rank by the language model alone, as of a tuning or :data:`UNTUNED`, with ``changes`` to its settings."""
-        probabilities = self.probabilities("test", tuning=tuning, order=order, **changes)
-        shown = shown_candidates(self.candidates["test"].users, probabilities.shape[1], order=order, seed=self.seed)
-        answers = np.take_along_axis(probabilities, shown, axis=1).argmax(axis=1) + 1
-        self.add_scores(group, variant, probabilities, answers=answers)
+        read = self.probabilities("test", tuning=tuning, order=order, **changes)
+        shown = rerank.shown_candidates(self.candidates["test"].users, read.shape[1], order=order, seed=self.seed)
+        self.add_scores(group, variant, read, answers=np.take_along_axis(read, shown, axis=1).argmax(axis=1) + 1)
 
     def add_with_retriever(self, group: str, variant: str, *, tuning: str | None = None) -> None:
         """Rank by the language model's and the retriever's log-probabilities, with a weight fitted on validation."""
-        found = {split: self.probabilities(split, tuning=tuning) for split in ("validation", "test")}
-        self.add_scores_with_retriever(group, variant, {split: log_probabilities(of) for split, of in found.items()})
+        read = {split: self.probabilities(split, tuning=tuning) for split in ("validation", "test")}
+        scores = {split: rerank.log_probabilities(of_split) for split, of_split in read.items()}
+        self.add_scores_with_retriever(group, variant, scores)
 
     def add_scores_with_retriever(self, group: str, variant: str, scores: Mapping[str, np.ndarray]) -> None:
         """Rank by the sum of given scores of ``validation`` and ``test`` and the retriever's, likewise fitted."""
-        weight = fit_retriever_weight(self.candidates["validation"], scores["validation"])
+        weight = rerank.fit_retriever_weight(self.candidates["validation"], scores["validation"])
         self.weights[group, variant] = weight
-        self.add_scores(group, variant, with_retriever(self.candidates["test"], scores["test"], weight))
+        self.add_scores(group, variant, rerank.with_retriever(self.candidates["test"], scores["test"], weight))
 
-    def add_scores(self, group: str, variant: str, scores: np.ndarray, *, answers: np.ndarray | None = None) -> None:
+    def add_scores(self, group: str, variant: str, scores: np.ndarray, *, answers: np.ndarray | int = 0) -> None:
         """Rank by given scores of the test users' candidates; ``answers`` are the labels chosen, counted from 1."""
-        frame = rerank_by_scores(self.candidates["test"], scores)
-        answers = np.zeros(len(frame), dtype=np.int32) if answers is None else answers.astype(np.int32)
-        self._frames.append(frame.assign(answer=answers, group=group, variant=variant))
+        frame = rerank.rerank_by_scores(self.candidates["test"], scores)
+        self._frames.append(frame.assign(answer=np.int32(answers), group=group, variant=variant))
 
     def probabilities(
         self, split: str, *, tuning: str | None = None, order: str = "descending", **changes: Any
@@ -77,9 +69,9 @@ class Ablation:
         if key not in self._probabilities:
             settings, folder = self.tunings[first if tuning in (None, UNTUNED) else tuning]
             ranker = load_ranker(self.dataset, settings, folder, tuned=tuning != UNTUNED, **changes)
-            self._probabilities[key] = candidate_probabilities(
-                ranker, self.dataset, self.candidates[split], split, order=order, seed=self.seed, progress=True
-            )
+            options = {"order": order, "seed": self.seed, "progress": True}
+            read = rerank.candidate_probabilities(ranker, self.dataset, self.candidates[split], split, **options)
+            self._probabilities[key] = read
         return self._probabilities[key]
 
     def ranks(self) -> pd.DataFrame:

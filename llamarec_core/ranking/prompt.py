@@ -1,9 +1,8 @@
 """Prompts: a history and its candidates as the token ids that the ranker reads (LlamaRec, section 3.2.2).
 
-A prompt is an instruction, a history of titles, candidates labelled A … T, and at the very end a line break,
-after which the model's next token should be the label of the item to recommend. Its token ids are those of its whole
-text, whatever the tokenizer merges across words and line breaks. Titles are plain text: a cut falls between characters,
-and no title can smuggle in a special token.
+A prompt is an instruction, a history of titles, candidates labelled A … T, and at the end a line break, after which
+the model's next token should be the label of the item to recommend. Its token ids are those of its whole text. Titles
+are plain text: a cut falls between characters, and no title can smuggle in a special token.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,18 +23,14 @@ PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True}  # what
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """The wording of a prompt: opening, history, bridge, candidates, closing.
-
-    A mark and a space stand before each title, and ``separator`` between two entries. The closing ends with the line
-    break that the label follows.
-    """
+    """The wording of a prompt: opening, history, bridge, candidates, closing, after which the label follows."""
 
     opening: str
-    history_mark: str = "\n-"  # ``{number}`` counts titles from 1
+    history_mark: str = "\n-"  # before a title and a space; ``{number}`` counts titles from 1
     bridge: str = ""
     candidate_mark: str = ""  # ``{label}`` is the candidate's letter
     closing: str
-    separator: str = ""
+    separator: str = ""  # between two titles
     candidate_end: str = ""  # after a candidate's title; ``{label}`` is its letter
     candidates_first: bool = False  # candidates, bridge, history
 
@@ -78,18 +73,15 @@ TEMPLATES = {
         candidates_first=True,
     ),
 }
-"""The prompts' wordings by name. ``alpaca`` is the paper's, ``candidates_first`` and ``label_after`` this study's."""
-
 # a candidate's label follows its title just as the answer follows the history's last title
 TEMPLATES["label_after"] = replace(TEMPLATES["candidates_first"], candidate_mark="\n-", candidate_end="\n{label}")
+"""The prompts' wordings by name. ``alpaca`` is the paper's, ``candidates_first`` and ``label_after`` this study's."""
 
 
 class PromptBuilder:
-    """Builds the prompts of one data set for one tokenizer.
+    """Builds the prompts of one data set for one tokenizer, with a wording of the caller's own if one is given.
 
-    Args:
-        titles: each item's whole title; ``titles[0]`` is padding. As an attribute, the titles as prompts show them.
-        template: a wording of the caller's own, in place of the one that the settings name.
+    ``titles`` are whole when they come in, ``titles[0]`` for padding; as an attribute they are as prompts show them.
     """
 
     def __init__(
@@ -102,7 +94,7 @@ class PromptBuilder:
     ):
         self.settings, self.tokenizer = settings, tokenizer
         self.template = template or TEMPLATES[settings.template]
-        self.titles = self.cut([" ".join(title.split()) for title in titles])
+        self.titles = self._cut([" ".join(title.split()) for title in titles])
 
     def text(self, history: Sequence[int], candidates: Sequence[int]) -> str:
         """Return the text of a prompt: the last ``history_length`` titles, and candidates in the order of labels."""
@@ -119,10 +111,7 @@ class PromptBuilder:
         return [[*self._start, *of_text] for of_text in tokens]
 
     def encode_shared(self, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """Return the token ids that texts have in common at their beginning, and those that follow in each.
-
-        At least one follows. A single text shares nothing.
-        """
+        """Return the token ids that several texts begin with, and those that follow in each, at least one."""
         tokens = self.encode(texts)
         if len(tokens) == 1:
             return [], tokens
@@ -131,27 +120,24 @@ class PromptBuilder:
             shared += 1
         return tokens[0][:shared], [of_text[shared:] for of_text in tokens]
 
-    def cut(self, texts: Sequence[str]) -> list[str]:
-        """Cut texts to the settings' ``title_tokens``, between two characters; a text's first character stays."""
+    def _cut(self, titles: Sequence[str]) -> list[str]:
+        """Cut titles to ``title_tokens``, between two characters; a title's first character stays."""
         limit = self.settings.title_tokens
         # after a mark and a space, as they stand in a prompt
-        encoded = self.tokenizer([f"- {text}" for text in texts], **PLAIN_TEXT, return_offsets_mapping=True)
+        encoded = self.tokenizer([f"- {title}" for title in titles], **PLAIN_TEXT, return_offsets_mapping=True)
         result = []
-        for text, offsets in zip(texts, encoded.offset_mapping, strict=True):
+        for title, offsets in zip(titles, encoded.offset_mapping, strict=True):
             of_title = [(start - 2, end - 2) for start, end in offsets if end > 1]
             if len(of_title) > limit:
                 # a character may take several tokens: one that begins in the last is left out whole
                 end = min(of_title[limit - 1][1], of_title[limit][0])
-                text = text[: max(end, 1)].rstrip()
-            result.append(text)
+                title = title[: max(end, 1)].rstrip()
+            result.append(title)
         return result
 
     @cached_property
     def target_ids(self) -> list[int]:
-        """The token ids that stand for the labels inside a prompt, which training teaches.
-
-        An :class:`InputError` refuses a tokenizer without a single token of its own for each label.
-        """
+        """The token ids that stand for the labels inside a prompt, which training teaches."""
         prompt = self.template.render(["a title"], ["another"])
         (before, *followed) = self.tokenizer([prompt, *(prompt + label for label in LABELS)], **PLAIN_TEXT).input_ids
         if any(tokens[:-1] != before for tokens in followed):
@@ -163,10 +149,7 @@ class PromptBuilder:
 
     @cached_property
     def label_ids(self) -> list[int]:
-        """The token ids whose logits the verbalizer reads, one for each of :data:`LABELS`.
-
-        They are :attr:`target_ids`, unless the settings ask for the published lookup, which encodes the letter alone.
-        """
+        """The token ids whose logits the verbalizer reads: :attr:`target_ids`, or as published, of letters alone."""
         if self.settings.label_tokens == "in_prompt":
             return self.target_ids
         encoded = self.tokenizer(list(LABELS), **PLAIN_TEXT).input_ids

@@ -1,8 +1,7 @@
 """QLoRA: tune the ranker, and load it again (LlamaRec, sections 3.2.3 and 4.1; QLoRA, arXiv 2305.14314).
 
 The backbone stays frozen, and quantised if the settings say so; an adapter is trained. Validation ranks the retriever's
-own candidates, before the first step and at intervals, and the best adapter is kept in ``adapter/``, which PEFT can
-load too. ``ranker.json`` beside it holds settings and outcome, for people.
+own candidates, before the first step and at intervals; the best adapter is kept, with ``ranker.json`` for people.
 
 Randomness never depends on the past: examples follow from (seed, number), dropout from (seed, micro-batch). So a run
 that was killed ends with the same adapter as one that was not. A step's micro-batches are shared out to the processes
@@ -11,25 +10,16 @@ that ``accelerate launch`` or ``torchrun`` started, which need a folder that all
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import sha256
-from llamarec_core.ranking.adapter import (
-    WEIGHTS,
-    AdapterTask,
-    add_adapter,
-    attach_adapter,
-    freeze_adapter,
-    load_adapter,
-    make_accelerator,
-    set_adapter_tensors,
-)
-from llamarec_core.ranking.backbone import backbone_name, backbone_sha256, load_backbone
-from llamarec_core.ranking.examples import Example, TrainingExamples
+from llamarec_core.ranking.adapter import WEIGHTS, AdapterTask, attach_adapter, identity, load_adapter
+from llamarec_core.ranking.backbone import backbone_name, load_backbone
+from llamarec_core.ranking.examples import Example
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import (
     candidate_probabilities,
@@ -51,11 +41,6 @@ from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
 from llamarec_core.training import Plan
 
-if TYPE_CHECKING:  # slow to import, and of no use to who only ranks
-    from accelerate import Accelerator
-NOT_SHAPING = {"minutes", "start_from"}
-"""Settings that may differ from those of an adapter's tuning when it is loaded."""
-
 SHUFFLED_USERS = 200
 """Validation users whose candidates are also ranked in shuffled order, which shows a preference for early labels."""
 
@@ -65,49 +50,37 @@ def fit_ranker(
 ) -> VerbalizerRanker:
     """Tune a ranker, or go on with the tuning that ``folder`` holds, or return the one it holds finished.
 
-    ``validation`` holds the retriever's candidates for the validation targets, which decide which adapter is kept. The
-    global generator of torch is seeded on the way.
-
-    Raises:
-        InputError: ``folder`` holds another run; no user's target is among the candidates; the loss is no longer a
-            number; or backbone, prompts, adapter or ``start_from`` are refused.
+    ``validation`` holds the retriever's candidates for the validation targets, which decide which adapter is kept. An
+    :class:`InputError` refuses a folder of another run, candidates without any target, and a loss that is no number.
     """
     users = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
     validation = retrieved_candidates(validation, **users)
     columns = (validation.users, validation.targets, validation.items)
     content = hashlib.sha256(b"".join(column.astype("<i4").tobytes() for column in columns)).hexdigest()
-    identity = _identity(dataset, settings) | {"seed": seed, "validation": content}
+    run, start = identity(dataset, settings) | {"seed": seed, "validation": content}, None
     if settings.start_from is not None:
-        backbone = {name: identity[name] for name in ("backbone", "backbone_sha256")}
-        start = load_adapter(Path(settings.start_from), settings=backbone)[0]
-        identity["started_from_sha256"] = sha256(Path(settings.start_from) / WEIGHTS)
-    finished = folder / "adapter"
-    if finished.is_dir():
-        load_adapter(finished, settings=identity)  # refuses the adapter of another run
-        (folder / "checkpoint.safetensors").unlink(missing_ok=True)  # a kill at the very end leaves it behind
-        return load_ranker(dataset, settings, folder)
-
-    accelerator = make_accelerator(settings)
-    model, tokenizer = load_backbone(settings, device=accelerator.device)
-    model = add_adapter(model, settings, seed=seed)
-    if settings.start_from is not None:
-        set_adapter_tensors(model, start)
-    ranker = VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings))
-    task = RankerTask(ranker, dataset, validation, settings, seed=seed, accelerator=accelerator)
-    plan = Plan(
-        steps=task.steps,
-        validate_every=settings.validate_every,
-        kept_by=settings.kept_by,
-        warmup_steps=settings.warmup_steps,
-        minutes=settings.minutes,
-        validate_first=True,
-        first_counts=settings.start_from is not None,  # a fresh adapter counts only while there is no other
-    )
-
-    description = f"Tuning {backbone_name(settings)} on {dataset.name}"
-    best = task.tune(plan, folder=folder, identity=identity, description=description)
-    freeze_adapter(model, best)  # what ranks here is what is kept
-    return ranker
+        backbone = {name: run[name] for name in ("backbone", "backbone_sha256")}
+        start = load_adapter(Path(settings.start_from), settings=backbone)
+        run["started_from_sha256"] = sha256(Path(settings.start_from) / WEIGHTS)
+    if not (folder / "adapter").is_dir():
+        task = RankerTask(dataset, validation, settings, seed=seed)
+        if start:
+            task.restore(start)
+        plan = Plan(
+            steps=task.steps,
+            validate_every=settings.validate_every,
+            kept_by=settings.kept_by,
+            warmup_steps=settings.warmup_steps,
+            minutes=settings.minutes,
+            validate_first=True,
+            first_counts=start is not None,  # a fresh adapter counts only while there is no other
+        )
+        description = f"Tuning {backbone_name(settings)} on {dataset.name}"
+        task.tune(plan, folder=folder, identity=run, description=description)
+        del task  # a large backbone fits into memory once
+    load_adapter(folder / "adapter", settings=run)  # refuses the adapter of another run
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)  # a kill at the very end leaves it behind
+    return load_ranker(dataset, settings, folder)
 
 
 def load_ranker(
@@ -115,10 +88,10 @@ def load_ranker(
 ) -> VerbalizerRanker:
     """Load the ranker that :func:`fit_ranker` left in ``folder``, or (not ``tuned``) its backbone alone, zero-shot.
 
-    ``settings`` are those of the tuning, but for :data:`NOT_SHAPING`; ``changes`` are settings of the prompt or of the
+    ``settings`` are those of the tuning, but for :data:`.NOT_SHAPING`; ``changes`` are settings of the prompt or of the
     backbone's precision to rank with.
     """
-    tensors = load_adapter(folder / "adapter", settings=_identity(dataset, settings))[0] if tuned else None
+    tensors = load_adapter(folder / "adapter", settings=identity(dataset, settings)) if tuned else None
     settings = settings.model_copy(update=changes)
     model, tokenizer = load_backbone(settings)
     if tensors:
@@ -136,21 +109,10 @@ class RankerTask(AdapterTask):
 
     counts = ("answers", "tokens")
 
-    def __init__(
-        self,
-        ranker: VerbalizerRanker,
-        dataset: Dataset,
-        validation: Candidates,
-        settings: RankerSettings,
-        *,
-        seed: int,
-        accelerator: "Accelerator",
-    ):
-        options = {"seed": seed, "held_out_answers": settings.meter_answers}
-        examples = TrainingExamples(dataset, settings, ranker.prompts.titles, **options)
-        super().__init__(ranker.model, examples, settings, seed=seed, accelerator=accelerator)
-        self.ranker, self.dataset, self.validation = ranker, dataset, validation
-        self._target_ids = torch.tensor(ranker.prompts.target_ids[: settings.candidates], device=accelerator.device)
+    def __init__(self, dataset: Dataset, validation: Candidates | None, settings: RankerSettings, *, seed: int):
+        super().__init__(dataset, validation, settings, seed=seed)
+        self.ranker = VerbalizerRanker(self.model, self.prompts)
+        self._target_ids = torch.tensor(self.prompts.target_ids[: settings.candidates], device=self.model.device)
 
     def loss(self, numbers: range) -> tuple[torch.Tensor, dict[str, int]]:
         """Return the mean loss of the examples of these numbers, and how many answers and tokens they have."""
@@ -158,8 +120,7 @@ class RankerTask(AdapterTask):
         if self.settings.loss == "vocabulary":
             losses = vocabulary_loss(self._network(**batch.prompts), batch, self._target_ids)
         else:
-            of_answers, _, answers = self._label_log_probabilities(batch)
-            losses = -expected(answers, of_answers)
+            losses = -expected(batch.answers, self._label_log_probabilities(batch)[0])
         return losses.mean(), {"answers": batch.n_answers, "tokens": batch.n_tokens}
 
     def validate(self, steps: int) -> dict[str, Any]:
@@ -178,18 +139,17 @@ class RankerTask(AdapterTask):
         return columns
 
     def _batch(self, examples: list[Example]) -> Batch:
-        return make_batch(self.ranker.prompts, examples, device=self.accelerator.device)
+        return make_batch(self.prompts, examples, device=self.model.device)
 
-    def _label_log_probabilities(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _label_log_probabilities(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self._network(**batch.prompts, token_ids=self._target_ids)
         return label_log_probabilities(logits, batch, temperature=self.settings.temperature)
 
     def _scores(self, candidates: Candidates, *, order: str = "descending") -> np.ndarray:
         """Return the ranker's scores of validation users' candidates, ``(n, n_candidates)``."""
         options = {"order": order, "seed": self.seed}
-        return log_probabilities(
-            candidate_probabilities(self.ranker, self.dataset, candidates, "validation", **options)
-        )
+        read = candidate_probabilities(self.ranker, self.dataset, candidates, "validation", **options)
+        return log_probabilities(read)
 
     def _gains(self) -> np.ndarray:
         """Return the held-out answers' log-probability over the prior, ``(n,)``, the same in all processes."""
@@ -198,15 +158,8 @@ class RankerTask(AdapterTask):
         with torch.inference_mode():
             while asked < self.settings.meter_answers and number < len(self.examples.held_out):
                 batch = self._batch([self.examples.draw_held_out(place) for place in range(number, number + 4)])
-                of_answers, of_prior, answers = self._label_log_probabilities(batch)
-                gains.append((expected(answers, of_answers) - expected(answers, of_prior)).cpu().numpy())
+                of_labels, of_prior = self._label_log_probabilities(batch)
+                gains.append((expected(batch.answers, of_labels) - expected(batch.answers, of_prior)).cpu().numpy())
                 number += 4
                 asked += batch.n_answers
         return np.concatenate(gains)
-
-
-def _identity(dataset: Dataset, settings: RankerSettings) -> dict[str, Any]:
-    # what an adapter belongs to: the data and all settings that shaped it
-    shaping = settings.model_dump(mode="json", exclude=NOT_SHAPING)
-    backbone = {"backbone": backbone_name(settings), "backbone_sha256": backbone_sha256(settings)}
-    return shaping | backbone | {"dataset": dataset.name, "data": dataset.content_hash}

@@ -31,9 +31,8 @@ def candidate_probabilities(
 ) -> np.ndarray:
     """Return P(candidate), float32 ``(n, n_candidates)``, in the retriever's order whatever ``order`` the prompt shows.
 
-    A prompt is read only for users whose target is among their candidates: nothing that the ranker does can change the
-    rank of another user's target, who gets zeros. ``split`` says where the histories end, ``seed`` is of the shuffled
-    order, which is drawn per user.
+    Users whose target is not among their candidates get zeros, as the ranker cannot change that target's rank.
+    ``split`` says where the histories end, ``seed`` is of the shuffled order, which is drawn per user.
     """
     items = candidates.items[:, : ranker.prompts.settings.candidates]  # (n, n_candidates)
     retrieved = np.flatnonzero(is_retrieved(candidates, items.shape[1]))
@@ -57,10 +56,7 @@ def shown_candidates(users: np.ndarray, count: int, *, order: str, seed: int) ->
 
 
 def rerank_by_scores(candidates: Candidates, scores: np.ndarray) -> pd.DataFrame:
-    """Return a ranks frame (user, target, rank) after each user's candidates were put in the order of new scores.
-
-    Candidates of equal score keep the retriever's order.
-    """
+    """Return the ranks (user, target, rank) by new scores; candidates of equal score keep the retriever's order."""
     hits = _is_target(candidates, scores.shape[1])  # (n, n_candidates)
     target = hits.argmax(axis=1)[:, None]
     score = np.take_along_axis(scores, target, axis=1)
@@ -84,8 +80,8 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
 def fit_retriever_weight(candidates: Candidates, scores: np.ndarray) -> float:
     """Return the weight ``b / a`` under which ``softmax(a · score + b · log P_retriever)`` makes the targets likeliest.
 
-    This is a conditional logit model, to be fitted on validation. Its likelihood has one maximum, where NDCG@10 has a
-    local one at almost every weight. ``a`` is positive, because no ranker is worth more for being turned around.
+    This is a conditional logit model, whose likelihood has one maximum, where NDCG@10 has many. ``a`` is positive,
+    because no ranker is worth more for being turned around.
     """
     hits = _is_target(candidates, scores.shape[1])
     rows, targets = np.nonzero(hits)
@@ -113,9 +109,9 @@ def random_scores(candidates: Candidates, *, seed: int) -> np.ndarray:
 
 
 def title_overlap(dataset: Dataset, candidates: Candidates, split: str, *, history_length: int = 20) -> np.ndarray:
-    """Score each candidate by the words that its title shares with the history's last titles; no language model.
+    """Score candidates by their titles' words alone: the largest cosine of TF-IDF vectors with a title of the history.
 
-    The score is the largest cosine between the candidate's TF-IDF vector and those of the history's titles.
+    Scores are float64 ``(n, n_candidates)``.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
 
@@ -128,7 +124,7 @@ def title_overlap(dataset: Dataset, candidates: Candidates, split: str, *, histo
 
 
 def retrieved_candidates(candidates: Candidates, *, size: int, users: int | None = None, seed: int = 0) -> Candidates:
-    """Return the candidates of users whose target is among the first ``size``, or of so many ``users`` of them."""
+    """Return the candidates of users whose target is among the first ``size``, or of ``users`` drawn from them."""
     retrieved = np.flatnonzero(is_retrieved(candidates, size))
     if not len(retrieved):
         raise InputError(

@@ -4,10 +4,9 @@ One forward pass gives::
 
     P(candidate i) = softmax over the labels of the next-token logits after the prompt, at the token of label i
 
-Nothing is generated and nothing is parsed. The backbone runs without its language-model head: the head's rows of the
-labels alone meet the hidden state of the prompt's last position. At the others nothing reads what the last block's
-feed-forward network would say, so that it does not run there. Prompts are padded on the right, where causal attention
-never looks, so that no mask is needed. :mod:`~llamarec_core.ranking.rerank` makes ranks of the probabilities.
+Nothing is generated and nothing is parsed. The head's rows of the labels alone meet the hidden state of the prompt's
+last position; at the others nothing reads the last block's feed-forward network, so that it does not run there. Prompts
+are padded on the right, where causal attention never looks, so that no mask is needed.
 
 The paper's loss is the cross-entropy of the label's token over the whole vocabulary. This study adds a loss over the
 labels alone (``loss: labels``)::
@@ -15,16 +14,14 @@ labels alone (``loss: labels``)::
     log p = log softmax(z / T + log q),        L = − mean over questions of Σ_i answer_i log p_i
 
 z are the labels' logits, T a temperature, and q the list's prior (:mod:`~llamarec_core.ranking.examples`). Names want
-sharp logits and next items soft ones, so that names have a temperature of 1 whatever the setting. The *meter* of
-learning is how much better the answers are predicted than by the prior, in nats an answer: the mean of
-log p(answer) − log q(answer).
+sharp logits, so that they have a temperature of 1 whatever the setting. The *meter* of learning is how much better the
+answers are predicted than by the prior, in nats an answer: the mean of log p(answer) − log q(answer).
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,12 +32,8 @@ from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
 from llamarec_core.files import InputError
+from llamarec_core.ranking.examples import Example
 from llamarec_core.ranking.prompt import PromptBuilder
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-
-    from llamarec_core.ranking.examples import Example, Question
 
 TOKEN_BUDGET = 16_384  # in one forward pass, padding included: long prompts go in smaller batches
 BATCH_SIZE = 16  # most prompts in one forward pass
@@ -48,9 +41,9 @@ SIMILAR = 0.95  # a prompt shorter than this share of a batch's longest waits: i
 
 
 class NextTokenLogits(nn.Module):
-    """A causal language model that computes logits at the last position of each prompt only."""
+    """A Llama, with PEFT's adapter or without, that computes logits at the last position of each prompt only."""
 
-    def __init__(self, model: "LlamaForCausalLM | PeftModel"):
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
@@ -67,39 +60,40 @@ class NextTokenLogits(nn.Module):
 
         Args:
             tokens: prompts padded on the right, ``(batch, length)``; or what :func:`pack` makes of prompts that begin
-                alike, with its ``positions`` and ``seen``.
+                alike, with its ``positions`` (batch, length) and ``seen`` (batch, length, length).
             lengths: how many of a row's tokens its prompt takes, ``(batch,)``, or several such counts, each of a prompt
                 of its own, ``(batch, k)``.
             token_ids: tokens whose logits are computed, ``(n,)``; without it those of the whole vocabulary.
-            positions: of each token in its prompt, ``(batch, length)``.
-            seen: whether a token may look at another, ``(batch, length, length)``.
         """
-        language_model = self.model if isinstance(self.model, LlamaForCausalLM) else self.model.get_base_model()
+        llama = llama_of(self.model)
         mask = None
         if seen is not None:
-            lowest = torch.finfo(language_model.dtype).min
-            mask = torch.zeros_like(seen, dtype=language_model.dtype).masked_fill_(~seen, lowest)[:, None]
+            lowest = torch.finfo(llama.dtype).min
+            mask = torch.zeros_like(seen, dtype=llama.dtype).masked_fill_(~seen, lowest)[:, None]
         rows = torch.arange(len(tokens), device=tokens.device).view(-1, *[1] * (lengths.ndim - 1))
         read = torch.zeros_like(tokens, dtype=torch.bool)
         read[rows, lengths - 1] = True
         options = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
-        with _feeding_forward(language_model.model.layers[-1].mlp, at=read):
-            hidden = language_model.model(input_ids=tokens, **options).last_hidden_state  # (batch, length, dim)
+        with _feeding_forward(llama.model.layers[-1].mlp, at=read):
+            hidden = llama.model(input_ids=tokens, **options).last_hidden_state  # (batch, length, dim)
         last = hidden[rows, lengths - 1]  # (batch, dim) or (batch, k, dim)
-        head = language_model.lm_head.weight  # (vocabulary, dim)
+        head = llama.lm_head.weight  # (vocabulary, dim)
         if token_ids is None:
             return F.linear(last, head).float()
         # in bfloat16 many labels would share a logit, and such ties fall to the retriever's order
         return F.linear(last.float(), head[token_ids].float())
 
 
+def llama_of(model: nn.Module) -> LlamaForCausalLM:
+    """Return the language model itself, whose layers hold the adapter if there is one."""
+    return model if isinstance(model, LlamaForCausalLM) else model.get_base_model()
+
+
 class VerbalizerRanker:
     """A language model as a ranker of labelled candidates, at most ``batch_size`` prompts in a forward pass."""
 
-    def __init__(self, model: "LlamaForCausalLM | PeftModel", prompts: PromptBuilder, *, batch_size: int = BATCH_SIZE):
-        self.model = model
-        self.prompts = prompts
-        self.batch_size = batch_size
+    def __init__(self, model: nn.Module, prompts: PromptBuilder, *, batch_size: int = BATCH_SIZE):
+        self.model, self.prompts, self.batch_size = model, prompts, batch_size
         self._network = NextTokenLogits(model)
 
     def probabilities(
@@ -107,11 +101,8 @@ class VerbalizerRanker:
     ) -> np.ndarray:
         """Return P(candidate) of every request, float32 ``(n, K)``, for candidates ``(n, K)`` in the order of labels.
 
-        The model is left in evaluation mode. An :class:`InputError` refuses a prompt that is too long for the backbone,
-        and logits that are not numbers.
-
-        Processes that ``torchrun`` started must all ask the same. They share out the batches, and each returns all, in
-        the same bytes as one process.
+        The model is left in evaluation mode. Processes that ``torchrun`` started must all ask the same: they share out
+        the batches, and each returns all, in the same bytes as one process.
         """
         requests = zip(histories, candidates, strict=True)
         prompts = self.prompts.encode([self.prompts.text(history, labelled) for history, labelled in requests])
@@ -149,7 +140,7 @@ class VerbalizerRanker:
             start += len(rows)
 
 
-def refuse_too_long(prompts: PromptBuilder, model: "LlamaForCausalLM | PeftModel", n_tokens: int) -> None:
+def refuse_too_long(prompts: PromptBuilder, model: nn.Module, n_tokens: int) -> None:
     """Refuse a sequence beyond the backbone's positions, which is never cut silently."""
     limit = model.config.max_position_embeddings
     if n_tokens > limit:
@@ -216,16 +207,19 @@ def _feeding_forward(network: nn.Module, *, at: torch.Tensor) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass of the tuning reads and is asked: ``n`` questions over all its examples."""
+    """What one forward pass of the tuning reads and is asked: n questions over all its examples."""
 
     prompts: dict[str, torch.Tensor | None]  # as :func:`pack` returns them, a row an example, a prompt a question
     asked: torch.Tensor  # each question's index among all rows' prompts, (n,): short rows repeat their last
-    questions: list["Question"]
+    answers: torch.Tensor  # as in :class:`.Question`, (n, n_candidates), and likewise:
+    left_out: torch.Tensor
+    log_prior: torch.Tensor
+    named: torch.Tensor  # whether a question is by name, (n,)
     n_answers: int  # to next-item questions
     n_tokens: int  # without padding
 
 
-def make_batch(prompts: PromptBuilder, examples: list["Example"], *, device: torch.device | str) -> Batch:
+def make_batch(prompts: PromptBuilder, examples: list[Example], *, device: torch.device | str) -> Batch:
     """Return the batch of some examples."""
     beginnings, endings = [], []
     for example in examples:
@@ -237,12 +231,17 @@ def make_batch(prompts: PromptBuilder, examples: list["Example"], *, device: tor
     width = max(map(len, endings))
     asked = [row * width + prompt for row, of_row in enumerate(endings) for prompt in range(len(of_row))]
     questions = [question for example in examples for question in example.questions]
+    columns = (np.stack([getattr(of, name) for of in questions]) for name in ("answer", "left_out", "log_prior"))
+    answers, left_out, log_prior = (torch.from_numpy(values).to(device) for values in columns)
     return Batch(
         prompts=pack(beginnings, endings, device=device),
         asked=torch.tensor(asked, device=device),
-        questions=questions,
+        answers=answers.float(),
+        left_out=left_out,
+        log_prior=log_prior.float(),
+        named=torch.tensor([question.kind == "name" for question in questions], device=device),
         n_answers=sum(question.kind == "next" for question in questions),
-        n_tokens=sum(map(len, beginnings)) + sum(len(ending) for of_row in endings for ending in of_row),
+        n_tokens=sum(map(len, [*beginnings, *chain(*endings)])),
     )
 
 
@@ -251,35 +250,24 @@ def vocabulary_loss(logits: torch.Tensor, batch: Batch, target_ids: torch.Tensor
 
     The labels of what else the user chose are left out. ``target_ids`` are the labels' tokens, ``(n_candidates,)``.
     """
-    answers, left_out, _ = _stacked(batch, logits.device)
     read = logits.flatten(0, 1)[batch.asked]  # (n, vocabulary)
-    labels = read[:, target_ids].masked_fill(left_out, -torch.inf)
+    labels = read[:, target_ids].masked_fill(batch.left_out, -torch.inf)
     read = read.index_copy(1, target_ids, labels)
-    return F.cross_entropy(read, target_ids[answers.argmax(1)], reduction="none")
+    return F.cross_entropy(read, target_ids[batch.answers.argmax(1)], reduction="none")
 
 
 def label_log_probabilities(
     logits: torch.Tensor, batch: Batch, *, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return log p, log q and the answers of each question, ``(n, n_candidates)`` each.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log p and log q, ``(n, n_candidates)`` each, given the labels' logits ``(rows, k, n_candidates)``.
 
-    ``logits`` are those of the labels, ``(rows, k, n_candidates)``; what else the user chose is left out (−∞).
+    What else the user chose is left out (−∞).
     """
-    answers, left_out, log_prior = _stacked(batch, logits.device)
-    by_name = torch.tensor([question.kind == "name" for question in batch.questions], device=logits.device)
-    divisor = torch.where(by_name, 1.0, temperature)[:, None]
-    prior = log_prior.masked_fill(left_out, -torch.inf)
-    return (logits.flatten(0, 1)[batch.asked] / divisor + prior).log_softmax(-1), prior.log_softmax(-1), answers
+    divisor = torch.where(batch.named, 1.0, temperature)[:, None]
+    prior = batch.log_prior.masked_fill(batch.left_out, -torch.inf)
+    return (logits.flatten(0, 1)[batch.asked] / divisor + prior).log_softmax(-1), prior.log_softmax(-1)
 
 
 def expected(answers: torch.Tensor, log_probabilities: torch.Tensor) -> torch.Tensor:
     """Return Σ_i answer_i · log p_i of each question, ``(n,)``, with 0 · −∞ meant as 0."""
     return (answers * log_probabilities.masked_fill(answers == 0, 0.0)).sum(-1)
-
-
-def _stacked(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return answers, what is left out, and log priors, ``(n, n_candidates)`` each."""
-    columns = ("answer", "left_out", "log_prior")
-    stacked = (np.stack([getattr(question, column) for question in batch.questions]) for column in columns)
-    answers, left_out, log_prior = (torch.from_numpy(values).to(device) for values in stacked)
-    return answers, left_out, log_prior

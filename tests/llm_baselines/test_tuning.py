@@ -10,10 +10,7 @@ from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import P5, PALR, TUNED
 from llamarec_core.llm_baselines.base import answer_candidates
 from llamarec_core.llm_baselines.tuning import TextTask, fit_strategy, load_strategy, text_settings
-from llamarec_core.ranking import load_backbone, retrieved_candidates
-from llamarec_core.ranking.adapter import add_adapter
-from llamarec_core.ranking.qlora import make_accelerator
-from llamarec_core.ranking.rerank import ndcg_at_10
+from llamarec_core.ranking import ndcg_at_10, retrieved_candidates
 from llamarec_core.settings import RankerSettings
 
 
@@ -26,26 +23,22 @@ def tuned(request, tiny, dataset, candidates, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", TUNED.values(), ids=TUNED.keys())
-def test_the_loss_is_that_of_the_answers_tokens_alone(kind, tiny, prompts, dataset, candidates):
+def test_the_loss_is_that_of_the_answers_tokens_alone(kind, tiny, dataset, candidates):
     settings = tiny.settings.model_copy(update={"lora_dropout": 0.0})
-    model = add_adapter(load_backbone(settings, device="cpu")[0], settings, seed=0)
-    options = {"seed": 0, "accelerator": make_accelerator(settings)}
-    task = TextTask(kind(model, prompts), dataset, candidates["validation"], settings, **options)
+    task = TextTask(kind, dataset, candidates["validation"], settings, seed=0)
     examples = [task.example(number) for number in range(3)]
     losses = []
     for prompt, answer in examples:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+            logits = task.model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         losses += F.cross_entropy(logits, torch.tensor(answer), reduction="none").tolist()
     with torch.no_grad():
         assert task.cross_entropy(examples).item() == pytest.approx(np.mean(losses), abs=1e-4)
 
 
-def test_examples_are_prefixes_with_their_next_item(tiny, prompts, dataset, candidates, monkeypatch):
+def test_examples_are_prefixes_with_their_next_item(tiny, dataset, candidates, monkeypatch):
     monkeypatch.setattr(PALR, "example", lambda self, *example: example)
-    options = {"seed": 0, "accelerator": make_accelerator(tiny.settings)}
-    strategy = PALR(torch.nn.Linear(1, 1), prompts)
-    task = TextTask(strategy, dataset, candidates["validation"], tiny.settings, **options)
+    task = TextTask(PALR, dataset, candidates["validation"], tiny.settings, seed=0)
     for number in range(20):
         same, history, listed, answer = task.example(number)
         assert same == number

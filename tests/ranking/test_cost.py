@@ -7,8 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llamarec_core.ranking.adapter import add_adapter
-from llamarec_core.ranking.cost import LLAMA_2_7B, forward_operations, linear_weights, trainable_share
+from llamarec_core.ranking.cost import LLAMA_2_7B, forward_operations, trainable_share
 from llamarec_core.ranking.verbalizer import NextTokenLogits
 from llamarec_core.settings import load_profile
 
@@ -25,7 +24,6 @@ def llama():
 
 
 def test_the_operations_are_those_that_torch_counts(llama):
-    assert linear_weights(llama.config) == sum(p.numel() for name, p in llama.named_parameters() if "proj" in name)
     tokens, whole_attention = torch.randint(500, (1, 40)), 2 * 64 * 3 * 40**2  # torch counts what the mask leaves out
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         NextTokenLogits(llama)(tokens, torch.tensor([40]), torch.arange(20))
@@ -45,12 +43,5 @@ def test_two_prompts_cost_the_sum_and_each_head_row_is_counted(llama):
 
 def test_the_paper_profile_trains_less_than_a_thousandth_of_llama_2_7b():
     ranker = load_profile(ROOT / "notebooks" / "profiles" / "paper.yaml").ranker
-    config = LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32)
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config).requires_grad_(False)
-        total = sum(parameter.numel() for parameter in model.parameters())
-        adapted = add_adapter(model, ranker, seed=0)
-    trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    assert (total, trainable) == (6_738_415_616, 4_194_304)  # 0.06 %
-    assert trainable_share(LLAMA_2_7B, ranker) == trainable / total
+    assert trainable_share(LLAMA_2_7B, ranker) == 4_194_304 / 6_738_415_616  # 0.06 %
     assert ranker.batch_size * ranker.gradient_accumulation == 16  # as published

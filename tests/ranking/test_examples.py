@@ -61,16 +61,15 @@ def test_answers_are_uniform_and_held_out_items_are_drawn_like_any_others(datase
 
 @pytest.mark.parametrize("recipe", ["paper", "shared"])
 def test_examples_follow_from_seed_and_number_alone(shop, recipe):
-    settings = (
-        SETTINGS if recipe == "paper" else HONEST.model_copy(update={"names_per_prompt": 2, "items_per_prompt": 1})
-    )
+    changes = {} if recipe == "paper" else {"names_per_prompt": 2, "items_per_prompt": 1}
+    settings = {"paper": SETTINGS, "shared": HONEST}[recipe].model_copy(update={"meter_answers": 20} | changes)
 
     def draw(seed, *numbers):
-        examples = TrainingExamples(shop, settings, shop.titles, seed=seed, held_out_answers=20)
+        examples = TrainingExamples(shop, settings, shop.titles, seed=seed)
         found = [examples.draw(number) for number in numbers] + [examples.draw_held_out(3)]
         return [(example.candidates.tolist(), [q.titles for q in example.questions]) for example in found]
 
-    epoch = len(TrainingExamples(shop, settings, shop.titles, seed=0, held_out_answers=20))
+    epoch = len(TrainingExamples(shop, settings, shop.titles, seed=0))
     straight = draw(0, 0, 1, 2, epoch + 1)
     assert draw(0, epoch + 1, 2, 1, 0)[:4] == straight[3::-1]
     assert draw(0, 1)[1] == straight[4]
@@ -142,8 +141,8 @@ def test_names_ask_for_a_listed_title_or_words_of_it(shop, parts):
 
 
 def test_item_questions_ask_what_was_chosen_together_with_an_item_by_others_than_the_held_out(shop):
-    settings = HONEST.model_copy(update={"items_per_prompt": 1})
-    examples = TrainingExamples(shop, settings, shop.titles, seed=0, held_out_answers=30)
+    settings = HONEST.model_copy(update={"items_per_prompt": 1, "meter_answers": 30})
+    examples = TrainingExamples(shop, settings, shop.titles, seed=0)
     held = set(examples.users[examples.held_out].tolist())
     baskets = [set(shop.train(user).tolist()) for user in range(shop.n_users) if user not in held]
     asked = of_kind(examples, "item")
@@ -158,7 +157,8 @@ def test_item_questions_ask_what_was_chosen_together_with_an_item_by_others_than
 
 
 def test_whoever_is_held_out_is_never_learnt_from(shop):
-    examples = TrainingExamples(shop, HONEST, shop.titles, seed=0, held_out_answers=25)
+    settings = HONEST.model_copy(update={"meter_answers": 25})
+    examples = TrainingExamples(shop, settings, shop.titles, seed=0)
     held = set(examples.users[examples.held_out].tolist())
     assert len(examples.held_out) >= 25
     assert len(examples) + len(examples.held_out) == len(examples.users)
@@ -170,7 +170,7 @@ def test_whoever_is_held_out_is_never_learnt_from(shop):
     long = [titles for titles in questions if len(titles) == 4]
     assert np.mean([titles in learnt for titles in long]) < 0.1
     # a small data set keeps nine users of ten to learn from
-    greedy = TrainingExamples(shop, HONEST, shop.titles, seed=0, held_out_answers=10_000)
+    greedy = TrainingExamples(shop, HONEST.model_copy(update={"meter_answers": 10_000}), shop.titles, seed=0)
     assert len(set(greedy.users[greedy.held_out].tolist())) == len(set(greedy.users.tolist())) // 10
 
 
