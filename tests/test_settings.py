@@ -62,6 +62,8 @@ def faulty(tmp_path, text, name="mine"):
         (MINIMAL + "ranker: {names_per_prompt: 2}", "choose candidates_first or label_after"),
         (MINIMAL + "ranker: {temperature: 2.0}", "need loss: labels"),
         (MINIMAL + "ranker: {kept_by: nats}", "kept_by: nats needs meter_answers"),
+        (MINIMAL + "ranker: {target_modules: [query]}", "ranker.target_modules.0: Input should be 'q_proj'"),
+        (MINIMAL + "evaluation: {strategy_users: 1}", "evaluation.strategy_users: Input should be greater than 1"),
         (MINIMAL + "ranker: {learning_rate: .nan}", "ranker.learning_rate: Input should be a finite number"),
         (MINIMAL + "grid: {gru: {}}", "grid.gru"),
         (MINIMAL + "grid: {lrurec: {b: {}}}", "'b'"),

@@ -16,9 +16,8 @@ strategy                reads                       answers with
 """
 
 from llamarec_core.llm_baselines.base import Strategy, Verbalizer
-from llamarec_core.llm_baselines.catalogue import P5, GPT4Rec
-from llamarec_core.llm_baselines.causal_lm import PALR, CausalLM
 from llamarec_core.llm_baselines.tallrec import TALLRec, TALLRecWithoutCache
+from llamarec_core.llm_baselines.text_strategies import P5, PALR, CausalLM, GPT4Rec
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy for strategy in (Verbalizer, CausalLM, PALR, GPT4Rec, TALLRec, TALLRecWithoutCache, P5)

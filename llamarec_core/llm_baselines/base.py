@@ -1,7 +1,7 @@
 """What all strategies share: requests in, scores, recommended items and counted cost out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,14 +13,13 @@ from tqdm import tqdm
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
-from llamarec_core.llm_baselines.generation import COUNTS, Constraint, Hypothesis, Meter, generate
+from llamarec_core.llm_baselines.generation import COUNTS, Meter
 from llamarec_core.ranking.prompt import PromptBuilder, Template
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad, refuse_too_long
 from llamarec_core.retrieval.candidates import Candidates
 
 Request = tuple[list[int], list[int]]  # a history, and candidates in the retriever's order
 Answer = tuple[np.ndarray, np.ndarray]  # a request's scores of its candidates, (K,), and the items recommended
-Parsed = tuple[np.ndarray, np.ndarray, tuple[int, int]]  # the same, and how many outputs were valid and not
 Example = tuple[list[int], list[int]]  # the tokens of a prompt and of the answer to learn
 
 
@@ -49,10 +48,7 @@ class Strategy(ABC):
     def rank(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: bool = False
     ) -> Answers:
-        """Answer requests, at least one, with candidates in the retriever's order, ``(n, K)``.
-
-        The model is left in evaluation mode.
-        """
+        """Answer requests, at least one, in evaluation mode; candidates ``(n, K)`` are in the retriever's order."""
         requests = _requests(histories, candidates)
         answers: list[Answer] = []
         costs = []
@@ -107,12 +103,7 @@ class Strategy(ABC):
 
 
 class Verbalizer(Strategy):
-    """LlamaRec itself, beside the others: one forward pass, the logits of the candidates' labels (section 3.2.3).
-
-    For K candidates, H titles of history and T tokens a title::
-
-        forward passes 1,    tokens read P = c + (H + K) · (mark + T),    tokens generated 0.
-    """
+    """LlamaRec itself: the logits of K candidates' labels after one pass over c + (H + K) · (mark + T) tokens."""
 
     name = "verbalizer"
 
@@ -130,46 +121,6 @@ class Verbalizer(Strategy):
         for index, (prompt, (_, listed)) in enumerate(zip(prompts, requests, strict=True)):
             meter.add(index, forward_passes=1, tokens_read=len(prompt), valid=len(listed))
         return [in_order(listed, scores) for (_, listed), scores in zip(requests, logits, strict=True)]
-
-
-class GeneratingStrategy(Strategy):
-    """A strategy whose answers are generated, with these options of :func:`.generation.generate`, and parsed."""
-
-    width: int = 1
-    ends: Collection[int] = ()
-    constraint: Constraint | None = None
-
-    def _answer(self, requests: Sequence[Request], meter: Meter) -> list[Answer]:
-        with meter.timed("tokenizing"):
-            prompts = self._encoded(requests)
-            limits = [self._limit(listed) for _, listed in requests]
-        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
-        refuse_too_long(self.prompts, self.model, longest)
-        rules = {"width": self.width, "ends": self.ends, "constraint": self.constraint}
-        generated = generate(self.model, prompts, meter, limits=limits, **rules)
-        answers = []
-        with meter.timed("parsing"):
-            for index, (hypotheses, request) in enumerate(zip(generated, requests, strict=True)):
-                scores, recommended, (valid, invalid) = self._parse(hypotheses, *request)
-                meter.add(index, valid=valid, invalid=invalid)
-                answers.append((scores, recommended))
-        return answers
-
-    def _predicted_cost(self, prompt_tokens: int, candidates: Sequence[int]) -> tuple[int, int, int]:
-        hypotheses = self._beam(self._limit(candidates))
-        return 1 + sum(hypotheses[:-1]), prompt_tokens, sum(hypotheses)
-
-    def _beam(self, limit: int) -> list[int]:
-        """Return how many hypotheses there may be of 1, 2, … tokens."""
-        return [self.width] * limit
-
-    @abstractmethod
-    def _limit(self, candidates: Sequence[int]) -> int:
-        """Return how many tokens a hypothesis may have."""
-
-    @abstractmethod
-    def _parse(self, hypotheses: list[Hypothesis], history: list[int], candidates: list[int]) -> Parsed:
-        """Return the answer to a request that the hypotheses give."""
 
 
 def in_order(candidates: Sequence[int], scores: np.ndarray) -> Answer:

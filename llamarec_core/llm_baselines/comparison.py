@@ -6,7 +6,7 @@ target was retrieved, whom a ranker of candidates can help; only a search of the
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from llamarec_core.llm_baselines.tuning import fit_strategy, load_strategy, text
 from llamarec_core.paths import files_by_seed, with_seed
 from llamarec_core.ranking import load_ranker, rerank_by_scores
 from llamarec_core.ranking.adapter import WEIGHTS
-from llamarec_core.ranking.rerank import is_retrieved
+from llamarec_core.ranking.rerank import is_target
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.seeds import rng
 from llamarec_core.settings import RankerSettings
@@ -45,10 +45,9 @@ COLUMNS = (
     "batch_requests", "batch_seconds", "batch_peak_mib", "commit",
 )  # fmt: skip
 """One row a request, answered alone. ``stratum`` is ``retrieved`` or ``missed``, ``stratum_users`` how many test users
-it has; ``retriever_rank`` is the target's before any strategy, ``rank`` that among the re-ranked candidates, or in the
-whole catalogue where the strategy reads no candidates, and ``reranked`` that among the candidates in either case. What
-follows ``predicted_…`` is the same in all rows: answers learnt, precision, threads, how many processors worked on the
-requests on average, requests answered together, their time, and the memory they took above the loaded model.
+it has; ``rank`` is the target's among the re-ranked candidates, or in the whole catalogue where none are read, and
+``reranked`` that among the candidates in either case. What follows ``predicted_…`` is the same in all rows, such as
+how many processors worked on average, and the time and the memory above the loaded model of a batch.
 """
 
 
@@ -64,7 +63,7 @@ def sample_users(candidates: Candidates, *, size: int, users: int | None, seed: 
 
     Where a stratum has too few, the other gives more; ``users=None`` takes all.
     """
-    retrieved = is_retrieved(candidates, size)
+    retrieved = is_target(candidates, size).any(axis=1)
     strata = [np.flatnonzero(retrieved), np.flatnonzero(~retrieved)]
     names = np.where(retrieved, "retrieved", "missed")
     sizes = np.where(retrieved, *map(len, strata)).astype(np.int32)
@@ -180,7 +179,7 @@ def answers_file(results: Path, dataset: str, strategy: type[Strategy], *, tuned
     return results / "strategies" / dataset / f"{name}.parquet"
 
 
-def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str, str, bool, int], pd.DataFrame]:
+def load_answers(results: Path, *, datasets: Collection[str]) -> Mapping[tuple[str, str, bool, int], pd.DataFrame]:
     """Return all answers that are there: (data set, strategy, whether it was tuned, seed) → :data:`COLUMNS`.
 
     Data sets stand in their given order, strategies in that of :data:`~llamarec_core.llm_baselines.STRATEGIES`.
@@ -200,5 +199,6 @@ def load_answers(results: Path, *, datasets: Iterable[str]) -> Mapping[tuple[str
             if frame["user"].tolist() != users.setdefault(seed, frame["user"].tolist()):
                 raise InputError(f"{path} holds other users than its neighbours: run `3_strategies` again.")
             found[dataset, strategy, name != strategy, seed] = frame
-    places = {name: place for place, name in enumerate([*datasets, *STRATEGIES])}
-    return {key: found[key] for key in sorted(found, key=lambda key: (places[key[0]], places[key[1]], *key[2:]))}
+    first, second = list(datasets), list(STRATEGIES)
+    order = sorted(found, key=lambda key: (first.index(key[0]), second.index(key[1]), *key[2:]))
+    return {key: found[key] for key in order}

@@ -14,7 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from llamarec_core.data import Dataset
-from llamarec_core.llm_baselines.base import Example, GeneratingStrategy, Strategy, answer_candidates
+from llamarec_core.llm_baselines.base import Example, Strategy, answer_candidates
+from llamarec_core.llm_baselines.text_strategies import GeneratingStrategy
 from llamarec_core.ranking.adapter import AdapterTask, attach_adapter, identity, load_adapter
 from llamarec_core.ranking.backbone import default_device, load_backbone
 from llamarec_core.ranking.prompt import PromptBuilder
@@ -73,12 +74,12 @@ def load_strategy(
 ) -> Strategy:
     """Load the strategy that :func:`fit_strategy` left in ``folder``, or its backbone alone (zero-shot).
 
-    A strategy that generates runs in float32 on a processor, where a single token takes longer in bfloat16. What else
-    the tuning must have been of, such as its seed, is given as ``about``.
+    ``about`` is what else the tuning must have been of, such as its seed.
     """
     if tuned:
         run = identity(dataset, settings) | {"strategy": kind.name} | about
         tensors = load_adapter(folder / "adapter", settings=run)
+    # on a processor, generating a single token takes longer in bfloat16
     if issubclass(kind, GeneratingStrategy) and default_device().type == "cpu":
         settings = settings.model_copy(update={"dtype": "float32"})
     model, tokenizer = load_backbone(settings)

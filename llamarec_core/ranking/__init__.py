@@ -1,13 +1,10 @@
 """Ranking: a language model re-ranks the retriever's candidates, LlamaRec's second stage (section 3.2).
 
-    candidates, histories, titles ──prompt──▶ token ids ──backbone, verbalizer──▶ P(candidate) ──▶ ranks
-
-:func:`fit_ranker` tunes the model (QLoRA), :func:`load_ranker` loads it with or without its adapter, and
-:func:`rerank_by_scores` makes ranks of what it says, alone or :func:`with_retriever`.
+candidates, histories, titles ──prompt──▶ token ids ──backbone, verbalizer──▶ P(candidate) ──rerank──▶ ranks
 """
 
 from llamarec_core.ranking.ablations import UNTUNED, Ablation
-from llamarec_core.ranking.backbone import default_device, load_backbone, write_random_backbone
+from llamarec_core.ranking.backbone import load_backbone, write_random_backbone
 from llamarec_core.ranking.prompt import TEMPLATES, PromptBuilder
 from llamarec_core.ranking.qlora import fit_ranker, load_ranker
 from llamarec_core.ranking.rerank import (

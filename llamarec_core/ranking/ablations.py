@@ -75,9 +75,6 @@ class Ablation:
         return self._probabilities[key]
 
     def ranks(self) -> pd.DataFrame:
-        """Return what was ranked so far: ``group``, ``variant``, ``user``, ``target``, ``rank``, ``answer``.
-
-        ``answer`` is the label of the candidate put first, counted from 1, or 0 where no prompt was read.
-        """
+        """Return what was ranked so far; ``answer`` is the label put first, from 1, or 0 where no prompt was read."""
         columns = ["group", "variant", "user", "target", "rank", "answer"]
         return pd.concat(self._frames, ignore_index=True)[columns]

@@ -221,16 +221,11 @@ def _explaining(backbone: str) -> Iterator[None]:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Hide transformers' progress bars over tensors, and warnings about what libraries ask of each other."""
-    shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-            yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
 
 
 def _first_line(error: Exception) -> str:

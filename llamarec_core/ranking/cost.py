@@ -16,17 +16,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llamarec_core.settings import RankerSettings
 
 LLAMA_2_7B = LlamaConfig(max_position_embeddings=4096)
-"""The shape of the paper's backbone, which is the one that transformers' own defaults describe but for its length.
+"""The shape of the paper's backbone: transformers' own defaults, but for its length.
 
 :meta hide-value:
 """
 
 
 def forward_operations(config: LlamaConfig, lengths: Sequence[int], *, head_rows: int) -> int:
-    """Count the floating-point operations of ranking prompts of some lengths in tokens, padding left out.
-
-    ``head_rows`` is the number of tokens whose logits are computed at a prompt's end.
-    """
+    """Count the floating-point operations of prompts of some lengths, with ``head_rows`` logits at each end."""
     blocks, width = _without_weights(config).model.layers, config.hidden_size
     linear, last_feed_forward = _linear_weights(blocks), _linear_weights(blocks[-1].mlp)
     unread = sum(lengths) - len(lengths)  # positions but for the prompts' ends

@@ -5,7 +5,7 @@ the model's next token should be the label of the item to recommend. Its token i
 are plain text: a cut falls between characters, and no title can smuggle in a special token.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from string import ascii_uppercase
@@ -138,27 +138,12 @@ class PromptBuilder:
     @cached_property
     def target_ids(self) -> list[int]:
         """The token ids that stand for the labels inside a prompt, which training teaches."""
-        prompt = self.template.render(["a title"], ["another"])
-        (before, *followed) = self.tokenizer([prompt, *(prompt + label for label in LABELS)], **PLAIN_TEXT).input_ids
-        if any(tokens[:-1] != before for tokens in followed):
-            raise InputError(
-                f"The tokenizer of {self.settings.backbone!r} does not give each label A…{LABELS[-1]} one token "
-                f"at the end of the prompt {self.settings.template!r}: choose another backbone or template."
-            )
-        return self._distinct(tokens[-1] for tokens in followed)
+        return self._labels_after(self.template.render(["a title"], ["another"]))
 
     @cached_property
     def label_ids(self) -> list[int]:
         """The token ids whose logits the verbalizer reads: :attr:`target_ids`, or as published, of letters alone."""
-        if self.settings.label_tokens == "in_prompt":
-            return self.target_ids
-        encoded = self.tokenizer(list(LABELS), **PLAIN_TEXT).input_ids
-        if any(len(tokens) != 1 for tokens in encoded):
-            raise InputError(
-                f"The tokenizer of {self.settings.backbone!r} gives a letter alone more than one token: "
-                "choose label_tokens: in_prompt."
-            )
-        return self._distinct(tokens[0] for tokens in encoded)
+        return self.target_ids if self.settings.label_tokens == "in_prompt" else self._labels_after("")
 
     @cached_property
     def _start(self) -> list[int]:
@@ -166,11 +151,13 @@ class PromptBuilder:
         start = self.tokenizer.bos_token_id
         return [start] if start is not None and self.tokenizer("a").input_ids[0] == start else []
 
-    def _distinct(self, token_ids: Iterable[int]) -> list[int]:
-        found = list(token_ids)
-        if len(set(found)) < len(found):
+    def _labels_after(self, text: str) -> list[int]:
+        before, *followed = self.tokenizer([text, *(text + label for label in LABELS)], **PLAIN_TEXT).input_ids
+        found = [tokens[-1] for tokens in followed]
+        if any(tokens[:-1] != before for tokens in followed) or len(set(found)) < len(found):
+            place = f"at the end of the prompt {self.settings.template!r}" if text else "by itself"
             raise InputError(
-                f"The tokenizer of {self.settings.backbone!r} gives two of the labels A…{LABELS[-1]} the same token: "
-                "choose another backbone."
+                f"The tokenizer of {self.settings.backbone!r} does not give each label A…{LABELS[-1]} one token of its "
+                f"own {place}: choose another backbone, template or label_tokens."
             )
         return found

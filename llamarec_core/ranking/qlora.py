@@ -17,26 +17,12 @@ import torch
 
 from llamarec_core.data import Dataset
 from llamarec_core.files import sha256
+from llamarec_core.ranking import rerank, verbalizer
 from llamarec_core.ranking.adapter import WEIGHTS, AdapterTask, attach_adapter, identity, load_adapter
 from llamarec_core.ranking.backbone import backbone_name, load_backbone
 from llamarec_core.ranking.examples import Example
 from llamarec_core.ranking.prompt import PromptBuilder
-from llamarec_core.ranking.rerank import (
-    candidate_probabilities,
-    fit_retriever_weight,
-    log_probabilities,
-    ndcg_at_10,
-    retrieved_candidates,
-    with_retriever,
-)
-from llamarec_core.ranking.verbalizer import (
-    Batch,
-    VerbalizerRanker,
-    expected,
-    label_log_probabilities,
-    make_batch,
-    vocabulary_loss,
-)
+from llamarec_core.ranking.verbalizer import Batch, VerbalizerRanker
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
 from llamarec_core.training import Plan
@@ -54,7 +40,7 @@ def fit_ranker(
     :class:`InputError` refuses a folder of another run, candidates without any target, and a loss that is no number.
     """
     users = {"size": settings.candidates, "users": settings.validation_users, "seed": seed}
-    validation = retrieved_candidates(validation, **users)
+    validation = rerank.retrieved_candidates(validation, **users)
     columns = (validation.users, validation.targets, validation.items)
     content = hashlib.sha256(b"".join(column.astype("<i4").tobytes() for column in columns)).hexdigest()
     run, start = identity(dataset, settings) | {"seed": seed, "validation": content}, None
@@ -103,7 +89,7 @@ class RankerTask(AdapterTask):
     """A ranker's steps and validations.
 
     A validation's columns are, on the retriever's candidates of the validation users, ``ndcg@10``,
-    ``ndcg@10_with_retriever``, the best that a weight of the retriever's score makes of it, and ``ndcg@10_shuffled``.
+    ``ndcg@10_with_retriever``, by a weight fitted on the same users, and ``ndcg@10_shuffled``.
     Where prefixes are held out, ``nats`` is the meter on them and ``nats_se`` its standard error over the questions.
     """
 
@@ -118,20 +104,20 @@ class RankerTask(AdapterTask):
         """Return the mean loss of the examples of these numbers, and how many answers and tokens they have."""
         batch = self._batch([self.examples.draw(number) for number in numbers])
         if self.settings.loss == "vocabulary":
-            losses = vocabulary_loss(self._network(**batch.prompts), batch, self._target_ids)
+            losses = verbalizer.vocabulary_loss(self._network(**batch.prompts), batch, self._target_ids)
         else:
-            losses = -expected(batch.answers, self._label_log_probabilities(batch)[0])
+            losses = -self._expected(batch)[0]
         return losses.mean(), {"answers": batch.n_answers, "tokens": batch.n_tokens}
 
     def validate(self, steps: int) -> dict[str, Any]:
         """Rank the validation users' candidates, and read the meter."""
         scores = self._scores(self.validation)
-        fused = with_retriever(self.validation, scores, fit_retriever_weight(self.validation, scores))
+        fused = rerank.with_retriever(self.validation, scores, rerank.fit_retriever_weight(self.validation, scores))
         some = self.validation.take(np.arange(min(SHUFFLED_USERS, len(self.validation))))
         columns = {
-            "ndcg@10": ndcg_at_10(self.validation, scores),
-            "ndcg@10_with_retriever": ndcg_at_10(self.validation, fused),
-            "ndcg@10_shuffled": ndcg_at_10(some, self._scores(some, order="shuffled")),
+            "ndcg@10": rerank.ndcg_at_10(self.validation, scores),
+            "ndcg@10_with_retriever": rerank.ndcg_at_10(self.validation, fused),
+            "ndcg@10_shuffled": rerank.ndcg_at_10(some, self._scores(some, order="shuffled")),
         }
         if self.settings.meter_answers:
             gains = self._gains()
@@ -139,17 +125,19 @@ class RankerTask(AdapterTask):
         return columns
 
     def _batch(self, examples: list[Example]) -> Batch:
-        return make_batch(self.prompts, examples, device=self.model.device)
+        return verbalizer.make_batch(self.prompts, examples, device=self.model.device)
 
-    def _label_log_probabilities(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _expected(self, batch: Batch) -> list[torch.Tensor]:
+        """Return the expected log p and log q of each question's answer, ``(n,)`` each."""
         logits = self._network(**batch.prompts, token_ids=self._target_ids)
-        return label_log_probabilities(logits, batch, temperature=self.settings.temperature)
+        logs = verbalizer.label_log_probabilities(logits, batch, temperature=self.settings.temperature)
+        return [verbalizer.expected(batch.answers, log) for log in logs]
 
     def _scores(self, candidates: Candidates, *, order: str = "descending") -> np.ndarray:
         """Return the ranker's scores of validation users' candidates, ``(n, n_candidates)``."""
         options = {"order": order, "seed": self.seed}
-        read = candidate_probabilities(self.ranker, self.dataset, candidates, "validation", **options)
-        return log_probabilities(read)
+        read = rerank.candidate_probabilities(self.ranker, self.dataset, candidates, "validation", **options)
+        return rerank.log_probabilities(read)
 
     def _gains(self) -> np.ndarray:
         """Return the held-out answers' log-probability over the prior, ``(n,)``, the same in all processes."""
@@ -158,8 +146,8 @@ class RankerTask(AdapterTask):
         with torch.inference_mode():
             while asked < self.settings.meter_answers and number < len(self.examples.held_out):
                 batch = self._batch([self.examples.draw_held_out(place) for place in range(number, number + 4)])
-                of_labels, of_prior = self._label_log_probabilities(batch)
-                gains.append((expected(batch.answers, of_labels) - expected(batch.answers, of_prior)).cpu().numpy())
+                by_ranker, by_prior = self._expected(batch)
+                gains.append((by_ranker - by_prior).cpu().numpy())
                 number += 4
                 asked += batch.n_answers
         return np.concatenate(gains)

@@ -1,7 +1,7 @@
 """From scores to ranks: the candidates in the ranker's order, the retriever's, both, by shared words, or at random.
 
-Scores are ``(n, n_candidates)``, one row a user, in the retriever's order of the candidates. Only the target's rank
-among its candidates can change; a target that was not retrieved keeps the rank that the retriever gave it.
+Scores are ``(n, n_candidates)``, one row a user, in the retriever's order of the candidates. A target that was not
+retrieved keeps the rank that the retriever gave it.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ def candidate_probabilities(
     ``split`` says where the histories end, ``seed`` is of the shuffled order, which is drawn per user.
     """
     items = candidates.items[:, : ranker.prompts.settings.candidates]  # (n, n_candidates)
-    retrieved = np.flatnonzero(is_retrieved(candidates, items.shape[1]))
+    retrieved = np.flatnonzero(is_target(candidates, items.shape[1]).any(axis=1))
     users = candidates.users[retrieved]
     shown = shown_candidates(users, items.shape[1], order=order, seed=seed)
     listed = np.take_along_axis(items[retrieved], shown, axis=1)
@@ -57,7 +57,7 @@ def shown_candidates(users: np.ndarray, count: int, *, order: str, seed: int) ->
 
 def rerank_by_scores(candidates: Candidates, scores: np.ndarray) -> pd.DataFrame:
     """Return the ranks (user, target, rank) by new scores; candidates of equal score keep the retriever's order."""
-    hits = _is_target(candidates, scores.shape[1])  # (n, n_candidates)
+    hits = is_target(candidates, scores.shape[1])  # (n, n_candidates)
     target = hits.argmax(axis=1)[:, None]
     score = np.take_along_axis(scores, target, axis=1)
     before = (scores > score) | ((scores == score) & (np.arange(scores.shape[1]) < target))
@@ -83,7 +83,7 @@ def fit_retriever_weight(candidates: Candidates, scores: np.ndarray) -> float:
     This is a conditional logit model, whose likelihood has one maximum, where NDCG@10 has many. ``a`` is positive,
     because no ranker is worth more for being turned around.
     """
-    hits = _is_target(candidates, scores.shape[1])
+    hits = is_target(candidates, scores.shape[1])
     rows, targets = np.nonzero(hits)
     features = np.stack([scores, with_retriever(candidates, 0 * scores, 1.0)]).astype(np.float64)[:, rows]
 
@@ -109,10 +109,7 @@ def random_scores(candidates: Candidates, *, seed: int) -> np.ndarray:
 
 
 def title_overlap(dataset: Dataset, candidates: Candidates, split: str, *, history_length: int = 20) -> np.ndarray:
-    """Score candidates by their titles' words alone: the largest cosine of TF-IDF vectors with a title of the history.
-
-    Scores are float64 ``(n, n_candidates)``.
-    """
+    """Score candidates by words alone: the largest cosine of their titles' TF-IDF vectors with one of the history."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
 
     vectors = TfidfVectorizer().fit_transform(dataset.titles)  # (n_items + 1, words)
@@ -125,7 +122,7 @@ def title_overlap(dataset: Dataset, candidates: Candidates, split: str, *, histo
 
 def retrieved_candidates(candidates: Candidates, *, size: int, users: int | None = None, seed: int = 0) -> Candidates:
     """Return the candidates of users whose target is among the first ``size``, or of ``users`` drawn from them."""
-    retrieved = np.flatnonzero(is_retrieved(candidates, size))
+    retrieved = np.flatnonzero(is_target(candidates, size).any(axis=1))
     if not len(retrieved):
         raise InputError(
             "No user's target is among the candidates, so there is nothing to rank: train the retriever longer, or "
@@ -136,10 +133,6 @@ def retrieved_candidates(candidates: Candidates, *, size: int, users: int | None
     return candidates.take(retrieved)
 
 
-def is_retrieved(candidates: Candidates, size: int) -> np.ndarray:
-    """Return for each user whether the target is among the first ``size`` candidates."""
-    return _is_target(candidates, size).any(axis=1)
-
-
-def _is_target(candidates: Candidates, size: int) -> np.ndarray:
-    return candidates.items[:, :size] == candidates.targets[:, None]  # (n, size)
+def is_target(candidates: Candidates, size: int) -> np.ndarray:
+    """Return whether each of the first ``size`` candidates is its user's target: bool ``(n, size)``."""
+    return candidates.items[:, :size] == candidates.targets[:, None]

@@ -1,21 +1,18 @@
 """The verbalizer: rank all candidates of a prompt in one forward pass, and the loss of what it says (LlamaRec, 3.2.3).
 
-One forward pass gives::
-
     P(candidate i) = softmax over the labels of the next-token logits after the prompt, at the token of label i
 
-Nothing is generated and nothing is parsed. The head's rows of the labels alone meet the hidden state of the prompt's
-last position; at the others nothing reads the last block's feed-forward network, so that it does not run there. Prompts
-are padded on the right, where causal attention never looks, so that no mask is needed.
+Nothing is generated and nothing is parsed. Of the last position alone the head's rows of the labels are computed, and
+the last block's feed-forward network. Prompts are padded on the right, where causal attention never looks.
 
 The paper's loss is the cross-entropy of the label's token over the whole vocabulary. This study adds a loss over the
 labels alone (``loss: labels``)::
 
     log p = log softmax(z / T + log q),        L = − mean over questions of Σ_i answer_i log p_i
 
-z are the labels' logits, T a temperature, and q the list's prior (:mod:`~llamarec_core.ranking.examples`). Names want
-sharp logits, so that they have a temperature of 1 whatever the setting. The *meter* of learning is how much better the
-answers are predicted than by the prior, in nats an answer: the mean of log p(answer) − log q(answer).
+z are the labels' logits, T a temperature (1 for names, which want sharp logits), and q the list's prior
+(:mod:`~llamarec_core.ranking.examples`). The *meter* of learning, in nats an answer, is the mean of
+log p(answer) − log q(answer).
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,12 +55,9 @@ class NextTokenLogits(nn.Module):
     ) -> torch.Tensor:
         """Return the float32 logits of the token after each prompt, ``(batch, n)`` or ``(batch, k, n)``.
 
-        Args:
-            tokens: prompts padded on the right, ``(batch, length)``; or what :func:`pack` makes of prompts that begin
-                alike, with its ``positions`` (batch, length) and ``seen`` (batch, length, length).
-            lengths: how many of a row's tokens its prompt takes, ``(batch,)``, or several such counts, each of a prompt
-                of its own, ``(batch, k)``.
-            token_ids: tokens whose logits are computed, ``(n,)``; without it those of the whole vocabulary.
+        ``tokens`` are prompts padded on the right, ``(batch, length)``, or what :func:`pack` made. ``lengths`` says how
+        many of a row's tokens its prompt takes, ``(batch,)``, or each of several, ``(batch, k)``. ``token_ids`` are
+        those whose logits are computed, ``(n,)``; without it all are.
         """
         llama = llama_of(self.model)
         mask = None
@@ -162,13 +156,9 @@ def pack(
 ) -> dict[str, torch.Tensor | None]:
     """Return prompts that begin alike as one row, for :class:`NextTokenLogits`: what they share is read only once.
 
-    An ending sees its row's beginning and itself, and is counted on from the beginning::
-
-        beginning  ending  ending  …          a row's tokens
-        0 1 … b−1  b b+1   b b+1   …          their positions
-
-    Where a row has fewer prompts, ``lengths`` repeats its last. ``positions`` and ``seen`` are ``None`` where each row
-    is one prompt.
+    A row is a beginning and its endings, each of which sees the beginning and itself, and is counted on from there.
+    Where a row has fewer prompts, ``lengths`` repeats its last. ``positions`` (batch, length) and ``seen``
+    (batch, length, length) are ``None`` where each row is one prompt.
     """
     rows = [[*shared, *chain(*of_row)] for shared, of_row in zip(beginnings, endings, strict=True)]
     tokens, _ = pad(rows, device=device)
@@ -259,10 +249,7 @@ def vocabulary_loss(logits: torch.Tensor, batch: Batch, target_ids: torch.Tensor
 def label_log_probabilities(
     logits: torch.Tensor, batch: Batch, *, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log p and log q, ``(n, n_candidates)`` each, given the labels' logits ``(rows, k, n_candidates)``.
-
-    What else the user chose is left out (−∞).
-    """
+    """Return log p and log q, ``(n, n_candidates)`` each, given the labels' logits ``(rows, k, n_candidates)``."""
     divisor = torch.where(batch.named, 1.0, temperature)[:, None]
     prior = batch.log_prior.masked_fill(batch.left_out, -torch.inf)
     return (logits.flatten(0, 1)[batch.asked] / divisor + prior).log_softmax(-1), prior.log_softmax(-1)

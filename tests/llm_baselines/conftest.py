@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from llamarec_core.ranking import PromptBuilder, load_backbone
@@ -23,25 +25,14 @@ def requests(dataset):  # noqa: F811
     return histories, listed
 
 
-class PassCounter:
-    """Counts what a model is really run over: sequences, and their tokens, padding included."""
-
-    def __init__(self, model):
-        self.passes, self.tokens = 0, 0
-        self._handle = model.model.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def _count(self, module, arguments, options):
-        self.passes += options["input_ids"].shape[0]
-        self.tokens += options["input_ids"].numel()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self._handle.remove()
-
-
 @pytest.fixture
 def pass_counter(model):
-    with PassCounter(model) as counter:
+    """Counts what a model is really run over: sequences, and their tokens, padding included."""
+    counter = SimpleNamespace(passes=0, tokens=0)
+
+    def count(module, arguments, options):
+        counter.passes += options["input_ids"].shape[0]
+        counter.tokens += options["input_ids"].numel()
+
+    with model.model.register_forward_pre_hook(count, with_kwargs=True):
         yield counter

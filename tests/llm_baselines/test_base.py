@@ -13,43 +13,26 @@ from llamarec_core.ranking import PromptBuilder, VerbalizerRanker
 EACH = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES.keys())
 COUNTED = list(COUNTS[:3])
 
+HISTORY = "- Film 1: The Story (1\n- Film 2: The Story (1\n\n"
+CANDIDATES = "- Film 3: The Story (1\n- Film 4: The Story (1\n\n"
 PROMPTS = {
     "causal_lm": (
-        "[Instruction] Here is the purchase history of a user:\n"
-        "- Film 1: The Story (1\n"
-        "- Film 2: The Story (1\n\n"
-        "Please rank the following candidate items based on the user's preferences:\n"
-        "- Film 3: The Story (1\n"
-        "- Film 4: The Story (1\n\n"
+        f"[Instruction] Here is the purchase history of a user:\n{HISTORY}"
+        f"Please rank the following candidate items based on the user's preferences:\n{CANDIDATES}"
         "All candidate items from the most suitable to the least suitable, one title a line:\n-"
     ),
     "palr": (
-        "[Instruction] A user has purchased these items:\n"
-        "- Film 1: The Story (1\n"
-        "- Film 2: The Story (1\n\n"
-        "Recommend up to 10 items for the user from these candidates:\n"
-        "- Film 3: The Story (1\n"
-        "- Film 4: The Story (1\n\n"
+        f"[Instruction] A user has purchased these items:\n{HISTORY}"
+        f"Recommend up to 10 items for the user from these candidates:\n{CANDIDATES}"
         "Recommended, one title a line:\n-"
     ),
-    "gpt4rec": (
-        "Previously, the customer has bought:\n"
-        "- Film 1: The Story (1\n"
-        "- Film 2: The Story (1\n\n"
-        "In the future, the customer wants to buy:\n-"
-    ),
+    "gpt4rec": (f"Previously, the customer has bought:\n{HISTORY}In the future, the customer wants to buy:\n-"),
     "tallrec": (
-        "[Instruction] Here is the purchase history of a user:\n"
-        "- Film 1: The Story (1\n"
-        "- Film 2: The Story (1\n\n"
-        "Will the user want this item next? Answer Yes or No.\n"
-        "- Film 3: The Story (1\n\n"
-        "Answer:"
+        f"[Instruction] Here is the purchase history of a user:\n{HISTORY}"
+        "Will the user want this item next? Answer Yes or No.\n- Film 3: The Story (1\n\nAnswer:"
     ),
     "p5": (
-        "[Instruction] Here is the purchase history of a user, as item numbers:\n"
-        "- 01\n"
-        "- 02\n\n"
+        "[Instruction] Here is the purchase history of a user, as item numbers:\n- 01\n- 02\n\n"
         "Predict the number of the item that the user will purchase next:\n-"
     ),
 }
@@ -132,20 +115,16 @@ def test_the_formula_bounds_what_a_model_generates_that_may_end(strategy, model,
     if getattr(answering, "ends", ()):
         answering.ends = set(range(0, 49_152, 5))  # of the model's end alone, random weights would never think
     predicted, cost = answering.predicted_costs(*requests), answering.rank(*requests).cost
-    # the titles of the data set all begin alike, which TALLRec reads only once
-    assert cost["tokens_read"].equals(predicted["tokens_read"]) or strategy is TALLRec
     assert (cost[COUNTED] <= predicted).all(axis=None)
 
 
 @EACH
-def test_a_request_beyond_what_the_backbone_reads_is_refused(strategy, model, prompts, requests, monkeypatch):
-    monkeypatch.setattr(model.config, "max_position_embeddings", 20)
-    with pytest.raises(InputError, match="takes .* at most 20: lower history_length"):
+def test_a_request_that_is_too_long_and_logits_that_are_no_numbers_are_refused(
+    strategy, model, prompts, requests, monkeypatch
+):
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="takes .* at most 20: lower history_length"):
+        patch.setattr(model.config, "max_position_embeddings", 20)
         strategy(model, prompts).rank(*requests)
-
-
-@EACH
-def test_a_model_whose_logits_are_no_numbers_is_refused(strategy, model, prompts, requests, monkeypatch):
     norm = model.model.norm.weight
     monkeypatch.setattr(norm, "data", norm.data * float("nan"))
     with pytest.raises(InputError, match="not numbers: tune it"):

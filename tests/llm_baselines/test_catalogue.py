@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamarec_core.llm_baselines import P5, GPT4Rec
-from llamarec_core.llm_baselines.catalogue import TitleSearch, items_found
 from llamarec_core.llm_baselines.generation import Hypothesis
+from llamarec_core.llm_baselines.text_strategies import TitleSearch, items_found
 
 LISTED = [3, 14, 7, 28]
 
@@ -22,13 +22,6 @@ def parsed(gpt4rec, *queries, history=()):
     """What a strategy makes of generated queries."""
     tokens = [gpt4rec.prompts.tokenizer(text, add_special_tokens=False).input_ids for text in queries]
     return gpt4rec._parse([Hypothesis(tuple(query)) for query in tokens], list(history), LISTED)
-
-
-def test_an_example_asks_for_the_target_by_its_title(gpt4rec, prompts):
-    prompt, answer = gpt4rec.example(0, [1, 2], LISTED, 3)
-    assert prompt == gpt4rec.prompts.build([1, 2], [])
-    assert prompts.tokenizer.decode(answer) == f" {prompts.titles[28]}\n"
-    assert answer[-1] in gpt4rec.ends
 
 
 def test_search_scores_words_that_titles_share_and_rare_ones_more():
@@ -82,8 +75,12 @@ def p5(model, prompts):
     return of_width(30, model, prompts)
 
 
-def test_an_example_answers_with_the_targets_id(p5, prompts):
-    prompt, answer = p5.example(0, [1, 2], [3, 14, 7, 28], 2)
+def test_examples_ask_for_the_targets_title_or_id(gpt4rec, p5, prompts):
+    prompt, answer = gpt4rec.example(0, [1, 2], LISTED, 3)
+    assert prompt == gpt4rec.prompts.build([1, 2], [])
+    assert prompts.tokenizer.decode(answer) == f" {prompts.titles[28]}\n"
+    assert answer[-1] in gpt4rec.ends
+    prompt, answer = p5.example(0, [1, 2], LISTED, 2)
     assert prompt == p5.prompts.build([1, 2], [])
     assert prompts.tokenizer.decode(answer) == " 07"
 
@@ -122,14 +119,3 @@ def test_candidates_beyond_the_beam_are_below_those_that_were_generated(model, p
         assert np.isfinite(scores).tolist() == np.isin(listed, found).tolist()
         assert len(found) <= 3
     assert not np.isfinite(answers.scores).all()
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(items=st.lists(st.integers(1, 30), unique=True), scores=st.lists(st.floats(-90, 0), min_size=30, max_size=30))
-def test_new_items_are_recommended_whatever_is_generated(p5, items, scores):
-    ids = p5.following([f" {item:02}" for item in range(31)])
-    hypotheses = [Hypothesis(tuple(ids[item]), score) for item, score in zip(items, scores, strict=False)]
-    of_candidates, found, counts = p5._parse(hypotheses, [1, 2], [3, 14, 7, 28])
-    assert not np.isnan(of_candidates).any()
-    assert found.tolist() == [item for item in items if item not in (1, 2)]
-    assert counts == (len(found), len(items) - len(found))

@@ -39,9 +39,8 @@ def test_scores_are_log_probabilities_also_with_an_adapter(tiny):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    for hypotheses, prompt in zip(
-        generate(model, PROMPTS, Meter(3, model.device), limits=[5] * 3, width=4), PROMPTS, strict=True
-    ):
+    found = generate(model, PROMPTS, Meter(3, model.device), limits=[5] * 3, width=4)
+    for hypotheses, prompt in zip(found, PROMPTS, strict=True):
         assert len(hypotheses) == 4
         expected = [log_probability(model, prompt, hypothesis.tokens) for hypothesis in hypotheses]
         assert [hypothesis.score for hypothesis in hypotheses] == pytest.approx(expected, abs=1e-4)
@@ -65,6 +64,8 @@ def test_each_prompt_has_its_own_limit_and_a_finished_one_is_not_run_any_further
     assert [len(hypotheses[0].tokens) for hypotheses in found] == [1, 5, 3]
     assert meter.frame()["forward_passes"].tolist() == [1, 5, 3]
     assert pass_counter.passes == 9
+    assert (meter.frame()[["reading_seconds", "generating_seconds"]] > 0).all(axis=None)
+    assert (meter.frame()[["tokenizing_seconds", "parsing_seconds"]] == 0).all(axis=None)
 
 
 def test_an_end_is_kept_out_of_the_tokens_but_in_the_score_and_the_count(model, meter):
@@ -86,11 +87,3 @@ def test_a_hypothesis_that_ended_gives_way_to_better_ones(model, meter):
         assert len(narrow) == 2
         assert wide[0].score >= narrow[0].score - 1e-4
         assert len({hypothesis.score for hypothesis in wide}) == 50
-
-
-def test_parts_are_timed(model, meter):
-    generate(model, PROMPTS, meter, limits=[3] * 3)
-    frame = meter.frame()
-    assert (frame[["reading_seconds", "generating_seconds"]] > 0).all(axis=None)
-    assert (frame[["tokenizing_seconds", "parsing_seconds"]] == 0).all(axis=None)
-    assert frame["reading_seconds"].nunique() == 1

@@ -39,11 +39,11 @@ def test_the_loss_is_that_of_the_answers_tokens_alone(kind, tiny, dataset, candi
 def test_examples_are_prefixes_with_their_next_item(tiny, dataset, candidates, monkeypatch):
     monkeypatch.setattr(PALR, "example", lambda self, *example: example)
     task = TextTask(PALR, dataset, candidates["validation"], tiny.settings, seed=0)
+    sequences = [dataset.train(user).tolist() for user in range(dataset.n_users)]
     for number in range(20):
         same, history, listed, answer = task.example(number)
         assert same == number
-        followed = [dataset.train(user).tolist() for user in range(dataset.n_users)]
-        assert any(sequence[: len(history) + 1] == [*history, listed[answer]] for sequence in followed)
+        assert [*history, listed[answer]] in [sequence[: len(history) + 1] for sequence in sequences]
         assert len(set(listed)) == 4
 
 

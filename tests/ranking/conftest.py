@@ -12,33 +12,16 @@ from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
 
 SMALL = RankerSettings(
-    quantization="none",
-    dtype="float32",
-    history_length=3,
-    candidates=4,
-    title_tokens=8,
-    lora_rank=2,
-    lora_dropout=0.1,
-    learning_rate=1e-2,
-    training_examples=14,
-    batch_size=2,
-    gradient_accumulation=2,
-    warmup_steps=1,
+    quantization="none", dtype="float32", history_length=3, candidates=4, title_tokens=8, lora_rank=2,
+    lora_dropout=0.1, learning_rate=1e-2, training_examples=14, batch_size=2, gradient_accumulation=2, warmup_steps=1,
     validate_every=2,
-)
+)  # fmt: skip
 """Settings of a tuning of four steps, for the tiny backbone."""
 
 SHARED = {
-    "template": "label_after",
-    "negatives": "neighbours",
-    "candidates": 6,
-    "users_per_prompt": 3,
-    "names_per_prompt": 1,
-    "items_per_prompt": 1,
-    "loss": "labels",
-    "temperature": 2.0,
-    "meter_answers": 16,
-}
+    "template": "label_after", "negatives": "neighbours", "candidates": 6, "users_per_prompt": 3,
+    "names_per_prompt": 1, "items_per_prompt": 1, "loss": "labels", "temperature": 2.0, "meter_answers": 16,
+}  # fmt: skip
 """What this study's recipe changes in :data:`SMALL`."""
 
 WORDS = ["Red", "Blue", "Green", "Silver", "Golden", "Purple", "Yellow", "Orange", "White", "Black", "Pink", "Gray"]
@@ -60,19 +43,12 @@ def tokenizer(smollm2):
 def tiny(tokenizer, tmp_path_factory):
     """Folder of a Llama of random weights with SmolLM2's tokenizer, and settings that name it, of both recipes."""
     folder = tmp_path_factory.mktemp("backbones") / "tiny-llama"
+    # the weights' range spreads the labels' logits well apart
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        initializer_range=0.2,  # spreads the labels' logits well apart
-        pad_token_id=None,
-        bos_token_id=1,
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True, initializer_range=0.2, pad_token_id=None, bos_token_id=1,
         eos_token_id=2,
-    )
+    )  # fmt: skip
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

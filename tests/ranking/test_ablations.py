@@ -41,23 +41,18 @@ def ranks_of(ablation, variant):
     return frame[frame["variant"] == variant].reset_index(drop=True)
 
 
-@pytest.mark.parametrize("name", ["tuned", "tuned, gently", UNTUNED])
-def test_a_tuning_ranks_as_it_does_by_itself(ablation, tunings, dataset, rows, name):
-    ablation.add("knowledge", name, tuning=name)
+@pytest.mark.parametrize(
+    ("name", "changes"), [("tuned", {}), ("tuned", {"history_length": 1}), ("tuned, gently", {}), (UNTUNED, {})]
+)
+def test_a_variant_ranks_as_its_ranker_does_by_itself(ablation, tunings, dataset, rows, name, changes):
+    ablation.add("knowledge", "variant", tuning=name, **changes)
     settings, folder = tunings.get(name, tunings["tuned"])
-    ranker = load_ranker(dataset, settings, folder, tuned=name != UNTUNED)
-    alone = rerank_by_scores(rows["test"], candidate_probabilities(ranker, dataset, rows["test"], "test"))
-    assert ranks_of(ablation, name)[["user", "target", "rank"]].equals(alone)
-
-
-def test_settings_may_differ_from_those_of_the_tuning(ablation, tunings, dataset, rows):
-    ablation.add("history", "as tuned")
-    ablation.add("history", "1 title", history_length=1)
-    shorter = load_ranker(dataset, *tunings["tuned"], history_length=1)
-    alone = rerank_by_scores(rows["test"], candidate_probabilities(shorter, dataset, rows["test"], "test"))
-    assert ranks_of(ablation, "1 title")["rank"].equals(alone["rank"])
-    probabilities = [ablation.probabilities("test", **change) for change in ({}, {"history_length": 1})]
-    assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-4
+    ranker = load_ranker(dataset, settings, folder, tuned=name != UNTUNED, **changes)
+    read = candidate_probabilities(ranker, dataset, rows["test"], "test")
+    np.testing.assert_array_equal(ablation.probabilities("test", tuning=name, **changes), read)
+    ranks = ranks_of(ablation, "variant")[["user", "target", "rank"]]
+    assert ranks.equals(rerank_by_scores(rows["test"], read))
+    assert (name == "tuned" and not changes) or np.abs(ablation.probabilities("test") - read).max() > 1e-4
 
 
 def test_the_answer_is_the_label_put_first(ablation):

