@@ -155,11 +155,6 @@ def load_records(results: Path) -> dict[str, dict[str, Any]]:
     return dict(sorted((name, record) for file in files for name, record in read_json(file).items()))
 
 
-def made_on_gpu(artefact: Path) -> bool:
-    """Return whether a file is there and was made on a machine with an accelerator, by its record."""
-    return artefact.is_file() and bool(record_of(artefact)["hardware"]["accelerators"])
-
-
 def record_of(artefact: Path) -> dict[str, Any]:
     """Return the provenance record that accounts for a file; an :class:`InputError` where none does."""
     records = read_json(artefact.with_name("provenance.json")).values()

@@ -1,9 +1,8 @@
 """The claims of the paper: one row a claim and data set, with its number, ours, and a verdict by rule.
 
 ``results/published/claims.csv`` holds the statements as the paper words them. Statements that one comparison decides
-count as one claim: that LlamaRec gains in each of six metrics, among all users and among the retrieved ones, is one
-claim about the order of the same candidates. It is tested once, in the primary metric. Numbers of ours come from the
-tables of comparisons, so that a p-value means the same here and there.
+count as one claim, and are tested once, in the primary metric: LlamaRec's gains in six metrics, among all users and
+among the retrieved ones, are one claim about the order of the same candidates.
 """
 
 from collections.abc import Mapping
@@ -16,8 +15,7 @@ import pandas as pd
 from llamarec_core.evaluation.metrics import ALPHA, PRIMARY
 from llamarec_core.evaluation.paper import LLM_BASED, published_cells, published_claims
 
-PAPER_BACKBONE = "llama-2-7b"
-"""Only a run of this backbone can test a claim about the paper's ranker."""
+PAPER_BACKBONE = "llama-2-7b"  # only its run can test a claim about the paper's ranker
 
 RULES = {
     "reproduced": "beyond chance, and the 95 % interval reaches the published value",
@@ -60,9 +58,7 @@ CLAIMS = {
 }  # fmt: skip
 """The claims about methods, by their names in ``claims.csv``."""
 
-_AT_LENGTH = 20
-"""The mean title length, in tokens, for which the text states the time of generation."""
-
+_AT_LENGTH = 20  # tokens a title, for which the text states the time of generation
 _COLUMNS = [
     "claim", "dataset", "statement", "where", "wordings", "unit", "published", "measured", "ci_low", "ci_high",
     "p_holm", "detectable", "users", "seeds", "verdict", "observed", "why", "scale", "commit",
@@ -70,10 +66,7 @@ _COLUMNS = [
 
 
 def verdict(measured: float, low: float, high: float, *, published: float, p_holm: float, null: float = 0.0) -> str:
-    """Return the verdict on a lead or ratio by :data:`RULES`; noise around no effect gets one, whatever its sign.
-
-    ``low`` and ``high`` are the ends of the 95 % interval, ``null`` is no effect, and ``published`` is above it.
-    """
+    """Return the verdict on a lead or ratio by :data:`RULES`; noise around ``null``, no effect, gets one."""
     reaches = high >= published
     if measured > null and p_holm < ALPHA:
         return "reproduced" if reaches else "direction only"
@@ -88,39 +81,35 @@ def claims_table(
     scale: str,
     trainable_share: float,
     times: pd.DataFrame | None = None,
-    timed_on_gpu: bool = False,
-    times_commit: str = "",
 ) -> pd.DataFrame:
     """Hold every claim of the paper (``folder`` is ``results/published``) against our comparisons and timings.
 
-    ``comparisons`` are tables of paired differences by :attr:`Claim.source`, ``scale`` is LlamaRec's backbone, and
-    ``times`` are those of :func:`~llamarec_core.evaluation.paper.measured_inference_times`.
-
-    ``wordings`` counts the statements that a claim stands for; ``published`` is from the paper's tables, or a bound;
-    ``observed`` is the rule applied to ours where that is not the paper's model. Of a claim over several methods, the
-    pair that supports it least counts.
+    ``comparisons`` are tables of paired differences by :attr:`Claim.source`, ``scale`` is LlamaRec's backbone.
+    ``wordings`` counts the statements that a claim stands for. ``observed`` is the rule applied to ours where that is
+    not the paper's model. Of a claim over several methods, the pair that supports it least counts.
     """
     cells, rows = published_cells(folder), []
+    tables = {source: _both_ways(table) for source, table in comparisons.items() if len(table)}
     for (name, dataset), statements in published_claims(folder).groupby(["counts_as", "dataset"], sort=False):
         first, where = statements.iloc[0], ", ".join(statements["where"].unique())
         row = {"claim": name, "dataset": dataset, "where": where, "wordings": len(statements)}
         row |= {"statement": first["statement"], "published": first["stated"]}
         if name in CLAIMS:
-            row |= _of_methods(CLAIMS[name], dataset, cells, comparisons.get(CLAIMS[name].source), scale)
+            row |= _of_methods(CLAIMS[name], dataset, cells, tables.get(CLAIMS[name].source, pd.DataFrame()), scale)
         elif name == "trainable_share":
-            row |= {"unit": "share", "measured": trainable_share}
-            row |= {"verdict": "reproduced" if trainable_share < first["stated"] else "contradicted"}
+            holds = "reproduced" if trainable_share < first["stated"] else "contradicted"
+            row |= {"unit": "share", "measured": trainable_share, "verdict": holds}
             row |= {"why": "counted from the paper's settings; no model of that size was run"}
         else:
-            row |= _of_times(name, first["stated"], times, on_gpu=timed_on_gpu, commit=times_commit)
+            row |= _of_times(name, first["stated"], times)
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=_COLUMNS).astype({"users": "Int64", "seeds": "Int64"})
 
 
 def verdict_counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Count the verdicts of :func:`claims_table`, each beside its rule: ``verdict``, ``claims``, ``when``."""
-    counts = table["verdict"].value_counts().reindex(list(RULES), fill_value=0)
-    return pd.DataFrame({"verdict": list(RULES), "claims": counts.to_numpy(), "when": list(RULES.values())})
+    """Count the verdicts of :func:`claims_table`, each beside its rule."""
+    rows = [(name, (table["verdict"] == name).sum(), rule) for name, rule in RULES.items()]
+    return pd.DataFrame(rows, columns=["verdict", "claims", "when"])
 
 
 def _both_ways(table: pd.DataFrame) -> pd.DataFrame:
@@ -131,32 +120,33 @@ def _both_ways(table: pd.DataFrame) -> pd.DataFrame:
     return both.set_index(["dataset", "metric", "subset", "method", "reference"])
 
 
-def _of_methods(claim: Claim, dataset: str, cells: pd.Series, table: pd.DataFrame | None, scale: str) -> dict[str, Any]:
-    """Return what decides a claim about methods."""
-    printed = cells.reindex([(dataset, name, claim.metric, claim.subset) for name in (claim.method, *claim.references)])
-    leads = dict(zip(claim.references, printed.iloc[0] - printed.iloc[1:], strict=True))
+def _of_methods(claim: Claim, dataset: str, cells: pd.Series, table: pd.DataFrame, scale: str) -> dict[str, Any]:
+    """Return what decides a claim about methods; ``table`` holds comparisons :func:`_both_ways`."""
+    lead = cells.get((dataset, claim.method, claim.metric, claim.subset), np.nan)
+    leads = {name: lead - cells.get((dataset, name, claim.metric, claim.subset), np.nan) for name in claim.references}
     row = {"statement": claim.statement, "unit": "difference", "published": np.nanmin([*leads.values()])}
     cases = {name: (dataset, claim.metric, claim.subset, claim.method.lower(), name.lower()) for name in leads}
-    found = pd.DataFrame() if table is None or table.empty else _both_ways(table)
-    if missing := [name for name, case in cases.items() if case not in found.index]:
+    if missing := [name for name, case in cases.items() if case not in table.index]:
         missing = missing if len(cases) > 1 else [claim.method, *missing]
         return row | {"verdict": "not tested", "why": f"{', '.join(missing)}: not run on {dataset}"}
     judged = []
     for name, case in cases.items():
-        ours = found.loc[case].to_dict()
+        ours = table.loc[case].to_dict()
         known = {} if np.isnan(leads[name]) else {"published": leads[name]}
         # where the paper prints no value, the direction decides
         bound = {"published": 0.0} | known | {"p_holm": ours["p_holm"]}
         decided = verdict(ours["measured"], ours["ci_low"], ours["ci_high"], **bound)
         judged.append(ours | known | {"verdict": decided, "why": RULES[decided]})
     row |= min(judged, key=lambda found: (-list(RULES).index(found["verdict"]), found["measured"]))
-    if claim.ranker and scale != PAPER_BACKBONE:
+    if not claim.ranker:
+        return row
+    if scale != PAPER_BACKBONE:
         row |= {"observed": row["verdict"], "verdict": "not tested"}
         row |= {"why": f"the paper's ranker is Llama-2-7B, ours is {scale}"}
-    return row | ({"scale": scale} if claim.ranker else {})
+    return row | {"scale": scale}
 
 
-def _of_times(name: str, stated: float, times: pd.DataFrame | None, *, on_gpu: bool, commit: str) -> dict[str, Any]:
+def _of_times(name: str, stated: float, times: pd.DataFrame | None) -> dict[str, Any]:
     """Return what decides a claim about time, which only the paper's model on a GPU can test."""
     row = {"unit": "seconds" if name == "ranking_seconds" else "ratio", "verdict": "not tested"}
     seconds = {} if times is None else times.set_index(["method", "mean_title_length_tokens"])["seconds"].to_dict()
@@ -168,9 +158,9 @@ def _of_times(name: str, stated: float, times: pd.DataFrame | None, *, on_gpu: b
     else:
         measured = seconds["Llama CausalLM", _AT_LENGTH] / seconds["LlamaRec", _AT_LENGTH]
         decided = verdict(measured, measured, measured, published=stated, p_holm=0.0, null=1.0)
-    scale = "+".join(dict.fromkeys(times["backbone"]))
-    row |= {"measured": measured, "scale": scale, "commit": commit}
-    if scale == PAPER_BACKBONE and on_gpu:
+    scale, made = "+".join(dict.fromkeys(times["backbone"])), times.iloc[0]
+    row |= {"measured": measured, "scale": scale, "commit": made["commit"]}
+    if scale == PAPER_BACKBONE and made["on_gpu"]:
         return row | {"verdict": decided, "why": "one value, without users to resample"}
-    why = f"the paper times Llama-2-7B on a GPU, we {scale} on a {'GPU' if on_gpu else 'processor'}"
+    why = f"the paper times Llama-2-7B on a GPU, we {scale} on a {'GPU' if made['on_gpu'] else 'processor'}"
     return row | {"observed": decided, "why": why}

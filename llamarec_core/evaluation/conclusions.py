@@ -28,10 +28,10 @@ from llamarec_core.files import InputError
 
 FILE = Path("book/conclusions.yaml")
 
-_COMPARISON = re.compile(r"(<=|>=|!=|<|>|=) *(\S.*)")
 _OPERATORS = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "!=": operator.ne, "=": operator.eq,
+    "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "<": operator.lt, ">": operator.gt, "=": operator.eq,
 }  # fmt: skip
+_COMPARISON = re.compile(rf"({'|'.join(_OPERATORS)}) *(\S.*)")
 
 Value = bool | int | float | str
 
@@ -59,33 +59,26 @@ def load_conclusions(root: Path) -> list[Conclusion]:
     path = root / FILE
     try:
         return TypeAdapter(list[Conclusion]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: restore it from the repository.") from None
-    except (yaml.YAMLError, ValidationError) as error:
+    except (OSError, yaml.YAMLError, ValidationError) as error:
         raise InputError(f"{path} does not hold a list of sentences with their conditions: {error}") from None
 
 
 def check_conclusions(root: Path) -> Iterator[str]:
-    """Yield, in words, each sentence that does not hold of its table.
-
-    Raises:
-        InputError: a table or column is missing, or a comparison cannot be made.
-    """
+    """Yield, in words, each sentence that does not hold of its table; an :class:`InputError` if one cannot be told."""
     for conclusion in load_conclusions(root):
         where, path = f"{FILE}, {conclusion.name}", root / "results" / conclusion.table
         if not path.is_file():
             raise InputError(f"{where}: there is no table results/{conclusion.table}.")
-        table = pd.read_csv(path)
-        for condition in conclusion.condition:
-            try:
-                problem = _problem(table, condition)
-            except KeyError as error:
-                raise InputError(f"{where}: {conclusion.table} has no column {error}.") from None
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{where}: a comparison cannot be made ({error}).") from None
-            if problem:
-                sentence = f"{where}: “{conclusion.sentence}” does not hold"
-                yield f"{sentence}: of {conclusion.table}, {problem}. Write what is true now."
+        try:
+            table = pd.read_csv(path)
+            problems = [_problem(table, condition) for condition in conclusion.condition]
+        except KeyError as error:
+            raise InputError(f"{where}: {conclusion.table} has no column {error}.") from None
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{where}: a comparison cannot be made ({error}).") from None
+        for problem in filter(None, problems):
+            sentence = f"{where}: “{conclusion.sentence}” does not hold"
+            yield f"{sentence}: of {conclusion.table}, {problem}. Write what is true now."
 
 
 def _problem(table: pd.DataFrame, condition: Condition) -> str | None:
@@ -106,14 +99,10 @@ def _problem(table: pd.DataFrame, condition: Condition) -> str | None:
 def _fulfils(table: pd.DataFrame, column: str, value: Value | list[Value]) -> pd.Series:
     """Say for each row whether a column has a value, one of several, or one that fulfils a comparison."""
     values = table[column]
-    if isinstance(value, list):
-        return values.isin(value)
     comparison = _COMPARISON.fullmatch(value) if isinstance(value, str) else None
     if comparison is None:
-        return values == value
+        return values.isin(value if isinstance(value, list) else [value])
     sign, operand = comparison.groups()
-    if operand in table:
-        return _OPERATORS[sign](values, table[operand])
-    if sign == "=":
+    if sign == "=" and operand not in table:
         return (values - float(operand)).abs() <= 0.5000001 * 10.0 ** -len(operand.partition(".")[2])
-    return _OPERATORS[sign](values, float(operand))
+    return _OPERATORS[sign](values, table[operand] if operand in table else float(operand))

@@ -9,12 +9,11 @@ A user has one relevant item, the target, so that the ideal DCG is 1. With its 1
     NDCG@k   = 1 / log2(r + 1) if r ≤ k else 0
 
 Intervals come from the bootstrap over users (Efron and Tibshirani, 1993, chapter 13: percentile interval), p-values
-from the sign-flip permutation test (Fisher, 1935; Smucker et al., CIKM 2007, for retrieval). Both are exact in
-distribution and cheap, because a rank metric takes few distinct values: a bootstrap sample of n users is a multinomial
-draw of how often each distinct value occurs, and flipping the signs of c equal differences is one binomial draw.
+from the sign-flip permutation test (Fisher, 1935; Smucker et al., CIKM 2007). A rank metric takes few distinct values,
+so that a bootstrap sample is a multinomial draw of their counts, and flipping equal differences a binomial one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,16 +33,13 @@ _GAINS = {
     "NDCG": lambda ranks: 1.0 / np.log2(ranks + 1.0),
     "Recall": np.ones_like,
 }
-_Z_OF_DETECTABLE = 1.959964 + 0.841621
-"""Standard errors that a difference needs to be found with 80 % power in a two-sided test at 5 %."""
-_CHUNK_ELEMENTS = 4_000_000
-"""Most numbers that a chunk of resamples holds at once, 32 MB."""
+_Z_OF_DETECTABLE = 1.959964 + 0.841621  # standard errors found with 80 % power in a two-sided test at 5 %
+_CHUNK_ELEMENTS = 4_000_000  # most numbers that a chunk of resamples holds at once, 32 MB
 
 Values = np.ndarray | Sequence[float]
-"""One number a user, ``(users,)``."""
+"""One number a user."""
 Strata = Sequence[tuple[np.ndarray, float]]
-"""A population of which only some users were asked, drawn in strata (Cochran, 1977, chapter 5): the indices of each
-stratum's users among the values, and its share of the population. The shares sum to 1."""
+"""Of a population drawn in strata (Cochran, 1977, chapter 5): the indices of each stratum's users, and its share."""
 
 
 class Estimate(NamedTuple):
@@ -81,11 +77,9 @@ def mean(ranks: np.ndarray | Sequence[int], metric: str) -> float:
 def over_seeds(values: np.ndarray, members: np.ndarray) -> np.ndarray:
     """Return one value a user, so that their mean is the mean over seeds of each seed's mean over its members.
 
-    When all users are members, this is the user's value averaged over seeds. Otherwise a user's part in a seed's mean
-    is v − (the seed's mean) for a member and 0 for others, scaled by the seed's size: the usual linear approximation of
-    a ratio, so that the users of all seeds can be resampled together. Users that are never members have no value.
-
-    ``values`` and the bool ``members``, at least one a seed, are ``(seeds, users)``.
+    ``values`` and the bool ``members``, at least one a seed, are ``(seeds, users)``. A user's part in a seed's mean is
+    v − (the seed's mean) for a member and 0 for others, scaled by the seed's size: the usual linear approximation of a
+    ratio, so that the users of all seeds can be resampled together. Users that are never members have no value.
     """
     if members.all():
         return values.mean(axis=0)
@@ -99,8 +93,7 @@ def over_seeds(values: np.ndarray, members: np.ndarray) -> np.ndarray:
 def estimate(values: Values, strata: Strata | None = None, *, samples: int, seed: int) -> Estimate:
     """Return the mean of a value over users, with its 95 % interval of ``samples`` bootstrap samples.
 
-    With strata, users are resampled within their stratum: the sizes of the strata are known and add nothing to the
-    interval.
+    With strata, whose sizes are known, users are resampled within their stratum.
     """
     values = np.asarray(values, dtype=np.float64)
     if strata is None:
@@ -137,7 +130,7 @@ def holm(p_values: Values) -> np.ndarray:
 def corrected(table: pd.DataFrame) -> pd.DataFrame:
     """Add ``p_holm``: Holm's correction over the primary tests of each data set, empty for what is descriptive.
 
-    In a table with a subset ``retrieved``, these are the tests among retrieved users alone.
+    In a table with a subset ``retrieved``, these are the tests in it.
     """
     primary = (table["metric"] == PRIMARY) & table["p_value"].notna()
     if (table["subset"] == "retrieved").any():
@@ -152,36 +145,29 @@ def _bootstrap(values: np.ndarray, *, samples: int, seed: int) -> np.ndarray:
     """Return the means of bootstrap samples; the order of the users does not matter."""
     values, generator, n = np.sort(values), np.random.default_rng(seed), len(values)
     distinct, counts = np.unique(values, return_counts=True)
-
-    def by_counts(size: int) -> np.ndarray:
-        return generator.multinomial(n, counts / n, size=size) @ distinct / n  # (size, distinct) @ (distinct,)
-
-    def by_users(size: int) -> np.ndarray:
-        return values[generator.integers(n, size=(size, n), dtype=np.int32)].mean(axis=1)
-
     # a multinomial draw costs about as much for one distinct value as an index draw for eight users
     if 8 * len(distinct) <= n:
-        return _in_chunks(by_counts, samples, width=len(distinct))
-    return _in_chunks(by_users, samples, width=n)
+        means = (generator.multinomial(n, counts / n, size=size) @ distinct / n for size in _sizes(samples, distinct))
+    else:
+        drawn = (generator.integers(n, size=(size, n), dtype=np.int32) for size in _sizes(samples, values))
+        means = (values[rows].mean(axis=1) for rows in drawn)
+    return np.concatenate([*means])
 
 
 def _sign_flip_p_value(differences: np.ndarray, *, samples: int, seed: int) -> float:
     """Two-sided p-value under the null that each user's difference is as likely to have the other sign."""
     sizes, counts = np.unique(np.abs(differences[differences != 0.0]), return_counts=True)
-    generator = np.random.default_rng(seed)
-
-    def flipped(size: int) -> np.ndarray:
-        positive = generator.binomial(counts, 0.5, size=(size, len(sizes)))  # (size, sizes)
-        return (2 * positive - counts) @ sizes
-
+    generator, as_large = np.random.default_rng(seed), 0
     # sums of the same terms in another order differ in the last digits; such ties count as equal
     threshold = abs(differences.sum()) - 1e-9 * sizes.sum()
-    as_large = np.abs(_in_chunks(flipped, samples, width=len(sizes))) >= threshold
+    for size in _sizes(samples, sizes):
+        positive = generator.binomial(counts, 0.5, size=(size, len(sizes)))
+        as_large += int((np.abs((2 * positive - counts) @ sizes) >= threshold).sum())
     # the observed signs are one of the permutations, so the p-value is never zero (Phipson and Smyth, 2010)
-    return (int(as_large.sum()) + 1) / (samples + 1)
+    return (as_large + 1) / (samples + 1)
 
 
-def _in_chunks(draw: Callable[[int], np.ndarray], samples: int, *, width: int) -> np.ndarray:
-    """Join draws of ``width`` numbers a sample, as many samples at once as memory should hold."""
-    size = max(1, _CHUNK_ELEMENTS // max(1, width))
-    return np.concatenate([draw(min(size, samples - start)) for start in range(0, samples, size)])
+def _sizes(samples: int, numbers: np.ndarray) -> list[int]:
+    """Divide samples, each of so many numbers, into chunks that memory should hold."""
+    size = max(1, _CHUNK_ELEMENTS // max(1, len(numbers)))
+    return [min(size, samples - start) for start in range(0, samples, size)]

@@ -1,8 +1,7 @@
 """The numbers that the paper printed (Yue et al., 2023, arXiv 2311.02089), and whether they fit together.
 
-No published number stands in code: ``results/published`` holds them, and ``folder`` is that folder. The second half
-measures nothing. A table prints four decimals, rounded or cut off, and the paper does not say which: two values
-contradict each other only where no true values behind them agree.
+``folder`` is ``results/published``, which holds them. A table prints four decimals, rounded or cut off, and the paper
+does not say which: two values contradict each other only where no true values behind them agree.
 """
 
 import bisect
@@ -15,15 +14,13 @@ from scipy.stats import binomtest
 
 from llamarec_core.evaluation.metrics import METRICS
 from llamarec_core.files import InputError
+from llamarec_core.provenance import commit_name, record_of
 
-PRINTED = 0.0001
-"""The last decimal of the paper's Tables 1 and 3."""
+PRINTED = 0.0001  # the last decimal of Tables 1 and 3
 PRINTINGS = {"rounded": (-PRINTED / 2, PRINTED / 2), "cut": (0.0, PRINTED)}
 """How a value is printed → how far the true value can be from it, down and up."""
 _EITHER = -PRINTED / 2, PRINTED
-
-LLM_BASED = ("P5", "PALR", "GPT4Rec", "RecMind", "POD")
-"""The methods of Table 4 beside LlamaRec."""
+LLM_BASED = ("P5", "PALR", "GPT4Rec", "RecMind", "POD")  # the methods of Table 4 beside LlamaRec
 
 
 def published(folder: Path) -> pd.DataFrame:
@@ -56,32 +53,25 @@ def published_inference_times(folder: Path) -> pd.DataFrame:
 
 
 def published_claims(folder: Path) -> pd.DataFrame:
-    """Load the paper's statements, whose ``stated`` number is a share and not in per cent, or empty.
-
-    ``counts_as`` names the claim of :mod:`llamarec_core.evaluation.claims` that the statement is one wording of.
-    """
+    """Load the paper's statements; ``counts_as`` names the claim that a statement is one wording of."""
     return _load(folder / "claims.csv").fillna({"dataset": ""})
 
 
 def measured_inference_times(bench: Path) -> pd.DataFrame | None:
-    """Load our own times (``results/bench``) by title length, with ``backbone``; ``None`` where there are none.
-
-    As in the paper, the ``whole`` time of a request that is answered alone counts.
-    """
+    """Load our own times of whole requests answered alone, as the paper times them, or ``None`` if there are none."""
     path = bench / "inference_time.csv"
     if not path.is_file():
         return None
-    columns = ["mean_title_length_tokens", "method", "seconds", "backbone"]
-    return _load(path).query("batch == 1 and part == 'whole'")[columns].reset_index(drop=True)
+    times, record = _load(path).query("batch == 1 and part == 'whole'"), record_of(path)
+    times = times[["mean_title_length_tokens", "method", "seconds", "backbone"]].reset_index(drop=True)
+    return times.assign(commit=commit_name(record), on_gpu=bool(record["hardware"]["accelerators"]))
 
 
 def _load(path: Path, **options: type) -> pd.DataFrame:
     try:
         return pd.read_csv(path, **options)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: restore it from the repository.") from None
-    except ValueError as error:  # the parser's errors are such
-        raise InputError(f"{path} is not a readable CSV ({error}): restore it from the repository.") from None
+    except (OSError, ValueError) as error:  # the parser's errors are such
+        raise InputError(f"{path} cannot be read as CSV ({error}): restore it from the repository.") from None
 
 
 def consistency_tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -102,13 +92,9 @@ def consistency_tables(folder: Path) -> dict[str, pd.DataFrame]:
 def constant_shares(tables: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
     """Divide Table 1 by Table 3, cell by cell, and say whether the quotients are as they must be.
 
-    For K up to 20 a user whose target LRURec did not retrieve adds nothing to a metric @K of LRURec, nor of LlamaRec,
-    which reorders what LRURec retrieved. So for these two each quotient is the share of users whose target was
-    retrieved: one number a data set. Another method finds some of the other users' targets, and its quotients can only
-    be larger.
-
-    ``constant`` says whether one share is in the range of every metric, given rounding; ``consistent``, for LRURec and
-    LlamaRec, whether some number of :func:`retrieved_counts` fits, for others, whether no quotient is below LlamaRec's.
+    Only users whose target LRURec retrieved add to a metric of LRURec and of LlamaRec. So for these two each quotient
+    is the share of such users, ``constant`` within rounding: ``consistent`` if a number of :func:`retrieved_counts`
+    fits. Another method finds some other users' targets: ``consistent`` if no quotient is below LlamaRec's.
     """
     wide = tables.pivot_table("value", ["dataset", "method", "metric"], "subset", sort=False)
     shares = _quotients(wide["all"], wide["retrieved"], *PRINTINGS["rounded"])
@@ -123,22 +109,18 @@ def constant_shares(tables: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
 
 
 def retrieved_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
-    """Find every number of retrieved users that LRURec's and LlamaRec's columns of Tables 1 and 3 allow.
+    """Count the numbers N of retrieved users that LRURec's and LlamaRec's columns of Tables 1 and 3 allow.
 
-    A Recall is a whole number of hits over a number of users, and the same hits stand in both tables: over all users in
-    Table 1, over the N retrieved ones in Table 3. N fits if such hits exist for both Recalls, and if N over all is the
-    quotient of the two tables in every metric.
-
-    ``fits`` says how many N fit, for each way of printing, ``fewest`` and ``most`` the least and largest.
+    A Recall is a whole number of hits, the same in both tables, over all users in Table 1 and over N in Table 3. N
+    ``fits`` if such hits exist for both Recalls, and N over all users is the quotient of the tables in every metric.
     """
     tables = tables[tables["method"].isin(["LRURec", "LlamaRec"])]
     wide = tables.pivot_table("value", ["dataset", "method", "metric"], "subset", sort=False)
     rows = []
-    for (dataset, method), cells in wide.groupby(["dataset", "method"], sort=False):
-        for printing, margins in PRINTINGS.items():
-            fitting = pd.Series(_fitting(cells.loc[dataset, method], users[dataset], *margins))
-            row = {"dataset": dataset, "method": method, "printing": printing, "fits": len(fitting)}
-            rows.append(row | {"fewest": fitting.min(), "most": fitting.max()})
+    for ((dataset, method), cells), printing in product(wide.groupby(["dataset", "method"], sort=False), PRINTINGS):
+        fitting = pd.Series(_fitting(cells.loc[dataset, method], users[dataset], *PRINTINGS[printing]))
+        row = {"dataset": dataset, "method": method, "printing": printing, "fits": len(fitting)}
+        rows.append(row | {"fewest": fitting.min(), "most": fitting.max()})
     return pd.DataFrame(rows).astype({"fewest": "Int64", "most": "Int64"})
 
 
@@ -161,10 +143,9 @@ def _quotients(over: pd.Series, under: pd.Series, down: float, up: float) -> pd.
 
 
 def relative_gains(tables: pd.DataFrame) -> pd.DataFrame:
-    """Compute LlamaRec's relative gain over LRURec from Table 1 and from Table 3: the two must agree.
+    """Compute LlamaRec's relative gain over LRURec from Table 1 and from Table 3.
 
-    Both methods have the same share of retrieved users, which cancels in the quotient. Gains ``agree`` where some true
-    values behind the printed ones give the same one.
+    The share of retrieved users cancels, so that both must ``agree`` for some true values behind the printed ones.
     """
     wide = tables.pivot_table("value", ["dataset", "metric"], ["subset", "method"])
     cases = list(product(tables["dataset"].unique(), (*METRICS, "mean")))
@@ -179,10 +160,10 @@ def relative_gains(tables: pd.DataFrame) -> pd.DataFrame:
 
 
 def recall_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
-    """Turn each Recall of Table 1 into a number of users: it is a multiple of 1 / users.
+    """Turn each Recall of Table 1 into a number of users, with the 95 % binomial interval of Wilson (1927).
 
     ``nearest`` is the Recall of the nearest number, ``multiple`` whether it is printed as ``value``, rounded or cut;
-    empty where multiples are closer than the last decimal. The 95 % binomial interval over users is Wilson's (1927).
+    empty where multiples are closer than the last decimal.
     """
     table = tables[(tables["subset"] == "all") & tables["metric"].str.startswith("Recall")]
     table = table[["dataset", "method", "metric", "value"]].assign(users=table["dataset"].map(users))
@@ -198,10 +179,8 @@ def recall_counts(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
 def gains_in_users(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
     """Say how many users a published gain in Recall is, and what it would take for it to be more than chance.
 
-    A paired gain of g users is g + l users won and l lost; how many were lost is not published. McNemar's exact test of
-    the g + 2 l users that changed grows weaker with l.
-
-    ``least_p`` is the p-value (two-sided) if no user was lost, ``most_lost`` as many as may have been lost.
+    A gain of g users is g + l users won and l lost, of which l is not published. McNemar's exact test of these g + 2 l
+    grows weaker with l: ``least_p`` is its two-sided p-value if none was lost.
     """
     values = tables[tables["subset"] == "all"].set_index(["dataset", "metric", "method"])["value"]
     rows = []
@@ -217,11 +196,10 @@ def gains_in_users(tables: pd.DataFrame, users: pd.Series) -> pd.DataFrame:
 
 def most_lost(gain: int) -> int | None:
     """Return the most users lost with which a net gain of users is significant (p < 0.05); ``None`` if none may be."""
-
-    def chance(lost: int) -> bool:
-        return gain <= 0 or binomtest(lost, gain + 2 * lost).pvalue >= 0.05
-
-    fewest = bisect.bisect_left(range(gain**2 + 1), True, key=chance)  # with gain² users lost it is chance
+    if gain <= 0:
+        return None
+    lost = range(gain**2 + 1)  # with gain² users lost it is chance
+    fewest = bisect.bisect_left(lost, 0.05, key=lambda lost: binomtest(lost, gain + 2 * lost).pvalue)
     return fewest - 1 if fewest else None
 
 

@@ -1,7 +1,7 @@
 """What the book shows. Each table and each figure is made by one function, from ranks, curves and data sets.
 
-``tables`` holds the recipe of each table. Tables are stored tidy, one number a row; ``forms`` says how each looks, and
-``show`` draws it for the page and for LaTeX. ``figures`` and ``curves`` draw the figures.
+``tables`` and ``strategies`` compute the tables, ``forms`` says how each looks, and ``show`` draws it for the page and
+for LaTeX. ``figures`` and ``curves`` draw the figures.
 """
 
 from llamarec_core.report.curves import (
@@ -18,16 +18,8 @@ from llamarec_core.report.curves import (
     training_curve,
     validation_curves,
 )
-from llamarec_core.report.figures import (
-    ablation_forest,
-    as_html,
-    forest,
-    gains_forest,
-    save_figure,
-    set_theme,
-)
+from llamarec_core.report.figures import ablation_forest, as_html, forest, gains_forest, save_figure, set_theme
 from llamarec_core.report.forms import METHOD_NAMES, STRATEGY_NAMES
-from llamarec_core.report.results import ablation_table, reached_table, statistics_table, training_table
 from llamarec_core.report.show import (
     publish_table,
     show_record,
@@ -37,4 +29,5 @@ from llamarec_core.report.show import (
     write_table,
     write_users,
 )
-from llamarec_core.report.tables import Tables
+from llamarec_core.report.strategies import training_table
+from llamarec_core.report.tables import Tables, ablation_table, reached_table, statistics_table

@@ -1,27 +1,25 @@
 """What ranks with a language model, side by side: quality and cost, from the answers that `3_strategies` kept.
 
 Strategies answer a sample of the users, half of them with a retrieved target. A mean over all users weighs each half
-with what it stands for. Several seeds count as strata of their own, each with an equal part. ``sampling`` is the number
-of bootstrap ``samples``, which is that of sign flips too, and the ``seed`` of both.
+with what it stands for. Several seeds count as strata of their own, each with an equal part.
 """
 
 from collections.abc import Iterator, Mapping
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from llamarec_core.evaluation.metrics import METRICS, PRIMARY, Strata, corrected, difference, estimate, holm, per_user
-from llamarec_core.files import InputError
+from llamarec_core.files import InputError, read_json
 from llamarec_core.llm_baselines.comparison import named_ranks
+from llamarec_core.provenance import commit_name
 from llamarec_core.report.forms import RETRIEVER
 
 Answers = Mapping[tuple[str, str, bool, int], pd.DataFrame]
 """(data set, strategy, whether it was tuned, seed) → :data:`llamarec_core.llm_baselines.comparison.COLUMNS`."""
-
-COUNTED = ("forward_passes", "tokens_read", "tokens_generated")
-"""What the cost formula predicts of a request."""
 
 _COLUMNS = [
     "dataset", "method", "state", "ranked", "metric", "subset", "published", "measured", "ci_low", "ci_high",
@@ -36,19 +34,15 @@ def pooled(answers: Answers) -> dict[tuple[str, str, str], pd.DataFrame]:
     """Return (data set, strategy, ``zero-shot`` or ``tuned``) → the answers of all seeds, with their ``seed``."""
     if not answers:
         raise InputError("There are no answers of strategies: run `3_strategies` first.")
-    cases: dict[tuple[str, str, str], pd.DataFrame] = {}
+    parts: dict[tuple[str, str, str], dict[int, pd.DataFrame]] = {}
     for (dataset, method, tuned, seed), frame in answers.items():
-        case = dataset, method, "tuned" if tuned else "zero-shot"
-        before = [cases[case]] if case in cases else []
-        cases[case] = pd.concat([*before, frame.assign(seed=seed)], ignore_index=True)
-    seeds: dict[str, set[int]] = {}
-    for (dataset, method, _), frame in cases.items():
-        if set(frame["seed"]) != seeds.setdefault(dataset, set(frame["seed"])):
-            raise InputError(
-                f"{method} on {dataset} was asked with other seeds than other strategies: run `3_strategies` with the "
-                "same seeds for all."
-            )
-    return cases
+        parts.setdefault((dataset, method, "tuned" if tuned else "zero-shot"), {})[seed] = frame.assign(seed=seed)
+    seeds = {dataset: of.keys() for (dataset, *_), of in parts.items()}
+    for (dataset, method, _), of in parts.items():
+        if of.keys() != seeds[dataset]:
+            problem = f"{method} on {dataset} was asked with other seeds than other strategies"
+            raise InputError(f"{problem}: run `3_strategies` with the same seeds for all.")
+    return {case: pd.concat(of.values(), ignore_index=True) for case, of in parts.items()}
 
 
 def strata_of(frame: pd.DataFrame) -> Strata:
@@ -62,15 +56,11 @@ def strata_of(frame: pd.DataFrame) -> Strata:
 def strategies_table(answers: Answers, **sampling: int) -> pd.DataFrame:
     """Estimate metrics and cost of every strategy in every state, one number a row.
 
-    ``method`` is the strategy, or first ``retriever``: its order. ``ranked`` is what is ranked: the ``candidates``, the
-    whole ``catalogue``, or the candidates that a generated answer has ``named``, where the others keep the retriever's
-    order. ``predicted`` is the mean by the cost formula, and ``formula`` whether every request's count is ``equal`` to
-    it, ``bounded`` by it, or has ``exceeded`` it. ``examples`` are the prompts that tuning read.
-
-    Beside the metrics of Table 1 there are ``valid_outputs`` (share of a request's outputs that name an item),
-    ``answered`` (requests whose answer names a candidate), :data:`COUNTED`, the quantiles ``seconds_p50`` and
-    ``seconds_p95`` over requests that were asked one by one with ``threads``, which kept ``processors`` busy, and
-    ``requests_per_second`` and ``peak_mib`` of requests together.
+    ``ranked`` is what a strategy ranks: the ``candidates``, the whole ``catalogue``, or the candidates that a generated
+    answer has ``named``, where the others keep the retriever's order. ``predicted`` is the mean by the cost formula,
+    and ``formula`` whether every request's count is ``equal`` to it, ``bounded`` by it, or has ``exceeded`` it.
+    ``examples`` are the prompts that tuning read. ``valid_outputs`` is the share of a request's outputs that name an
+    item, ``answered`` that of requests whose answer names a candidate; seconds are of requests asked one by one.
     """
     rows: list[dict[str, Any]] = []
     for (dataset, method, state), frame in pooled(answers).items():
@@ -79,8 +69,7 @@ def strategies_table(answers: Answers, **sampling: int) -> pd.DataFrame:
         own = "candidates" if frame["reads_candidates"].all() else "catalogue"
         orders = {own: frame["rank"], "candidates": frame["reranked"]}
         generates = own == "candidates" and (frame["tokens_generated"] > 0).any()
-        if generates:
-            orders["named"] = named_ranks(frame)
+        orders |= {"named": named_ranks(frame)} if generates else {}
         if dataset not in {row["dataset"] for row in rows}:
             case = {"dataset": dataset, "method": RETRIEVER, "state": "trained", "ranked": "candidates"}
             case |= made | {"examples": 0}
@@ -94,10 +83,7 @@ def strategies_table(answers: Answers, **sampling: int) -> pd.DataFrame:
 
 
 def strategy_pairs(answers: Answers, **sampling: int) -> pd.DataFrame:
-    """Compare how every strategy orders the same candidates with the retriever's order and with the tuned verbalizer.
-
-    In the primary metric, over the users whose target was retrieved. All rows of a data set are one family.
-    """
+    """Compare how every strategy orders retrieved candidates with the retriever and with the tuned verbalizer."""
     cases, rows = pooled(answers), []
     for (dataset, method, state), frame in cases.items():
         references = {RETRIEVER: frame["retriever_rank"]}
@@ -116,7 +102,7 @@ def strategy_pairs(answers: Answers, **sampling: int) -> pd.DataFrame:
 def claimed_pairs(answers: Answers, **sampling: int) -> pd.DataFrame:
     """Compare the tuned strategies as the paper's claims on its Table 4 do, over all users, each by its own ranking.
 
-    All rows of a data set are one family. Empty where the strategies that it takes were not run.
+    All rows of a data set are one family. Without the strategies that it takes, the table is empty.
     """
     cases, rows = pooled(answers), []
     for dataset, (reference, metric) in product(dict.fromkeys(dataset for dataset, *_ in cases), _CLAIMED):
@@ -132,11 +118,7 @@ def claimed_pairs(answers: Answers, **sampling: int) -> pd.DataFrame:
 
 
 def table4(table: pd.DataFrame, *, published: pd.DataFrame) -> pd.DataFrame:
-    """Set the LLM-based methods of the paper's Table 4, quoted there from other works, beside ours on Beauty.
-
-    Of each strategy in :func:`strategies_table` the tuned state counts, ranking as it does by itself. ``measured`` is
-    empty for what was not run.
-    """
+    """Set the LLM-based methods of the paper's Table 4 beside our tuned ones on Beauty, each by its own ranking."""
     own = table[(table["dataset"] == "beauty") & (table["subset"] == "all") & (table["state"] == "tuned")]
     reads = own[own["metric"] == "forward_passes"].set_index("method")["ranked"]  # the scope of a strategy's own answer
     own = own[own["ranked"] == own["method"].map(reads)].drop(columns="published").replace("verbalizer", "llamarec")
@@ -148,11 +130,7 @@ def table4(table: pd.DataFrame, *, published: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Tell the strategies of :func:`strategies_table` apart: do they generate, at what cost, do they need a retriever.
-
-    The tuned state counts where there is one. ``times_verbalizer`` is a strategy's time over the verbalizer's on the
-    same data set, ``two_stage`` whether it ranks retrieved candidates.
-    """
+    """Tell the strategies of :func:`strategies_table` apart by their cost, the tuned state where there is one."""
     costs = ["tokens_generated", "forward_passes", "tokens_read", "seconds_p50"]
     keys = ["dataset", "method", "state", "ranked", "commit"]
     found = table[table["metric"].isin(costs)].pivot_table("measured", keys, "metric", sort=False)[costs].reset_index()
@@ -161,6 +139,22 @@ def differences_table(table: pd.DataFrame) -> pd.DataFrame:
     found["times_verbalizer"] = found["seconds_p50"] / found["dataset"].map(verbalizer)
     found = found.assign(two_stage=found["ranked"] == "candidates").rename(columns={"method": "strategy"})
     return found[["dataset", "strategy", "state", *costs, "times_verbalizer", "two_stage", "commit"]]
+
+
+def training_table(folders: Mapping[str, Path]) -> pd.DataFrame:
+    """Say what each tuning read, how long it took and what it reached: its name → where ``fit_ranker`` left it.
+
+    ``answers`` counts next items; ``reached`` is the validation NDCG@10 of the adapter kept.
+    """
+    rows = []
+    for name, folder in folders.items():
+        last, kept = pd.read_csv(folder / "training.csv").iloc[-1], read_json(folder / "ranker.json")["best"]
+        made = read_json(folder / "circumstances.json")
+        row = {"tuning": name, "answers": int(last["answers"]), "tokens": int(last["tokens"])}
+        row |= {"seconds": last["seconds"], "tokens_per_second": last["tokens"] / last["seconds"]}
+        row |= {"reached": kept["ndcg@10"], "reached_with_retriever": kept.get("ndcg@10_with_retriever")}
+        rows.append(row | {"peak_memory_mib": made["peak_memory_mib"], "commit": commit_name(made)})
+    return pd.DataFrame(rows)
 
 
 def _qualities(frame: pd.DataFrame, ranks: pd.Series, sampling: Mapping[str, int]) -> Iterator[dict[str, Any]]:
@@ -178,7 +172,7 @@ def _costs(frame: pd.DataFrame, sampling: Mapping[str, int], *, generates: bool)
     yield {"metric": "valid_outputs"} | _mean(frame, valid, sampling)
     if generates:
         yield {"metric": "answered"} | _mean(frame, frame["valid"] > 0, sampling)
-    for metric in COUNTED:
+    for metric in ("forward_passes", "tokens_read", "tokens_generated"):
         counted, predicted = frame[metric], frame[f"predicted_{metric}"]
         at_most = "bounded" if (counted <= predicted).all() else "exceeded"
         formula = "equal" if (counted == predicted).all() else at_most

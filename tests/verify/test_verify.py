@@ -285,7 +285,7 @@ BY_THE_REST = {
     "the grid's tree": (point(git_dirty=True), "was not measured from a clean tree"),
     "the grid's commit": (point(git_commit="0" * 40), "which does not lead to the present one"),
     "a conclusion": (text("book/conclusions.yaml", "<= 40", "< 40"), "It is so.” does not hold"),
-    "no conclusions": (removed("book/conclusions.yaml"), "conclusions.yaml is missing"),
+    "no conclusions": (removed("book/conclusions.yaml"), "No such file"),
 }  # fmt: skip
 
 
