@@ -32,7 +32,7 @@ def leave_out(_app: Any, _page: str, _template: str, context: dict[str, Any], _d
         context[kind] = [
             file
             for file in context[kind]
-            if all(mark in body for part, mark in NEEDED_BY.items() if part in str(file.filename))
+            if all(mark in body for part, mark in NEEDED_BY.items() if part in f"{file.filename} {file.attributes}")
         ]
 
 

@@ -14,8 +14,10 @@ import nbformat
 import yaml
 from docutils import nodes
 from pybtex.database import parse_file
+from sphinx.ext import autodoc
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.typing import get_type_hints
 
 from llamarec_core import __version__
 from llamarec_core.evaluation.conclusions import load_conclusions
@@ -159,6 +161,11 @@ def leave_settings_out(_app: Any, what: str, _name: str, member: Any, *_options:
     return ("(…)", "") if repeats else None
 
 
+def short_types(member: Any, names: Any = None, aliases: Any = None, **_extras: bool) -> dict[str, Any]:
+    """Return an object's annotations without pydantic's checks: ``int``, not ``Annotated[int, …]``."""
+    return get_type_hints(member, names, aliases)
+
+
 def leave_aliases_out(_app: Any, _what: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
     """Leave out what Python itself says of a named tuple's fields."""
     return True if str(member.__doc__).startswith("Alias for field number") else None
@@ -166,6 +173,7 @@ def leave_aliases_out(_app: Any, _what: str, _name: str, member: Any, _skip: boo
 
 def setup(app: Any) -> dict[str, bool]:
     """Connect all of it with Sphinx."""
+    autodoc.get_type_hints = short_types
     app.add_directive("study-citation", StudyCitation)
     app.add_directive("bibtex-entries", BibtexEntries)
     app.connect("config-inited", write_footer)
