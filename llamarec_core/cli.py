@@ -1,9 +1,4 @@
-"""The command line.
-
-``llamarec data`` says what a data set holds and what was dropped, ``llamarec train`` trains one retriever of a
-profile's grid, ``llamarec fit`` trains a recommender on data of your own, ``llamarec recommend`` asks it, and
-``llamarec verify`` checks the committed results.
-"""
+"""Check the study of LlamaRec, retrain its retrievers, or train and query a recommender of your own."""
 
 import os
 import shlex
@@ -28,9 +23,9 @@ Given = Annotated[
 @app.command()
 def data(
     name: Annotated[str, Argument(help="ml-100k-1998, ml-100k, beauty, games, or a folder of your own")],
-    folder: Annotated[Path | None, Option(help="folder with the raw files; else LLAMAREC_DATA, then downloads")] = None,
+    folder: Annotated[Path | None, Option(help="folder of the raw files; else LLAMAREC_DATA, then a download")] = None,
     columns: Columns = None,
-    profile: Annotated[str | None, Option(help="also cut titles as this profile's ranker does (slower)")] = None,
+    profile: Annotated[str | None, Option(help="report on titles as this profile cuts them, too (slower)")] = None,
 ) -> None:
     """Read and preprocess a data set; say what was read and dropped, and print its row of Table 2."""
     # what a command needs is imported in it, so that `--help` and an error are answered at once
@@ -74,16 +69,16 @@ def train(
 
 @app.command()
 def fit(
-    folder: Annotated[Path, Argument(help="holds interactions.csv and items.csv of your own")],
-    out: Annotated[Path, Option(help="where the recommender goes; training goes on in OUT.training if killed")],
+    folder: Annotated[Path, Argument(help="a folder with your interactions.csv and items.csv")],
+    out: Annotated[Path, Option(help="folder for the recommender; a killed training resumes from OUT.training")],
     profile: ProfileName = "small",
-    minutes: Annotated[float | None, Option(help="time budget of the ranker's tuning")] = None,
+    minutes: Annotated[float | None, Option(help="minutes to tune the ranker for")] = None,
     start_from: Annotated[Path | None, Option(help="folder of an adapter to start from")] = None,
     columns: Columns = None,
-    seed: Annotated[int, Option(min=0, help="of every random draw")] = 0,
+    seed: Annotated[int, Option(min=0, help="seed of every random draw")] = 0,
     settings: Given = None,
 ) -> None:
-    """Train a recommender on data of your own, and say on held-out users what it is worth."""
+    """Train a recommender on your own data, and measure it on held-out users."""
     from llamarec_core.data import describe, load_dataset
     from llamarec_core.recommender import Recommender, checked_place
 
@@ -113,19 +108,19 @@ def recommend(
     source: Annotated[
         Path | None, Option("--from", help="a recommender's folder; else the study's own for DATASET and PROFILE")
     ] = None,
-    user: Annotated[str | None, Option(help="instead of a history: a user of the data set")] = None,
+    user: Annotated[str | None, Option(help="a user of the data set, in place of a history")] = None,
     users: Annotated[str | None, Option(help="`all`: every user of the data set; needs --output")] = None,
-    count: Annotated[int, Option(help="length of a list")] = 10,
+    count: Annotated[int, Option(help="items per list")] = 10,
     order: Annotated[str, Option(help="fused, ranker or retriever")] = "fused",
     exclude: Annotated[list[str] | None, Option(help="a title or id to leave out; repeatable")] = None,
     only: Annotated[list[str] | None, Option(help="a title or id to choose from; repeatable")] = None,
     output: Annotated[Path | None, Option(help="write to a .parquet or .csv file")] = None,
     as_json: Annotated[bool, Option("--json", help="print JSON")] = False,
-    dataset: Annotated[str, Option(help="a data set that the profile has run")] = "ml-100k-1998",
+    dataset: Annotated[str, Option(help="a data set that the profile has been run on")] = "ml-100k-1998",
     profile: ProfileName = "quick",
     settings: Given = None,
 ) -> None:
-    """Recommend items after a history, for a user, or for all users, with a trained retriever and ranker."""
+    """Recommend items for a history, a user or all users, with a trained retriever and ranker."""
     from llamarec_core.files import replacing
     from llamarec_core.recommender import Recommender
 
@@ -155,10 +150,10 @@ def recommend(
 
 @app.command()
 def verify(
-    profiles: Annotated[list[str] | None, Argument(help="profiles with results; none takes all of them")] = None,
-    write: Annotated[bool, Option("--write", help="write results/manifest.json when all else fits")] = False,
+    profiles: Annotated[list[str] | None, Argument(help="profiles with results; all of them if none is named")] = None,
+    write: Annotated[bool, Option("--write", help="write results/manifest.json if all else is right")] = False,
 ) -> None:
-    """Compute every table again from the committed ranks, and check hashes and the commits behind them."""
+    """Recompute every table that follows from the committed ranks, and check all hashes and commits."""
     from llamarec_core import verify
 
     echo(verify.verify(find_root(), profiles=profiles or (), write=write))
