@@ -48,7 +48,7 @@ USERS = [
 ]
 
 
-def drive(folder, body, script, steps):
+def drive(folder, body, script, steps, *options):
     """Open a page with a script of the book, take the steps, and return the states that each of them noted."""
     page = folder / "page.html"
     page.write_text(
@@ -56,7 +56,7 @@ def drive(folder, body, script, steps):
         "<pre id=seen></pre><script>document.addEventListener('DOMContentLoaded', () => { const seen = [];"
         f"{steps} document.getElementById('seen').textContent = JSON.stringify(seen); }});</script></body>"
     )
-    command = [CHROMIUM, *OPTIONS, f"--user-data-dir={folder / 'browser'}", page.as_uri()]
+    command = [CHROMIUM, *OPTIONS, *options, f"--user-data-dir={folder / 'browser'}", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return json.loads(BeautifulSoup(done.stdout, "html.parser").find(id="seen").text)
 
@@ -155,3 +155,23 @@ def test_the_users_of_ask_it_are_small_and_whole():
             assert len(probabilities) == n
             assert min(probabilities) >= 0
             np.testing.assert_allclose(sum(probabilities), 1, atol=n * 0.5e-4)
+
+
+@needs_chromium
+def test_a_table_too_wide_for_a_phone_becomes_blocks_of_named_lines(tmp_path):
+    frame = pd.DataFrame({"dataset": ["beauty"] * 2, "method": ["LRURec", "LlamaRec"], "value": [0.5, 0.25]})
+    names = {"Data": lambda row: row["dataset"], "Method": lambda row: row["method"]}
+    wide = Form(rows=names, cells={"Value": lambda row: f"{row['value']} {'x' * 90}"})
+    narrow = Form(rows=names, cells={"Value": lambda row: str(row["value"])})
+    body = "".join(ShownTable(frame, form)._repr_html_() for form in (wide, narrow))
+    steps = """
+      const stacked = (table) => table.classList.contains("stacked");
+      const tables = [...document.querySelectorAll("table")];
+      seen.push(innerWidth, tables.map(stacked));
+      const rows = [...tables[0].tBodies[0].rows];
+      seen.push(rows.map((row) => [...row.cells].map((cell) => cell.dataset.heading)));
+    """
+    width, stacked, headings = drive(tmp_path, body, "tables.js", steps, "--window-size=500,900")
+    assert width <= 576
+    assert stacked == [True, False]
+    assert headings == 2 * [["Data: ", "Method: ", "Value: "]]  # a shared name is repeated in each block

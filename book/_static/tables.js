@@ -1,4 +1,5 @@
-// Tables of the study with more than ten rows: a field that filters rows, and headings that sort.
+// Tables of the study. More than ten rows: a field that filters them, and headings that sort. Too wide for a phone: each
+// row becomes a block of lines.
 document.addEventListener("DOMContentLoaded", () => {
   // "0.0705 [0.06, 0.08]" sorts as 0.0705 and "2,875" as 2875; what opens with no number is text.
   const number = (text) => {
@@ -37,8 +38,19 @@ document.addEventListener("DOMContentLoaded", () => {
     const [body] = table.tBodies;
     const rows = [...body.rows];
     const headings = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
-    if (rows.length <= 10 || headings.some((heading) => heading.colSpan > 1)) return;
+    if (headings.some((heading) => heading.colSpan > 1)) return;
     const separated = separate(rows);
+    const stacked = innerWidth <= 576 && table.scrollWidth > table.parentElement.clientWidth;
+    if (stacked) {
+      table.classList.add("stacked");
+      separated.forEach((row) =>
+        [...row.cells].forEach((cell, column) => {
+          const name = headings[column].textContent.trim();
+          if (name) cell.dataset.heading = `${name}: `;
+        }));
+      body.replaceChildren(...separated);
+    }
+    if (rows.length <= 10) return;
     const state = { column: null, way: 1 };
     const field = Object.assign(document.createElement("input"), { type: "search" });
     const label = Object.assign(document.createElement("label"), { className: "table-filter" });
@@ -50,7 +62,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const draw = () => {
       const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
       // untouched, the table is as it was printed, shared headings and all
-      const all = words.length || state.column !== null ? separated : rows;
+      const all = stacked || words.length || state.column !== null ? separated : rows;
       const kept = all.filter((row) => words.every((word) => row.textContent.toLowerCase().includes(word)));
       const text = (row) => row.cells[state.column].textContent.trim();
       if (state.column !== null) kept.sort((one, other) => compare(text(one), text(other), state.way));
