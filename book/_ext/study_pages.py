@@ -8,7 +8,7 @@ never edited: their pages get a title, a finding and a cell while Sphinx reads t
 import html
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import nbformat
 import yaml
@@ -16,8 +16,8 @@ from docutils import nodes
 from pybtex.database import parse_file
 from sphinx.ext import autodoc
 from sphinx.util import logging
+from sphinx.util import typing as sphinx_typing
 from sphinx.util.docutils import SphinxDirective
-from sphinx.util.typing import get_type_hints
 
 from llamarec_core import __version__
 from llamarec_core.evaluation.conclusions import load_conclusions
@@ -161,9 +161,14 @@ def leave_settings_out(_app: Any, what: str, _name: str, member: Any, *_options:
     return ("(…)", "") if repeats else None
 
 
-def short_types(member: Any, names: Any = None, aliases: Any = None, **_extras: bool) -> dict[str, Any]:
+def short_types(member: Any, *names: Any, **_extras: bool) -> dict[str, Any]:
     """Return an object's annotations without pydantic's checks: ``int``, not ``Annotated[int, …]``."""
-    return get_type_hints(member, names, aliases)
+    annotations = sphinx_typing.get_type_hints(member, *names)  # as they are written, where one cannot be resolved
+
+    def typed() -> None: ...
+
+    typed.__annotations__ = {name: kind for name, kind in annotations.items() if not isinstance(kind, str)}
+    return annotations | get_type_hints(typed)
 
 
 def leave_aliases_out(_app: Any, _what: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:

@@ -21,6 +21,11 @@ document.addEventListener("DOMContentLoaded", () => {
     const link = summary.parentElement.parentElement.querySelector("a");
     summary.setAttribute("aria-label", `Pages under ${link.textContent.trim()}`);
   });
+  // regions of one name are told apart by their headings
+  document.querySelectorAll(".scroll[aria-label='Table']").forEach((region, place) => {
+    const heading = region.closest("section")?.querySelector("h1, h2, h3, h4")?.firstChild.textContent;
+    region.setAttribute("aria-label", `Table ${place + 1}: ${heading || document.title}`);
+  });
   set(".citation-list > .citation", { role: "listitem" });
   set(".sidebar-primary-item:has(> .navbar-brand)", { role: "navigation", "aria-label": "Opening page" });
 });
