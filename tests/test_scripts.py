@@ -159,7 +159,7 @@ def test_the_users_of_ask_it_are_small_and_whole():
 
 @needs_chromium
 def test_a_table_too_wide_for_a_phone_becomes_blocks_of_named_lines(tmp_path):
-    frame = pd.DataFrame({"dataset": ["beauty"] * 2, "method": ["LRURec", "LlamaRec"], "value": [0.5, 0.25]})
+    frame = pd.DataFrame({"dataset": ["beauty", "beauty", "games"], "method": ["A", "B", "A"], "value": [0.5, 0.25, 0]})
     names = {"Data": lambda row: row["dataset"], "Method": lambda row: row["method"]}
     wide = Form(rows=names, cells={"Value": lambda row: f"{row['value']} {'x' * 90}"})
     narrow = Form(rows=names, cells={"Value": lambda row: str(row["value"])})
@@ -174,4 +174,4 @@ def test_a_table_too_wide_for_a_phone_becomes_blocks_of_named_lines(tmp_path):
     width, stacked, headings = drive(tmp_path, body, "tables.js", steps, "--window-size=500,900")
     assert width <= 576
     assert stacked == [True, False]
-    assert headings == 2 * [["Data: ", "Method: ", "Value: "]]  # a shared name is repeated in each block
+    assert headings == 3 * [["Data: ", "Method: ", "Value: "]]  # a shared name is repeated in each block
