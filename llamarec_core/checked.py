@@ -10,25 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from llamarec_core.files import InputError
 
 _LARGEST = 2**18  # bytes of a file of settings; the largest of the study has 10 kB
+_NAMING = "take letters, digits, `.`, `_` and `-`, at most 64, and begin with a letter or a digit"
 
-Count = Annotated[int, Field(ge=0)]
-PositiveInt = Annotated[int, Field(gt=0, le=1_000_000)]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Width = Annotated[int, Field(gt=0, le=4096)]
-"""A size by which a model's memory grows."""
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """The name of a profile, a data set or a variant, which stands in paths and in commands."""
-
-_NAMING = "take letters, digits, `.`, `_` and `-`, at most 64, and begin with a letter or a digit"
 
 
 class Settings(BaseModel):
     """Base of all settings: unknown names are refused, values cannot change after they were checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -40,29 +31,25 @@ class Settings(BaseModel):
 
     def changed(self, changes: Mapping[str, Any], *, place: str = "") -> Self:
         """Return these settings with some changed, and checked again; ``place`` is where a person gave them."""
-        try:
-            return type(self)(**self.model_dump() | changes)
-        except ValidationError as error:
-            raise InputError(first_fault(error, place=place)) from None
+        return validated(type(self), self.model_dump() | changes, place=f"{place}." if place else "")
 
 
-def first_fault(error: ValidationError, *, place: str = "") -> str:
-    """Return what is said of the first fault: the setting's place, what is wrong with it, and what was given."""
-    first = error.errors()[0]
-    where = ".".join(map(str, (place, *first["loc"]) if place else first["loc"]))
-    shown = repr(first["input"])
-    given = f" (given: {shown if len(shown) <= 80 else shown[:80] + '…'})" if first["loc"] else ""
-    plain = first["type"] == "string_pattern_mismatch"
-    said = _NAMING if plain else first["msg"].removeprefix("Value error, ").removesuffix(".")
-    return f"{where[:200] + ': ' if where else ''}{said}{given}."
+def validated(kind: Any, value: Any, *, place: str) -> Any:
+    """Return a value as a type of pydantic's; an :class:`InputError` says, after ``place``, what is wrong with it."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+    where, shown = ".".join(map(str, first["loc"])), repr(first["input"])
+    given = f" (given: {shown if len(shown) <= 80 else shown[:80] + '…'})" if where else ""
+    naming = first["type"] == "string_pattern_mismatch"
+    said = _NAMING if naming else first["msg"].removeprefix("Value error, ").removesuffix(".")
+    raise InputError(f"{place}{where[:200] + ': ' if where else ''}{said}{given}.")
 
 
 def checked_name(name: str, *, of: str) -> str:
     """Return a name that can stand in paths and in commands, e.g. ``of`` a data set; refuse any other."""
-    try:
-        return TypeAdapter(Name).validate_python(name)
-    except ValidationError:
-        raise InputError(f"{name!r} cannot be the name of a {of}: {_NAMING}.") from None
+    return validated(Name, name, place=f"{name!r} cannot be the name of a {of}: ")
 
 
 class _Plain(yaml.SafeLoader):
@@ -89,10 +76,9 @@ def read_yaml(path: Path) -> Any:
     if path.stat().st_size > _LARGEST:
         raise InputError(f"{path} is larger than {_LARGEST // 2**10} kB, which no file of settings needs.")
     try:
-        text = path.read_text(encoding="utf-8")
+        return parse_yaml(path.read_text(encoding="utf-8"), place=str(path))
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text in UTF-8: save it in that encoding.") from None
-    return parse_yaml(text, place=str(path))
 
 
 def parse_yaml(text: str, *, place: str) -> Any:

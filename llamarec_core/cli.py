@@ -88,10 +88,8 @@ def fit(
     chosen = _profile(profile, name).given([*(settings or ()), *given])
     start = chosen.ranker.start_from
     if start and not Path(start, "adapter_model.safetensors").is_file():
-        raise InputError(
-            f"{start} holds no adapter to start from: name a folder with adapter_model.safetensors, or start without "
-            "one by -s ranker.start_from=null."
-        )
+        remedy = "name a folder with adapter_model.safetensors, or start without one by -s ranker.start_from=null"
+        raise InputError(f"{start} holds no adapter to start from: {remedy}.")
     dataset = load_dataset(name, folder=folder, columns=columns or chosen.columns(name))
     echo(describe(dataset, titles=_cut_titles(dataset, chosen)))  # a missing backbone is noticed here, not hours later
     work = out.with_name(f"{out.name}.training")
@@ -163,8 +161,8 @@ def _cut_titles(dataset: Any, profile: Any) -> dict[str, list[tuple[int, ...]]]:
     """Return the titles as the profile's ranker cuts them, for :func:`llamarec_core.data.describe`."""
     from llamarec_core.ranking.backbone import load_tokenizer
 
-    length = profile.ranker.title_tokens
-    tokens = load_tokenizer(profile.ranker)(dataset.titles[1:], add_special_tokens=False)["input_ids"]
+    length, tokenizer = profile.ranker.title_tokens, load_tokenizer(profile.ranker)
+    tokens = tokenizer(dataset.titles[1:], add_special_tokens=False)["input_ids"]
     return {f"cut at {length} tokens": [tuple(title[:length]) for title in tokens]}
 
 

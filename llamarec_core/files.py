@@ -22,15 +22,13 @@ import pooch
 import psutil
 
 _LONGEST = 700  # characters of a message: what was given may have millions
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class InputError(ValueError):
-    """Something a person gave cannot be used.
+    """Something a person gave cannot be used: one short sentence says what was wrong, where, and what to do.
 
-    The message is one sentence that names what was wrong, where, and what to do. The command line and the notebooks
-    show it alone, without a traceback. It stays one short line whatever was given.
+    The command line and the notebooks show it alone, without a traceback.
     """
 
     def __init__(self, message: str) -> None:
@@ -44,24 +42,20 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise InputError(
-                f"The disk is full while writing {path}: free some space and run the same command again; "
-                "it resumes where it was."
-            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space and run the same command again; it resumes where it was"
+            raise InputError(f"The disk is full while writing {path}: {remedy}.") from error
         if error.errno in _NO_PLACE and error.filename and Path(error.filename).parent in path.parents:
-            raise InputError(
-                f"{path} cannot be written ({error.strerror}): check the folder's place and permissions."
-            ) from error
+            remedy = "check the folder's place and permissions"
+            raise InputError(f"{path} cannot be written ({error.strerror}): {remedy}.") from error
         raise
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path`` that takes its place once the block has succeeded.
+    """Yield a temporary name beside ``path``, of a file or folder that takes its place once the block has succeeded.
 
-    The block writes a file or a folder of that name, which no other process uses. When it raises, ``path`` stays as it
-    was and the temporary file or folder is removed. A folder in the way is moved aside first, because a folder cannot
+    When the block raises, ``path`` stays as it was. A folder in the way is moved aside first, because a folder cannot
     be renamed over one that holds files; the next call puts it back if the process was killed at that moment.
     """
     path = Path(path)
@@ -85,9 +79,7 @@ def clear_partial(folder: Path, *, of: str | None = None) -> None:
     for left in folder.glob(f".{'*' if of is None else glob.escape(of)}.*.partial"):
         found = re.fullmatch(r"\.(.+)\.(\d+)-[0-9a-f]{8}(\.old)?\.partial", left.name)
         if found and not psutil.pid_exists(int(found[2])):
-            if found[3]:
-                _restore(left, folder / found[1])
-            _remove(left)
+            _restore(left, folder / found[1]) if found[3] else _remove(left)
 
 
 def _restore(aside: Path, path: Path) -> None:
@@ -98,18 +90,16 @@ def _restore(aside: Path, path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)  # does nothing to a file or a link
+    path.unlink(missing_ok=True)
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes that ask for it, until the block or the process ends, however it ends."""
+    lock = filelock.FileLock(folder / ".lock")  # the kernel's: nothing holds it once its process is gone
     with writing(folder / ".lock"):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")  # the kernel's: nothing holds it once its process is gone
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:

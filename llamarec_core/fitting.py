@@ -18,14 +18,9 @@ from llamarec_core.ranking import VerbalizerRanker, fit_ranker, rerank
 from llamarec_core.retrieval import Retriever, fit_retriever, popularity_scores, retrieve, sampled_users
 from llamarec_core.settings import RankerSettings, RetrieverSettings
 
-USERS = 1_000
-"""Most users whom the weight is fitted on, and most who are measured on: the ranker reads a prompt for each."""
-
-SAMPLES = 10_000
-"""Bootstrap samples of the users behind each interval."""
-
-FOLLOWS = 0.9
-"""A ranker whose scores have this mean rank correlation with the retriever's repeats the retriever."""
+USERS = 1_000  # at most, whom the weight is fitted on, and who are measured on: the ranker reads a prompt for each
+SAMPLES = 10_000  # bootstrap samples of the users behind each interval
+FOLLOWS = 0.9  # from this mean rank correlation on, a ranker only repeats the retriever
 
 
 def fit_stages(
@@ -33,8 +28,7 @@ def fit_stages(
 ) -> tuple[Retriever, VerbalizerRanker, float, dict[str, Any]]:
     """Return the trained stages, the weight of the order ``fused``, and what :func:`measure` says of them.
 
-    Raises:
-        InputError: the folders hold another training, or the data are too small for the settings.
+    An :class:`InputError` says where the folders hold another training, or the data are too small for the settings.
     """
     _refuse_few_items(dataset, ranker.candidates)  # now, not when the retriever has trained for hours
     finder = fit_retriever(dataset, retriever, folder=folders[0], seed=seed)
@@ -52,7 +46,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return what each order is worth on held-out users, as JSON values.
 
-    These are ``users``, ``retrieved`` (how many of them the ranker can help), ``ndcg@10`` (a row an order: ``order``,
+    These are ``users``, ``retrieved`` (those whom the ranker can help), ``ndcg@10`` (a row an order: ``order``,
     ``measured``, and its 95 % interval ``ci_low``, ``ci_high``), ``correlation`` (mean rank correlation of the ranker's
     scores with the retriever's) and ``warnings`` (sentences).
     """
@@ -99,7 +93,7 @@ def _refuse_few_items(dataset: Dataset, size: int) -> None:
     seen = [np.setdiff1d(dataset.history(user, "test"), targets[user]).size for user in long]
     left = dataset.n_items - max(seen, default=0)
     if left < size:
+        wanted = f"but the ranker reads {size} candidates: set ranker.candidates to {left} or less, or give more items"
         raise InputError(
-            f"One history of {dataset.name} holds all but {left} of its {dataset.n_items} items, but the ranker reads "
-            f"{size} candidates: set ranker.candidates to {left} or less, or give more items."
+            f"One history of {dataset.name} holds all but {left} of its {dataset.n_items} items, {wanted}."
         )

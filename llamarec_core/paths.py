@@ -8,11 +8,9 @@ from pathlib import Path
 
 from llamarec_core.files import InputError
 
-RANKED = (
-    "random-order", "popularity-order", "title-overlap", "title-overlap-with-retriever", "llamarec",
-    "llamarec-with-retriever",
-)  # fmt: skip
-"""The methods whose ranks ``3_ranker`` writes."""
+# the methods whose ranks `3_ranker` writes
+RANKED = ("random-order", "popularity-order", "title-overlap", "title-overlap-with-retriever")
+RANKED += ("llamarec", "llamarec-with-retriever")
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -42,45 +40,24 @@ def files_by_seed(folder: Path) -> dict[tuple[str, int], Path]:
 
 
 class Paths:
-    """The files of one profile, and of a data set and a seed where they are named.
-
-    ``root`` is the study's folder, ``results`` is ``results/<profile>``.
-    """
+    """The files of one profile, and of a data set and a seed where they are named; ``root`` is the study's folder."""
 
     def __init__(
         self, root: Path, profile_name: str, dataset_name: str | None = None, seed: int | str | None = None
     ) -> None:
-        self.root, self.profile_name, self.dataset_name, self.seed = root, profile_name, dataset_name, seed
+        self.root, self.dataset_name, self.seed = root, dataset_name, seed
         self.results = root / "results" / profile_name
+        self._runs = root / "runs" / profile_name
+        of_seed = with_seed(dataset_name or "", seed)
+        self.work = self._runs / (dataset_name or "") / f"seed{seed}"  # weights, checkpoints and candidates
+        self.candidates_file = self.work / "candidates.parquet"  # the retriever's, of every user and split
+        self.weights = self.results / "weights" / of_seed  # retriever and adapter, as they come with the results
+        self.curves = self.results / "tuning" / of_seed  # of the ranker's tunings
+        self.ablation_file = self.results / "ablations" / f"{of_seed}.parquet"  # test ranks of the ranker's variants
 
     def dataset_folder(self, dataset: str | None = None) -> Path:
         """The preprocessed data set, written by ``1_data``."""
-        return self.root / "runs" / self.profile_name / (dataset or str(self.dataset_name)) / "dataset"
-
-    @property
-    def work(self) -> Path:
-        """Weights, checkpoints and candidates of the data set and seed."""
-        return self.dataset_folder().parent / f"seed{self.seed}"
-
-    @property
-    def candidates_file(self) -> Path:
-        """The retriever's top-20 candidates of every user and split, written by ``2_retriever``."""
-        return self.work / "candidates.parquet"
-
-    @property
-    def weights(self) -> Path:
-        """The trained weights that come with the results: copies of the retriever and of the adapter."""
-        return self.results / "weights" / self._of_seed
-
-    @property
-    def curves(self) -> Path:
-        """The curves of the ranker's tunings that come with the results."""
-        return self.results / "tuning" / self._of_seed
-
-    @property
-    def ablation_file(self) -> Path:
-        """The test ranks of every variant of the ranker, written by ``3_ablations``."""
-        return self.results / "ablations" / f"{self._of_seed}.parquet"
+        return self._runs / (dataset or str(self.dataset_name)) / "dataset"
 
     def ranks_file(self, method: str) -> Path:
         """The test ranks of one method."""
@@ -88,7 +65,7 @@ class Paths:
 
     def grid_run(self, method: str, run: str) -> Path:
         """Weights and checkpoint of one run of the grid, without the seed in ``run``."""
-        return self.dataset_folder().parent / "grid" / method / with_seed(run, self.seed)
+        return self.work.with_name("grid") / method / with_seed(run, self.seed)
 
     def grid_record(self, method: str, run: str) -> Path:
         """The record of a finished run of the grid; its curve lies beside it as CSV."""
@@ -102,7 +79,3 @@ class Paths:
     def table(self, name: str) -> Path:
         """A table of the results, without suffix."""
         return self.results / "tables" / name
-
-    @property
-    def _of_seed(self) -> str:
-        return with_seed(str(self.dataset_name), self.seed)

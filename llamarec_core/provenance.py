@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -26,22 +27,19 @@ PACKAGES = (
     "accelerate", "bitsandbytes", "jupyter-book", "llamarec-core", "numpy", "pandas", "papermill", "peft",
     "pyarrow", "scipy", "snakemake", "torch", "transformers",
 )  # fmt: skip
-"""Packages whose versions are recorded."""
 
 
 def notebook_hash(notebook: Path | bytes) -> str:
     """Return the SHA-256 of a notebook's cells as they were written, without outputs and injected parameters.
 
-    A source notebook and its executed copy have the same hash exactly when the copy is of that source. The notebook is
-    given by its file, or by what the file holds.
+    A notebook, given by its file or by what that holds, has the hash of its source exactly when it is a copy of it.
     """
     import nbformat  # slow to import, and every training imports this module
 
     content = notebook if isinstance(notebook, bytes) else notebook.read_bytes()
     cells = nbformat.reads(content.decode(), as_version=4).cells
-    written = [
-        (cell.cell_type, cell.source) for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
+    injected = [cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    written = [(cell.cell_type, cell.source) for cell in cells if cell not in injected]
     return hashlib.sha256(json.dumps(written, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -59,10 +57,8 @@ def git(root: Path, *arguments: str) -> bytes | None:
         return None
     if b"dubious ownership" in answer.stderr:
         folder = root.resolve()
-        raise InputError(
-            f"Git does not trust {folder}, because another user owns it: run "
-            f"`git config --global --add safe.directory {folder}`."
-        )
+        remedy = f"run `git config --global --add safe.directory {folder}`"
+        raise InputError(f"Git does not trust {folder}, because another user owns it: {remedy}.")
     return None if answer.returncode else answer.stdout
 
 
@@ -104,10 +100,9 @@ def package_versions() -> dict[str, str]:
 def hardware() -> dict[str, Any]:
     """Return the processor, its cores, the memory in GiB and the accelerators of this machine."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    model = cpuinfo.is_file() and re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)
     return {
-        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "processor": model[1].strip() if model else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "accelerators": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
@@ -133,7 +128,7 @@ def keep_record(
     """Keep a record under ``name`` in the ``provenance.json`` beside each artefact, with the artefacts' hashes.
 
     It replaces an earlier one of its name. Artefacts go over from the records that accounted for them so far; a record
-    that has none left goes. The folder ``also`` gets the record though none of the artefacts lies there.
+    that has none left goes. The folder ``also`` gets the record in any case.
     """
     folders: dict[Path, dict[str, str]] = {also: {}} if also else {}
     for path in artefacts:

@@ -2,15 +2,14 @@
 
     Dataset, settings ──train──▶ Recommender ──save──▶ folder ──load──▶ recommend, recommend_users, rank
 
-The folder holds ``settings.yaml`` (both stages, the fusion weight, the backbone's name and hash), ``dataset/``,
-``retriever.safetensors``, ``adapter/`` and ``held_out.json``, but not the backbone. It needs no copy of the study.
-Items are ordered by both stages, or by one of the two terms alone, whose probabilities are over the candidates:
+The folder holds settings, data set, retriever, adapter and what the orders are worth, but not the backbone. It needs no
+copy of the study. Items are ordered by both stages, or by one term alone. The probabilities are over the candidates:
 
     score(i) = log P_ranker(i) + w · log P_retriever(i)        w: fitted on validation users
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from llamarec_core.checked import Settings, first_fault, read_yaml
+from llamarec_core.checked import Settings, read_yaml, validated
 from llamarec_core.data import Dataset, changed_files, find_item, load_dataset
 from llamarec_core.files import InputError, read_json, replacing, write_json, write_text
 from llamarec_core.paths import Paths, find_profile, find_root
@@ -31,17 +30,14 @@ if TYPE_CHECKING:
     from llamarec_core.ranking import VerbalizerRanker
     from llamarec_core.retrieval import Retriever
 
-ORDERS = ("fused", "ranker", "retriever")
-"""By the sum above, or by one of its two terms alone."""
+ORDERS = ("fused", "ranker", "retriever")  #: by the sum above, or by one of its two terms alone
 
 
 class Stages(Settings):
     """What both stages were trained with: ``settings.yaml``."""
 
-    retriever_weight: float
-    """w of the order ``fused``."""
-    backbone: dict[str, str] = Field(default_factory=dict)
-    """The backbone's ``name`` and ``sha256``, for a person to read."""
+    retriever_weight: float  #: w of the order ``fused``
+    backbone: dict[str, str] = Field(default_factory=dict)  #: its ``name`` and ``sha256``, for a person to read
     retriever: RetrieverSettings
     ranker: RankerSettings
 
@@ -57,12 +53,10 @@ class Recommender:
     changes: dict[str, Any] = field(default_factory=dict)  #: settings to rank with, other than those of the tuning
 
     def __post_init__(self) -> None:
-        changed = changed_files(self.dataset)
-        if changed:
-            raise InputError(
-                f"The data set {self.dataset.name} changed since this recommender was trained ({', '.join(changed)}): "
-                "train it again, or let LLAMAREC_DATA name another folder."
-            )
+        if changed := changed_files(self.dataset):
+            remedy = "train it again, or let LLAMAREC_DATA name another folder"
+            since = f"changed since this recommender was trained ({', '.join(changed)})"
+            raise InputError(f"The data set {self.dataset.name} {since}: {remedy}.")
 
     @cached_property
     def retriever(self) -> "Retriever":
@@ -84,8 +78,8 @@ class Recommender:
     def train(cls, dataset: Dataset, settings: Profile, *, folder: Path, seed: int = 0) -> "Recommender":
         """Train both stages, fit the fusion weight on validation users, and measure all orders on held-out users.
 
-        ``settings`` are a profile's after :meth:`~llamarec_core.settings.Profile.for_dataset`. The training lies in
-        ``folder``, with its curves, and goes on there if it was killed; another training there is refused.
+        ``settings`` are a profile's after :meth:`~llamarec_core.settings.Profile.for_dataset`. A training that was
+        killed in ``folder``, where its curves lie, goes on there; another training there is refused.
         """
         from llamarec_core.fitting import fit_stages
 
@@ -119,10 +113,7 @@ class Recommender:
         file = Path(folder) / "settings.yaml"
         if not file.is_file():
             raise InputError(f"{folder} holds no recommender: name a folder that `llamarec fit --out` wrote.")
-        try:
-            stages = Stages.model_validate(read_yaml(file))
-        except ValidationError as error:
-            raise InputError(f"{file}: {first_fault(error)}") from None
+        stages = validated(Stages, read_yaml(file), place=f"{file}: ")
         dataset, held_out = Dataset.load(file.with_name("dataset")), read_json(file.with_name("held_out.json"))
         return cls(dataset, stages, (file.parent, file.parent), held_out, stages.ranker.changes(settings))
 
@@ -162,15 +153,10 @@ class Recommender:
     ) -> pd.DataFrame:
         """Recommend items for many users, or after many histories, in batches; with ``progress`` a bar shows.
 
-        Args:
-            users: ids of users of the data set, or histories: titles or ids, oldest first. Nothing of them comes back.
-            count: rows for each, at most as many as the ranker reads, but for ``order="retriever"``.
-            exclude, only: titles or ids not to recommend, and those to choose from.
-            order: one of :data:`ORDERS`.
-
-        Returns:
-            One row a recommendation, best first: ``user`` (the id, or the number of the history from 0), ``rank``,
-            ``item_id``, ``title``, ``order``, ``score`` and its terms ``log_p_ranker`` and ``log_p_retriever``.
+        ``users`` are ids of the data set, or histories: titles or ids, oldest first, of which nothing comes back.
+        ``count`` is at most what the ranker reads, but for ``order="retriever"``. ``exclude`` and ``only`` are titles
+        or ids. Returns a row a recommendation, best first: ``user`` (the id, or the number of the history from 0),
+        ``rank``, ``item_id``, ``title``, ``order``, ``score`` and its terms ``log_p_ranker`` and ``log_p_retriever``.
         """
         size = self.stages.ranker.candidates
         most = self.dataset.n_items if _checked(order) == "retriever" else size
@@ -180,12 +166,10 @@ class Recommender:
         allowed = np.full(self.dataset.n_items + 1, only is None)
         allowed[self._items(only or ())] = True
         allowed[[0, *self._items(exclude)]] = False
-        listed = pd.concat(self._retrieved(histories, allowed, count=max(count, size)), ignore_index=True)
+        listed = self._retrieved(histories, allowed, count=max(count, size))
         found = self._ordered(histories, listed, order, progress=progress).groupby("row").head(count)
         names = [user if isinstance(user, str) else number for number, user in enumerate(users)]
-        table = self._table(found, order)
-        table.insert(0, "user", [names[row] for row in found["row"]])
-        return table
+        return self._table(found.assign(user=[names[row] for row in found["row"]]), order)
 
     def rank(
         self,
@@ -196,19 +180,18 @@ class Recommender:
         step: int = MAX_CANDIDATES // 2,
         order: str = "fused",
     ) -> pd.DataFrame:
-        """Order candidates from elsewhere, such as a retriever of one's own: titles or ids, best first, at least two.
+        """Order candidates from elsewhere, such as a retriever of one's own, as :meth:`recommend` does: best first.
 
-        More than ``window`` are ordered by a window that moves from back to front by ``step`` places. The best
-        ``window − step`` of a consistent ranker reach the front in one pass (Sun et al., 2023, arXiv 2304.09542). A
-        candidate's score is that of the last window in which it stood. Returns as :meth:`recommend`.
+        More than ``window`` are ordered by a window that moves from back to front by ``step`` places; each gets the
+        score of its last window. The best ``window − step`` of a consistent ranker reach the front in one pass (Sun et
+        al., 2023, arXiv 2304.09542).
         """
         items = np.array(self._items(candidates), dtype=np.int32)
         if len(items) < 2 or len(np.unique(items)) < len(items):
             raise InputError(f"{len(items)} candidates were given: give at least two, each once.")
         if not (2 <= window <= MAX_CANDIDATES and 1 <= step <= window):
-            raise InputError(
-                f"window {window}, step {step}: choose a window of 2 to {MAX_CANDIDATES} and a step of 1 to the window."
-            )
+            at_most = f"choose a window of 2 to {MAX_CANDIDATES} and a step of 1 to the window"
+            raise InputError(f"window {window}, step {step}: {at_most}.")
         past, order = self._history(history), _checked(order)
         scores = self.retriever.score([past]).numpy(force=True)
         passes = []
@@ -232,10 +215,11 @@ class Recommender:
             raise InputError(f"{self.dataset.name} has no user {user[:100]!r}: give an id of its interactions.")
         return self.dataset.sequence(self.dataset.user_numbers[user])
 
-    def _retrieved(self, histories: Sequence[np.ndarray], allowed: np.ndarray, *, count: int) -> Iterator[pd.DataFrame]:
-        """Yield each history's best items outside it of those allowed, bool (n_items + 1,)."""
+    def _retrieved(self, histories: Sequence[np.ndarray], allowed: np.ndarray, *, count: int) -> pd.DataFrame:
+        """Return each history's best items outside it of those allowed, bool (n_items + 1,)."""
         from llamarec_core.retrieval.candidates import BATCH_SIZE, top
 
+        parts = []
         for start in range(0, len(histories), BATCH_SIZE):
             some = histories[start : start + BATCH_SIZE]
             scores = self.retriever.score(some)  # (batch, n_items + 1)
@@ -245,7 +229,8 @@ class Recommender:
             if scores.isneginf().all(dim=1).any():
                 raise InputError("Nothing is left to recommend: exclude fewer items, or choose from more.")
             best, items = top(scores, min(count, self.dataset.n_items))
-            yield _candidates(start, items.numpy(force=True), best.numpy(force=True))
+            parts.append(_candidates(start, items.numpy(force=True), best.numpy(force=True)))
+        return pd.concat(parts, ignore_index=True)
 
     def _ordered(
         self, histories: Sequence[np.ndarray], listed: pd.DataFrame, order: str, *, progress: bool = False
@@ -267,12 +252,11 @@ class Recommender:
         return listed.sort_values(["row", "score"], ascending=[True, False])
 
     def _table(self, found: pd.DataFrame, order: str) -> pd.DataFrame:
-        table = found.filter(["score", "log_p_ranker", "log_p_retriever"])
-        table.insert(0, "rank", found.groupby("row").cumcount() + 1)
-        table.insert(1, "item_id", [self.dataset.item_ids[item] for item in found["item"]])
-        table.insert(2, "title", [self.dataset.titles[item] for item in found["item"]])
-        table.insert(3, "order", order)
-        return table.reset_index(drop=True)
+        titles, ids = self.dataset.titles, self.dataset.item_ids
+        ranks = found.groupby("row").cumcount() + 1
+        named = {"item_id": [ids[item] for item in found["item"]], "title": [titles[item] for item in found["item"]]}
+        columns = ["user", "rank", "item_id", "title", "order", "score", "log_p_ranker", "log_p_retriever"]
+        return found.assign(rank=ranks, order=order, **named).filter(columns).reset_index(drop=True)
 
 
 def checked_place(folder: Path) -> Path:

@@ -5,22 +5,23 @@ Each check yields a sentence for what does not fit; :mod:`llamarec_core.verify` 
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import nbformat
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, TypeAdapter
 
-from llamarec_core.checked import first_fault
-from llamarec_core.files import InputError, read_json, sha256
+from llamarec_core.checked import validated
+from llamarec_core.files import read_json, sha256
 from llamarec_core.provenance import command_of, git, notebook_hash, recorded_settings
 from llamarec_core.settings import Profile
 from llamarec_core.study import assigned
 
-MANIFEST = "results/manifest.json"
-"""The file with the hash of every other file of the results, from the study's folder on."""
+MANIFEST = "results/manifest.json"  # the hash of every other file of the results
 
 # What a recorded command may consist of, because the book prints it to be pasted.
 _COMMAND = r"^(papermill|llamarec train)( [\w./:-]+| -y '[\w\s.:,\[\]{}\"-]+')+$"
@@ -45,41 +46,29 @@ class Record(BaseModel):
     profile_sha256: _Sha256 | None = None
     parameters: dict[str, Any] | int = Field(default_factory=dict)
 
-    name: str = ""
-    """``<notebook>[-<data set>]-seed<k>``, or the name of a run of the grid; set when the record is read."""
+    # set when the record is read
+    name: str = ""  # <notebook>[-<data set>]-seed<k>, or the name of a run of the grid
     folder: Path = Path()
-    """Where the record lies; set when it is read."""
-    where: str = ""
-    """Both, as sentences name the record; set when it is read."""
 
     @property
     def notebook(self) -> str:
         """The notebook's name, without suffix."""
         return self.name.split("-")[0]
 
+    @property
+    def where(self) -> str:
+        """What a sentence calls the record."""
+        return f"record {self.name!r} in {self.folder}"
 
-class History:
-    """What git keeps of the study, against which a record is held.
 
-    ``missing`` says in a sentence why it cannot be asked; it is empty where it can.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.commits = set((git(root, "rev-list", "HEAD") or b"").decode().split())
-        self.missing, unchecked = "", "whether the records are of the commits that they name was not checked"
-        if not self.commits:
-            self.missing = f"{root} is no git repository: {unchecked}."
-        elif git(root, "rev-parse", "--is-shallow-repository") != b"false\n":
-            self.missing = f"This clone is shallow: {unchecked}; run `git fetch --unshallow` first."
-        self._contents: dict[str, bytes] = {}
-
-    def content(self, commit: str, path: str) -> bytes:
-        """Return a file as a commit holds it; nothing if the commit has no such file."""
-        name = f"{commit}:{path}"
-        if name not in self._contents:
-            self._contents[name] = git(self.root, "show", name) or b""
-        return self._contents[name]
+def records_below(results: Path) -> list[Record]:
+    """Read all records below a folder: those in ``provenance.json``, and those of the grid's runs."""
+    found = []
+    for file in sorted([*results.rglob("provenance.json"), *results.glob("*/records/**/*.json")]):
+        content = read_json(file) if file.name == "provenance.json" else {file.stem: read_json(file)}
+        for name, record in validated(dict[str, Record], content, place=f"{file}: ").items():
+            found.append(record.model_copy(update={"name": name, "folder": file.parent}))
+    return found
 
 
 def manifest(root: Path) -> dict[str, str]:
@@ -108,63 +97,44 @@ def manifest_differs(root: Path, *, folders: Collection[str] = ()) -> Iterator[s
             yield f"results/{path} is not as {MANIFEST} has it: it was changed after it was committed."
 
 
-def records_below(results: Path, *, root: Path) -> list[Record]:
-    """Read all records below a folder of ``root``: those in ``provenance.json``, and those of the grid's runs."""
-    found = []
-    for file in sorted([*results.rglob("provenance.json"), *results.glob("*/records/**/*.json")]):
-        content = read_json(file)
-        try:
-            records = TypeAdapter(dict[str, Record]).validate_python(
-                content if file.name == "provenance.json" else {file.stem: content}
-            )
-        except ValidationError as error:
-            raise InputError(f"{file}: {first_fault(error)}") from None
-        for name, record in records.items():
-            where = f"record {name!r} in {file.parent.relative_to(root)}"
-            found.append(record.model_copy(update={"name": name, "folder": file.parent, "where": where}))
-    return found
-
-
-def records_differ(results: Path, records: Sequence[Record], *, root: Path) -> Iterator[str]:
+def records_differ(results: Path, records: Sequence[Record]) -> Iterator[str]:
     """Yield where files and records do not account for each other, or a record is not clean."""
     for folder in sorted({path.parent for path in results.rglob("*") if path.is_file()}):
         if "records" not in folder.relative_to(results).parts:  # of the grid: they are records themselves
-            yield from _folder_differs(folder, [record for record in records if record.folder == folder], root=root)
+            yield from _folder_differs(folder, [record for record in records if record.folder == folder])
     known: dict[str, dict[str, Any]] = {}
     for record in records:
         if record.git_dirty:
             yield f"The {record.where} was not measured from a clean tree: commit, and run it again."
         if record.notebook_sha256:
-            said = record.model_dump(exclude={"artefacts", "folder", "where"})
+            said = record.model_dump(exclude={"artefacts", "folder"})
             if known.setdefault(record.name, said) != said:
                 yield f"The {record.where} says something else than the record of the same run elsewhere: restore it."
             ran = results / "notebooks" / record.parameters.get("dataset", "") / f"{record.notebook}.ipynb"
             if results.name == record.parameters.get("profile") and not ran.is_file():
-                yield f"{ran.relative_to(root)} is missing, of which the {record.where} speaks."
+                yield f"{ran} is missing, of which the {record.where} speaks."
 
 
-def _folder_differs(folder: Path, records: Sequence[Record], *, root: Path) -> Iterator[str]:
-    """Yield where the files of a folder and their records do not account for each other."""
-    place = folder.relative_to(root)
+def _folder_differs(folder: Path, records: Sequence[Record]) -> Iterator[str]:
     if not (folder / "provenance.json").is_file():
-        yield f"{place} has no provenance.json: restore it, or run the notebook that writes there."
+        yield f"{folder} has no provenance.json: restore it, or run the notebook that writes there."
         return
-    known = {"provenance.json"}
+    known = {folder / "provenance.json"}
     for record in records:
         for artefact, digest in record.artefacts.items():
-            if artefact in known:
-                yield f"{place / artefact} has two records, of which one is the {record.where}: run it again."
-            elif not (folder / artefact).is_file():
-                yield f"{place / artefact} is missing, which the {record.where} accounts for."
-            elif sha256(folder / artefact) != digest:
-                yield f"{place / artefact} has another hash than in the {record.where}: it was changed afterwards."
-            known.add(artefact)
+            path = folder / artefact
+            if path in known:
+                yield f"{path} has two records, of which one is the {record.where}: run it again."
+            elif not path.is_file():
+                yield f"{path} is missing, which the {record.where} accounts for."
+            elif sha256(path) != digest:
+                yield f"{path} has another hash than in the {record.where}: it was changed afterwards."
+            known.add(path)
         for name in (*record.artefacts, record.name):
             if (seed := re.search(r"-seed(\d+)", name)) and int(seed[1]) != record.seed:
-                yield f"{place / name} is of seed {seed[1]}, but its record says seed {record.seed}."
-    unknown = {path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".ipynb"} - known
-    for name in sorted(unknown):
-        yield f"{place / name} has no record in provenance.json: run the notebook that writes it."
+                yield f"{folder / name} is of seed {seed[1]}, but its record says seed {record.seed}."
+    for path in sorted({path for path in folder.iterdir() if path.is_file() and path.suffix != ".ipynb"} - known):
+        yield f"{path} has no record in provenance.json: run the notebook that writes it."
 
 
 def data_differ(results: Path, records: Sequence[Record]) -> Iterator[str]:
@@ -177,21 +147,31 @@ def data_differ(results: Path, records: Sequence[Record]) -> Iterator[str]:
         for dataset, digest in hashes.items():
             first = known.setdefault(dataset, digest)
             if digest != first:
-                yield (
-                    f"The {record.where} was measured on {dataset} with the hash {digest[:12]}…, "
-                    f"the other results on {first[:12]}…: run it again on the same data."
-                )
+                others = f"{digest[:12]}…, the other results on {first[:12]}…"
+                yield f"The {record.where} was measured on {dataset} with the hash {others}: run it again on one."
 
 
-def history_differs(records: Sequence[Record], history: History) -> Iterator[str]:
+def missing_history(root: Path) -> str:
+    """Return in a sentence why :func:`history_differs` cannot ask git; nothing where it can."""
+    if git(root, "rev-parse", "HEAD") is None:
+        why = f"{root} is no git repository"
+    elif git(root, "rev-parse", "--is-shallow-repository") != b"false\n":
+        why = "This clone is shallow (run `git fetch --unshallow`)"
+    else:
+        return ""
+    return f"{why}: whether the records are of the commits that they name was not checked."
+
+
+def history_differs(records: Sequence[Record], *, root: Path) -> Iterator[str]:
     """Yield the records that are not of a commit that led to this one, or not of its notebook, profile and versions."""
-    for record in records if not history.missing else ():
+    commits = set((git(root, "rev-list", "HEAD") or b"").decode().split())
+    for record in () if missing_history(root) else records:
         where, commit, given = f"The {record.where}", record.git_commit, record.parameters
-        if commit not in history.commits:
+        if commit not in commits:
             yield f"{where} names the commit {commit}, which does not lead to the present one: run it again."
             continue
         at = f"at the commit {commit[:7]} that it names"
-        lock = history.content(commit, "requirements.lock") + history.content(commit, "requirements-torch.lock")
+        lock = b"".join(_content(root, commit, f"requirements{part}.lock") for part in ("", "-torch"))
         locked = dict(re.findall(r"^([\w.-]+)==([\w.]+)", lock.decode().lower(), re.MULTILINE))
         for package, version in record.packages.items():
             other = locked.get(package) not in (None, version.split("+")[0])
@@ -203,7 +183,7 @@ def history_differs(records: Sequence[Record], history: History) -> Iterator[str
         output = Path("results", given["profile"], "notebooks", given.get("dataset", ""), f"{record.notebook}.ipynb")
         if sorted(record.command.split(" -")) != sorted(command_of(notebook, output, given).split(" -")):
             yield f"{where} has a command that does not make it: restore it, or run the notebook again."
-        source, settings = history.content(commit, notebook), history.content(commit, profile)
+        source, settings = _content(root, commit, notebook), _content(root, commit, profile)
         if not source or notebook_hash(source) != record.notebook_sha256:
             yield f"{where} is not of {notebook} {at}."
         if not settings or hashlib.sha256(settings).hexdigest() != record.profile_sha256:
@@ -216,60 +196,56 @@ def history_differs(records: Sequence[Record], history: History) -> Iterator[str
             yield f"{where} has other settings than {profile} {at}."
 
 
+@cache
+def _content(root: Path, commit: str, path: str) -> bytes:
+    """Return a file as a commit holds it; nothing if the commit has no such file."""
+    return git(root, "show", f"{commit}:{path}") or b""
+
+
 def _holds(recorded: Any, written: Any) -> bool:
     """Return whether settings as recorded, with their defaults, hold what a profile's file says of them."""
-    if isinstance(recorded, dict) and isinstance(written, dict):
+    if isinstance(written, dict):
         return all(name in recorded and _holds(recorded[name], value) for name, value in written.items())
-    if isinstance(recorded, list) and isinstance(written, list):
+    if isinstance(written, list):
         return len(recorded) == len(written) and all(map(_holds, recorded, written))
-    if isinstance(recorded, float) and isinstance(written, str):
-        return recorded == float(written)  # YAML reads 1e-3 as text
-    return bool(recorded == written)
+    return bool(recorded == (float(written) if isinstance(recorded, float) else written))  # YAML reads 1e-3 as text
 
 
-def notebooks_differ(results: Path, records: Sequence[Record], *, root: Path) -> Iterator[str]:
+def notebooks_differ(results: Path, records: Sequence[Record]) -> Iterator[str]:
     """Yield the executed notebooks without a record, or with other cells or parameters than the record's."""
-    for path, notebook, record in _executed(results, records):
-        place, given = path.relative_to(root), _given(notebook)
+    for path, notebook, given, record in _executed(results, records):
         injected = [cell.source for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
         if record is None:
-            yield f"{place} has no record in provenance.json: run it again."
+            yield f"{path} has no record in provenance.json: run it again."
         elif notebook_hash(path) != record.notebook_sha256:
-            yield f"{place} has other cells than the notebook that ran: restore it, or run it again."
+            yield f"{path} has other cells than the notebook that ran: restore it, or run it again."
         elif not given.items() <= record.parameters.items() or any(assigned(source) != given for source in injected):
-            yield f"{place} has other parameters than its record: restore it, or run it again."
+            yield f"{path} has other parameters than its record: restore it, or run it again."
 
 
 def changed_since(profile: Profile, records: Sequence[Record], *, root: Path) -> Iterator[str]:
     """Yield what has changed since executed notebooks ran: the notebook, or the settings that it ran with."""
-    found: dict[str, list[str]] = {}
-    for path, _, record in _executed(root / "results" / profile.name, records):
-        if record is None:
-            continue
+    found = defaultdict(list)
+    for path, _, _, record in _executed(root / "results" / profile.name, records):
         dataset, source, change = record.parameters.get("dataset"), root / "notebooks" / path.name, None
+        settings = recorded_settings(profile.for_dataset(dataset) if dataset else profile)
         if not source.is_file():
             change = "the notebook has another name now"
         elif notebook_hash(source) != record.notebook_sha256:
             change = "the notebook has changed since"
-        elif dataset and dataset not in profile.datasets:
-            change = "the profile lacks the data set now"
-        elif record.settings != recorded_settings(profile.for_dataset(dataset) if dataset else profile):
+        elif record.settings != settings or dataset not in (None, *profile.datasets):
             change = "the settings have changed since"
         if change:
-            names = found.setdefault(f"made at {record.git_commit[:7]}; {change}", [])
-            names.append("/".join(filter(None, (dataset, path.stem))))
+            name = f"{dataset}/{path.stem}" if dataset else path.stem
+            found[f"made at {record.git_commit[:7]}; {change}"].append(name)
     yield from (f"{profile.name}, {', '.join(names)}: {change}" for change, names in found.items())
 
 
-def _executed(results: Path, records: Sequence[Record]) -> Iterator[tuple[Path, nbformat.NotebookNode, Record | None]]:
-    """Yield each executed notebook and its record, of several seeds that of the seed that its parameters say."""
+def _executed(results: Path, records: Sequence[Record]) -> Iterator[tuple[Path, Any, dict[str, Any], Record | None]]:
+    """Yield each executed notebook, its parameters and its record, of several seeds that of the parameters' seed."""
     for path in sorted((results / "notebooks").rglob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        of_notebook = (record for record in records if (record.folder, record.notebook) == (path.parent, path.stem))
-        found = (record for record in of_notebook if _given(notebook).get("seed") in (None, record.seed))
-        yield path, notebook, next(found, None)
-
-
-def _given(notebook: nbformat.NotebookNode) -> dict[str, Any]:
-    """Return the parameters with which papermill ran a notebook."""
-    return notebook.metadata.get("papermill", {}).get("parameters", {})
+        given = notebook.metadata.get("papermill", {}).get("parameters", {})
+        of_notebook = [record for record in records if (record.folder, record.notebook) == (path.parent, path.stem)]
+        found = [record for record in of_notebook if given.get("seed") in (None, record.seed)]
+        yield path, notebook, given, found[0] if found else None

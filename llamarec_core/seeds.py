@@ -15,6 +15,5 @@ def torch_seed(seed: int, *purpose: int | str) -> int:
     return int(np.random.SeedSequence([seed, *map(_number, purpose)]).generate_state(1)[0])
 
 
-def _number(part: int | str) -> int:
-    """Return words as numbers, the same in every process."""
+def _number(part: int | str) -> int:  # of a word the same in every process
     return int.from_bytes(hashlib.sha256(part.encode()).digest()[:4], "big") if isinstance(part, str) else int(part)

@@ -20,122 +20,102 @@ manifest alone. Git shows who changed the manifest; running a step again shows t
 """
 
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from llamarec_core import records
 from llamarec_core.checkpoint import first_difference
 from llamarec_core.evaluation.conclusions import check_conclusions
 from llamarec_core.files import InputError, read_json, write_json
 from llamarec_core.grid import Grid, grid_table
 from llamarec_core.paths import RANKED, Paths, find_profile
 from llamarec_core.provenance import git_state
-from llamarec_core.records import (
-    MANIFEST,
-    History,
-    Record,
-    changed_since,
-    data_differ,
-    history_differs,
-    manifest,
-    manifest_differs,
-    notebooks_differ,
-    records_below,
-    records_differ,
-)
+from llamarec_core.records import MANIFEST
 from llamarec_core.report.forms import FORMS
 from llamarec_core.report.show import show_table, to_latex
 from llamarec_core.report.tables import Tables
 from llamarec_core.retrieval import read_ranks, sampled_users
 from llamarec_core.settings import Profile, load_profile
 
-FRESH = ("quick",)
-"""Profiles whose results are made again within minutes, and must be of the present notebooks and settings."""
-
-TABLES = ("table1", "table2", "table3", "comparison", "floors")
-"""Tables that every profile with results has."""
-
-TOLERANCE = 1e-5
-"""Relative difference between a committed number and the same computed again: files hold six significant digits."""
+FRESH = ("quick",)  # profiles whose results are made again within minutes, and must be of the present notebooks
+TABLES = ("table1", "table2", "table3", "comparison", "floors")  # of every profile with results
+TOLERANCE = 1e-5  # relative, of a committed number: files hold six significant digits
 
 
 def verify(root: Path, *, profiles: Collection[str] = (), write: bool = False) -> str:
     """Check committed results; an :class:`InputError` names the first thing that does not fit.
 
-    Without ``profiles``, all that have results or are listed as having some are checked, and the benches and the book's
-    conclusions. ``write`` writes the manifest when all else fits, instead of holding the results against it.
-
-    Returns a sentence for each profile that was checked, and what has changed since its results were made.
+    Without ``profiles``, all that have results or are listed are checked, and the benches and the book's conclusions.
+    ``write`` writes the manifest when all else fits. Returns a sentence for each profile that was checked, and what has
+    changed since its results were made.
     """
-    results, history = root / "results", History(root)
+    results, listed = root / "results", {}
     for name in profiles:
         load_profile(find_profile(name, root=root))  # a name is checked before anything is read
     if not write:
-        _refuse_first(manifest_differs(root, folders=profiles), MANIFEST)
-    listed = {} if write else read_json(root / MANIFEST)
-    there = [path.name for path in results.iterdir() if path.is_dir()] + [path.split("/")[0] for path in listed]
+        _refuse_first(root, MANIFEST, records.manifest_differs(root, folders=profiles))
+        listed = read_json(root / MANIFEST)
     if not profiles:
-        bench = results / "bench"
-        records = records_below(bench, root=root)
-        _refuse_first(records_differ(bench, records, root=root), "results/bench")
-        _refuse_first(history_differs(records, history), "results/bench")
-    checked, notes = [], [history.missing] if history.missing else []
-    for place in profiles or sorted({*there} - {"bench", "published"}):
+        bench = records.records_below(results / "bench")
+        differ = records.records_differ(results / "bench", bench)
+        _refuse_first(root, "results/bench", differ, records.history_differs(bench, root=root))
+    there = {path.name for path in results.iterdir() if path.is_dir()} | {path.split("/")[0] for path in listed}
+    checked, notes = [], list(filter(None, [records.missing_history(root)]))
+    for place in profiles or sorted(there - {"bench", "published"}):
         profile = load_profile(find_profile(place, root=root))
-        name = profile.name
-        if not (results / name).is_dir():
-            raise InputError(f"{name} has no results: run `make study PROFILE={name}` first.")
-        records = records_below(results / name, root=root)
-        _refuse_first(_differences(profile, records, history, root=root), f"results/{name}")
-        changed = list(changed_since(profile, records, root=root))
-        if name in FRESH:
-            _refuse_first((f"{one}: run `make study PROFILE={name}`." for one in changed), f"results/{name}")
-        notes += changed
-        tables = [path.stem for path in (results / name / "tables").glob("*.csv")]
-        by_hash = sorted(table for table in tables if table.startswith(Tables.BY_HASH))
-        checked.append(
-            f"{name}: whole and from a clean tree; {len(tables) - len(by_hash)} tables follow from the ranks"
-            + (f", by their hashes alone: {', '.join(by_hash)}." if by_hash else ".")
+        folder = results / profile.name
+        if not folder.is_dir():
+            raise InputError(f"{profile.name} has no results: run `make study PROFILE={profile.name}` first.")
+        found, missing = records.records_below(folder), [path for path in _needed(profile, root) if not path.is_file()]
+        _refuse_first(  # cheap checks first
+            root,
+            f"results/{profile.name}",
+            (f"{path} is missing, which the profile must hold: restore it, or run its step." for path in missing),
+            records.records_differ(folder, found),
+            records.data_differ(folder, found),
+            records.history_differs(found, root=root),
+            records.notebooks_differ(folder, found),
+            _ranks_differ(profile, folder),
+            _grid_differs(profile, root),
+            _tables_differ(profile, root),
         )
+        changed = list(records.changed_since(profile, found, root=root))
+        if profile.name in FRESH and changed:
+            raise InputError(f"{changed[0]}: run `make study PROFILE={profile.name}`.")
+        notes += changed
+        tables = {path.stem for path in (folder / "tables").glob("*.csv")}
+        by_hash = sorted(table for table in tables if table.startswith(Tables.BY_HASH))
+        said = f"{len(tables) - len(by_hash)} tables follow from the ranks"
+        said += f", by their hashes alone: {', '.join(by_hash)}." if by_hash else "."
+        checked.append(f"{profile.name}: whole and from a clean tree; {said}")
     if not profiles:
-        _refuse_first(check_conclusions(root), "book/conclusions.yaml")
+        _refuse_first(root, "book/conclusions.yaml", check_conclusions(root))
     if write:
         if git_state(root)[1] is not False:
             raise InputError(f"{root} has changes beside its results, or no git: commit them first.")
-        write_json(root / MANIFEST, manifest(root))
+        write_json(root / MANIFEST, records.manifest(root))
     return "\n".join(checked + notes)
 
 
-def _refuse_first(found: Iterator[str], place: str) -> None:
-    """Raise the first difference; what cannot even be read is one."""
+def _refuse_first(root: Path, place: str, *checks: Iterator[str]) -> None:
+    """Raise the first difference, with paths from ``root`` on; what cannot even be read is one."""
     try:
-        first = next(found, None)
+        first = next(chain(*checks), None)
     except InputError:
         raise
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         first = f"{place} holds something that cannot be read ({type(error).__name__}: {error}): restore it."
     if first is not None:
-        raise InputError(first)
+        raise InputError(first.replace(f"{root}/", ""))
 
 
-def _differences(profile: Profile, records: Sequence[Record], history: History, *, root: Path) -> Iterator[str]:
-    """Yield a sentence for everything of a profile's results that does not fit, cheap checks first."""
-    results = root / "results" / profile.name
-    yield from _missing(profile, root=root)
-    yield from records_differ(results, records, root=root)
-    yield from data_differ(results, records)
-    yield from history_differs(records, history)
-    yield from notebooks_differ(results, records, root=root)
-    yield from _ranks_differ(profile, root=root)
-    yield from _grid_differs(profile, root=root)
-    yield from _tables_differ(profile, root=root)
-
-
-def _missing(profile: Profile, *, root: Path) -> Iterator[str]:
-    """Yield what a profile with results must hold and does not: ranks, weights, notebooks, tables, the grid."""
-    results = root / "results" / profile.name
+def _needed(profile: Profile, root: Path) -> list[Path]:
+    """Return what a profile with results must hold: ranks, weights, notebooks, tables, the grid."""
+    results, evaluation = root / "results" / profile.name, profile.evaluation
     needed = [results / "tables" / f"{name}.{kind}" for name in TABLES for kind in ("csv", "tex")]
     needed += [results / "notebooks" / "4_results.ipynb"]
     for dataset in profile.datasets:
@@ -143,74 +123,67 @@ def _missing(profile: Profile, *, root: Path) -> Iterator[str]:
         needed += [paths.ranks_file(method) for method in (profile.retriever.method, *RANKED)]
         needed += [results / "notebooks" / dataset / f"{name}.ipynb" for name in ("1_data", "2_retriever", "3_ranker")]
         needed += [paths.weights / "retriever.safetensors", paths.weights / "adapter" / "adapter_model.safetensors"]
-        needed += [paths.ablation_file] if dataset in profile.evaluation.ablation_datasets else []
-    needed += [results / "strategies" / name / "provenance.json" for name in profile.evaluation.strategy_datasets]
-    for method, by_dataset in profile.grid.items():
-        for dataset, settings in by_dataset.items():
-            for seed in range(profile.seed, profile.seed + settings.seeds):
-                needed.append(Paths(root, profile.name, dataset, seed).grid_ranks(method))
-            grid = Grid(profile, dataset, method, root)
-            for point in settings.points():
-                record = grid.record_file(grid.retriever(**point), seed=profile.seed)
-                needed += [record, record.with_suffix(".csv")]
-    for path in needed:
-        if not path.is_file():
-            yield f"{path.relative_to(root)} is missing, which the profile must hold: restore it, or run its step."
+        needed += [paths.ablation_file] if dataset in evaluation.ablation_datasets else []
+    needed += [results / "strategies" / dataset / "provenance.json" for dataset in evaluation.strategy_datasets]
+    for grid in (Grid(profile, name, method, root) for method, of_each in profile.grid.items() for name in of_each):
+        for seed in range(profile.seed, profile.seed + grid.settings.seeds):
+            needed.append(Paths(root, profile.name, grid.dataset, seed).grid_ranks(grid.method))
+        for point in grid.settings.points():
+            record = grid.record_file(grid.retriever(**point), seed=profile.seed)
+            needed += [record, record.with_suffix(".csv")]
+    return needed
 
 
-def _ranks_differ(profile: Profile, *, root: Path) -> Iterator[str]:
+def _ranks_differ(profile: Profile, results: Path) -> Iterator[str]:
     """Yield the ranks files that lack a tested user, or hold another, or a rank outside the catalogue."""
-    results = root / "results" / profile.name
-    sizes: dict[str, dict[str, float]] = {}
-    for file in sorted((results / "tables").glob("table2*.csv")):
-        for dataset, rows in pd.read_csv(file).groupby("dataset"):
-            sizes[dataset] = rows.set_index("quantity")["measured"].to_dict()
+    counts = pd.concat([pd.read_csv(file) for file in sorted((results / "tables").glob("table2*.csv"))])
+    sizes = counts[counts["quantity"].isin(["users", "items"])].groupby(["dataset", "quantity"])["measured"].last()
     for folder in (results / "ranks", results / "grid" / "ranks"):
         for path in sorted(folder.rglob("*.parquet")):
-            place, dataset, frame = path.relative_to(root), path.relative_to(folder).parts[0], read_ranks(path)
+            dataset, frame = path.relative_to(folder).parts[0], read_ranks(path)
             if dataset not in sizes:
                 yield f"No Table 2 of {results.name} says how many users {dataset} has: run `4_results`."
                 continue
             users, items = int(sizes[dataset]["users"]), int(sizes[dataset]["items"])
             tested = sampled_users(users, profile.for_dataset(dataset).retriever.test_users, "test")
             for user in np.setdiff1d(tested, frame["user"])[:1]:
-                yield f"{place} lacks user {user}: {dataset} has {users:,}."
+                yield f"{path} lacks user {user}: {dataset} has {users:,}."
             for user in frame.loc[~frame["user"].between(0, users - 1), "user"].head(1):
-                yield f"{place} holds user {user}, but {dataset} has {users:,}, counted from 0."
+                yield f"{path} holds user {user}, but {dataset} has {users:,}, counted from 0."
             for row in frame[frame["rank"] > items].head(1).itertuples():
-                yield f"{place} ranks the target of user {row.user} at {row.rank}, of {items:,} items."
+                yield f"{path} ranks the target of user {row.user} at {row.rank}, of {items:,} items."
 
 
-def _grid_differs(profile: Profile, *, root: Path) -> Iterator[str]:
+def _grid_differs(profile: Profile, root: Path) -> Iterator[str]:
     """Yield the records of the grid that are not of its settings or of their curve."""
     for row in grid_table(profile, root=root).itertuples() if profile.grid else ():
         grid = Grid(profile, row.dataset, row.method, root)
         settings = grid.retriever(weight_decay=row.weight_decay, dropout=row.dropout)
         file = grid.record_file(settings, seed=row.seed)
         if first_difference(read_json(file)["settings"], settings.model_dump()):
-            yield f"{file.relative_to(root)} was trained with other settings than {profile.name}.yaml has now."
+            yield f"{file} was trained with other settings than {profile.name}.yaml has now."
     for file in sorted((root / "results" / profile.name / "grid" / "records").rglob("*.json")):
         curve = pd.read_csv(file.with_suffix(".csv"))
         if not np.isclose(read_json(file)["recall@10"], curve["recall@10"].max(), rtol=TOLERANCE):
-            yield f"{file.relative_to(root)} records another best Recall@10 than its curve has."
+            yield f"{file} records another best Recall@10 than its curve has."
 
 
-def _tables_differ(profile: Profile, *, root: Path) -> Iterator[str]:
+def _tables_differ(profile: Profile, root: Path) -> Iterator[str]:
     """Yield the first cell of each table that the ranks do not give."""
     tables = Tables(profile, root)
     for path in sorted((root / "results" / profile.name / "tables").glob("*.csv")):
-        place, name = path.relative_to(root), path.stem
+        name, latex = path.stem, path.with_suffix(".tex")
         if name.startswith(Tables.BY_HASH):
             continue
         if name not in tables.names():
-            yield f"{place} is a table that nobody makes: remove it, or add its recipe to report/tables.py."
+            yield f"{path} is a table that nobody makes: remove it, or add its recipe to report/tables.py."
             continue
         again = tables.make(name)
         if difference := _first_difference(pd.read_csv(path), again):
-            yield f"{place}, {difference}: run the notebook that writes it."
-        latex = path.with_suffix(".tex").read_text(encoding="utf-8")
-        if _latex_rows(latex) != _latex_rows(to_latex(show_table(again, name if name in FORMS else None), label="")):
-            yield f"{place.with_suffix('.tex')} has other cells than {path.name}: run the notebook that writes it."
+            yield f"{path}, {difference}: run the notebook that writes it."
+        shown = to_latex(show_table(again, name if name in FORMS else None), label="")
+        if _latex_rows(latex.read_text(encoding="utf-8")) != _latex_rows(shown):
+            yield f"{latex} has other cells than {path.name}: run the notebook that writes it."
 
 
 def _latex_rows(latex: str) -> list[str]:
@@ -225,11 +198,10 @@ def _first_difference(committed: pd.DataFrame, again: pd.DataFrame) -> str | Non
         return f"{committed.shape} rows and columns, but {again.shape} follow from the ranks, or other columns"
     for column in committed:
         old, new = committed[column], again[column]
-        if pd.api.types.is_numeric_dtype(old) and pd.api.types.is_numeric_dtype(new):
-            same = np.isclose(old.astype(float), new.astype(float), rtol=TOLERANCE, atol=1e-12, equal_nan=True)
-        else:
-            same = ((old.astype(object) == new.astype(object)) | (old.isna() & new.isna())).to_numpy()
+        same = (old.astype(object) == new.astype(object)) | (old.isna() & new.isna())
+        if all(map(pd.api.types.is_numeric_dtype, (old, new))):
+            same |= np.isclose(old.astype(float), new.astype(float), rtol=TOLERANCE, atol=1e-12)
         if not same.all():
-            place = int(np.argmin(same))
+            place = same.argmin()
             return f"line {place + 2}, {column}: {old[place]} is written, {new[place]} follows from the ranks"
     return None

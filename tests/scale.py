@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-SETTINGS = {"max_length": 50, "batch_size": 64}
-"""The retriever's in the profile ``small``."""
-
-USERS = 1_000
-"""Users of a validation."""
+SETTINGS = {"max_length": 50, "batch_size": 64}  # the retriever's in the profile `small`
+USERS = 1_000  # of a validation
+COLUMNS = (
+    "interactions", "users", "items", "reading, minutes", "reading, GiB", "a training step, s", "an epoch, minutes",
+    f"{USERS:,} users validated, s", "training, GiB",
+)  # fmt: skip
 
 
 def write_shop(folder: Path, interactions: int) -> None:
@@ -40,8 +41,8 @@ def write_shop(folder: Path, interactions: int) -> None:
     pd.DataFrame({"item_id": range(n_items), "title": titles}).to_csv(folder / "items.csv", index=False)
 
 
-def measure(folder: str) -> None:
-    """Print a row of the table for a shop's folder."""
+def measure(folder: str) -> tuple[str, ...]:
+    """Return the row of the table for a shop's folder."""
     import torch
 
     from llamarec_core.data import load_dataset
@@ -58,12 +59,9 @@ def measure(folder: str) -> None:
     step = statistics.median(timed(lambda number=number: task.step(number))[1] for number in range(4))
     users = sampled_users(dataset.n_users, USERS, "validation")
     validation = timed(lambda: target_ranks(model, dataset, "validation", users=users))[1]
-    row = (
-        f"{dataset.n_interactions:,}", f"{dataset.n_users:,}", f"{dataset.n_items:,}", f"{reading / 60:.2f}",
-        f"{reading_peak:.1f}", f"{step:.2f}", f"{step * task.steps_per_epoch / 60:,.1f}", f"{validation:.0f}",
-        f"{peak():.1f}",
-    )  # fmt: skip
-    print(f"| {' | '.join(row)} |", flush=True)
+    counts = (f"{count:,}" for count in (dataset.n_interactions, dataset.n_users, dataset.n_items))
+    epoch = f"{step * task.steps_per_epoch / 60:,.1f}"
+    return *counts, f"{reading / 60:.2f}", reading_peak, f"{step:.2f}", epoch, f"{validation:.0f}", peak()
 
 
 def timed(work: Callable[[], object]) -> tuple[object, float]:
@@ -72,24 +70,18 @@ def timed(work: Callable[[], object]) -> tuple[object, float]:
     return work(), time.process_time() - started
 
 
-def peak() -> float:
+def peak() -> str:
     """Return the peak memory of this process in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def main(sizes: list[str]) -> None:
-    """Measure each size in a process of its own."""
-    print(
-        "| interactions | users | items | reading, minutes | reading, GiB | a training step, s | an epoch, minutes "
-        f"| {USERS:,} users validated, s | training, GiB |\n" + "| --- " * 9 + "|",
-        flush=True,
-    )
-    for size in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            write_shop(Path(folder), int(size))
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            subprocess.run([sys.executable, __file__, "--folder", folder], env=environment, check=True)
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f}"
 
 
 if __name__ == "__main__":
-    measure(sys.argv[2]) if sys.argv[1:2] == ["--folder"] else main(sys.argv[1:])
+    if sys.argv[1:2] == ["--folder"]:
+        print(f"| {' | '.join(measure(sys.argv[2]))} |")
+    else:
+        print(f"| {' | '.join(COLUMNS)} |\n" + "| --- " * len(COLUMNS) + "|", flush=True)
+        for size in sys.argv[1:]:  # each in a process of its own
+            with tempfile.TemporaryDirectory() as folder:
+                write_shop(Path(folder), int(size))
+                environment = os.environ | {"OMP_NUM_THREADS": "1"}
+                subprocess.run([sys.executable, __file__, "--folder", folder], env=environment, check=True)

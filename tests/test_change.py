@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 LIMIT = 600  # seconds for one command: a hang ends as a failure
 BLOCK = re.compile(r"^```(?:{code-block} )?(\w+)\n(?::caption: (\S+)\n\n)?(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -38,14 +37,9 @@ def follow(tmp_path, copy_study, environment):
                 (tmp_path / caption).write_text(text)
                 continue
             command = {"bash": ["bash", "-euc", text], "python": [sys.executable, "-c", text]}[language]
-            run = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, start_new_session=True, **PIPES)
-            try:
-                output, _ = run.communicate(timeout=LIMIT)
-            except subprocess.TimeoutExpired:
-                os.killpg(run.pid, signal.SIGKILL)  # with all that it started
-                raise
-            assert run.returncode == 0, text + output
-            printed += output
+            answer = subprocess.run(command, cwd=tmp_path, env=environment, timeout=LIMIT, **PIPES)
+            assert answer.returncode == 0, text + answer.stdout
+            printed += answer.stdout
         return printed
 
     return do
@@ -89,7 +83,7 @@ def test_the_data_step_runs_again_when_a_raw_file_changes(tmp_path, copy_study, 
     for path in (*files, *outputs):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    options = {"cwd": tmp_path, "env": environment | {"LLAMAREC_DATA": "raw"}, "text": True, "timeout": LIMIT, **PIPES}
+    options = {"cwd": tmp_path, "env": environment | {"LLAMAREC_DATA": "raw"}, "timeout": LIMIT, **PIPES}
 
     def plan():
         command = [BIN / "snakemake", "-n", outputs[0].relative_to(tmp_path), "--cores=1", "--config", "profile=mine"]

@@ -8,79 +8,50 @@ from pathlib import Path
 
 import pytest
 
-from llamarec_core.files import (
-    InputError,
-    alone,
-    cache_folder,
-    clear_partial,
-    read_json,
-    replacing,
-    sha256,
-    write_json,
-)
-
-
-def test_a_file_appears_only_when_it_is_whole(tmp_path):
-    target = tmp_path / "new" / "table.csv"
-    with replacing(target) as temporary:
-        temporary.write_text("a,b\n")
-        assert not target.exists()
-    assert target.read_text() == "a,b\n"
-    assert list(target.parent.iterdir()) == [target]
+from llamarec_core.files import InputError, alone, cache_folder, clear_partial, read_json, replacing, sha256, write_json
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.EIO, "broken")])
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
-    target = tmp_path / "table.csv"
-    target.write_text("old")
+def test_a_file_appears_only_when_it_is_whole_and_a_failure_leaves_the_old_one(tmp_path, error):
+    target = tmp_path / "new" / "table.csv"
+    with replacing(target) as temporary:
+        temporary.write_text("whole")
+        assert not target.exists()
     with pytest.raises(type(error)), replacing(target) as temporary:
         temporary.write_text("half")
         raise error
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_text() == "whole"
+    assert list(target.parent.iterdir()) == [target]
 
 
 def write_folder(path, content):
     with replacing(path) as temporary:
         temporary.mkdir()
-        (temporary / content).write_text(content)
+        (temporary / content).touch()
 
 
-def contents(folder):
-    return {path.name: [file.name for file in path.iterdir()] for path in folder.iterdir()}
-
-
-def test_a_failure_to_rename_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch):
-    write_folder(tmp_path / "adapter", "first")
-    renamed = Path.replace
+def test_a_folder_takes_the_place_of_a_folder_unless_writing_or_renaming_fails(tmp_path, monkeypatch):
+    folder, renamed = tmp_path / "adapter", Path.replace
 
     def fail(path, target):
-        if Path(target).name == "adapter" and ".old" not in path.name:
-            raise OSError(errno.EACCES, "denied")
+        if Path(target) == folder and ".old" not in path.name:
+            raise OSError(errno.EIO, "broken")
         return renamed(path, target)
 
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="denied"):
-        write_folder(tmp_path / "adapter", "second")
-    assert contents(tmp_path) == {"adapter": ["first"]}
-
-
-def test_a_folder_takes_the_place_of_a_folder_but_a_block_that_writes_nothing_leaves_it(tmp_path):
-    write_folder(tmp_path / "adapter", "zeroth")
-    write_folder(tmp_path / "adapter", "first")
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "adapter"):
+    for content in ("zeroth", "first"):
+        write_folder(folder, content)
+    with pytest.raises(FileNotFoundError), replacing(folder):
         pass
-    assert contents(tmp_path) == {"adapter": ["first"]}
-
-
-def a_dead_process():
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="broken"):
+        write_folder(folder, "second")
+    assert [path.name for path in tmp_path.rglob("*")] == ["adapter", "first"]
 
 
 def test_what_killed_processes_left_is_cleared_and_what_living_ones_write_stays(tmp_path):
-    dead, living = (f"{process}-0a1b2c3d" for process in (a_dead_process(), os.getpid()))
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    dead, living = (f"{process}-0a1b2c3d" for process in (ended.pid, os.getpid()))
     aside = tmp_path / f".adapter.{dead}.old.partial"  # killed between two renames
     aside.mkdir()
     (aside / "first").touch()
@@ -107,15 +78,13 @@ def test_two_writers_of_one_name_do_not_meet(tmp_path):
 def test_a_folder_is_held_by_one_process_and_a_kill_sets_it_free(tmp_path):
     code = "import sys, time; from pathlib import Path; from llamarec_core.files import alone\n"
     code += "with alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "work"], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match=r"Another process is at work in .*work: wait until it has ended"):
-        with alone(tmp_path / "work"):
-            pass
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    holder.stdout.close()
-    with alone(tmp_path / "work"):
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="Another process is at work in .*: wait until it has ended"):
+            with alone(tmp_path):
+                pass
+        holder.send_signal(signal.SIGKILL)
+    with alone(tmp_path):
         pass
 
 
@@ -131,10 +100,9 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", refuse)
     with pytest.raises(InputError, match=r"a\.json cannot be written \(Permission denied\): check the folder's place"):
         write_json(tmp_path / "a.json", {})
-    with pytest.raises(InputError, match=r"work/\.lock cannot be written"):
-        monkeypatch.setattr(Path, "mkdir", refuse)
-        with alone(tmp_path / "work"):
-            pass
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match=r"work/\.lock cannot be written"), alone(tmp_path / "work"):
+        pass
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):

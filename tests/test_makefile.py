@@ -68,19 +68,13 @@ def test_an_interrupted_environment_is_made_again(checkout):
     assert make(checkout) == SET_UP
 
 
-def test_a_moved_checkout_is_set_up_again(checkout):
+def test_a_moved_checkout_is_set_up_again_and_a_name_of_python_that_leads_nowhere_is_passed_over(checkout):
     make(checkout)
-    moved = checkout.with_name("moved")
-    checkout.rename(moved)
+    moved = checkout.rename(checkout.with_name("moved"))
+    python = checkout.parent / "bin" / "python3.11"
+    python.rename(python.with_name("python3.12"))
+    write_program(python, "#!/bin/sh\necho 'pyenv: python3.11: command not found' >&2\nexit 127\n")
     assert make(moved) == SET_UP
-
-
-def test_a_name_of_python_that_leads_nowhere_is_passed_over(checkout):
-    (checkout.parent / "bin" / "python3.11").rename(checkout.parent / "bin" / "python3.12")
-    write_program(
-        checkout.parent / "bin" / "python3.11", "#!/bin/sh\necho 'pyenv: python3.11: command not found' >&2\nexit 127\n"
-    )
-    assert make(checkout) == SET_UP
 
 
 def test_without_python_one_sentence_says_what_to_install(checkout):

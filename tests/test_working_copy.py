@@ -41,11 +41,8 @@ def end(copy):
 
 
 def results(root):
-    return {
-        str(path.relative_to(root / "results")): path.read_text()
-        for path in (root / "results").rglob("*")
-        if path.is_file()
-    }
+    files = [path for path in (root / "results").rglob("*") if path.is_file()]
+    return {str(path.relative_to(root / "results")): path.read_text() for path in files}
 
 
 def test_a_run_works_in_a_copy_and_publishes_what_it_changed(root):
@@ -105,19 +102,16 @@ def test_publishing_keeps_the_manifest_of_the_studys_own_profiles(root):
     assert read_json(manifest) == {"quick/b.csv": whole, "quick/c.csv": whole, "quick/ranks/a.parquet": "old"}
 
 
-def test_a_second_run_is_refused_until_the_first_has_ended(root):
-    first = run(root)
-    with pytest.raises(InputError, match="Another process is at work in .*: wait until it has ended, or stop it"):
-        run(root)
-    end(first)
-    run(root)
-
-
-def test_a_moved_study_finds_its_copy(root, tmp_path_factory):
+def test_a_moved_study_finds_its_copy_and_a_second_run_in_it_is_refused(root, tmp_path_factory):
     end(run(root))
     moved = tmp_path_factory.mktemp("elsewhere") / "study"
     root.rename(moved)
-    assert (run(moved).folder / "notebooks" / "a.ipynb").read_text() == "committed"
+    first = run(moved)
+    assert (first.folder / "notebooks" / "a.ipynb").read_text() == "committed"
+    with pytest.raises(InputError, match="Another process is at work in .*: wait until it has ended, or stop it"):
+        run(moved)
+    end(first)
+    run(moved)
 
 
 PAPERMILL = 'Traceback (most recent call last):\n  File "x.py"\npapermill.exceptions.PapermillExecutionError: \n'
@@ -129,10 +123,7 @@ PAPERMILL = 'Traceback (most recent call last):\n  File "x.py"\npapermill.except
         (f"1/9\n{PAPERMILL}InputError: No item is called 'x'.\n\n", "No item is called 'x'."),
         ("llamarec: Give --dropout too.\n", "Give --dropout too."),
         (f"{PAPERMILL}RuntimeError: shapes differ\n\n", "A step failed: RuntimeError: shapes differ"),
-        (
-            "nbclient.exceptions.DeadKernelError: Kernel died\n",
-            "A notebook's kernel died, as it does where memory runs",
-        ),
+        ("nbclient.exceptions.DeadKernelError: Kernel died\n", "A notebook's kernel died, as it does where memory"),
         ("[IPKernelApp] WARNING | Kernel is running over TCP without encryption\n", "A step failed: it was killed."),
     ],
 )

@@ -3,7 +3,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -11,12 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config
 
 from llamarec_core.files import InputError
-from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, backbone, load_backbone
+from llamarec_core.ranking import backbone, load_backbone
 from llamarec_core.ranking.adapter import add_adapter
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
 from llamarec_core.settings import RankerSettings
-
-FILMS = ["", "Toy Story (1995)", "Aladdin (1992)", "The Lion King (1994)", "Alien (1979)", "Blade Runner (1982)"]
 
 
 def test_smollm2_is_the_published_architecture_with_frozen_weights_and_speaks_english(smollm2):
@@ -30,14 +27,6 @@ def test_smollm2_is_the_published_architecture_with_frozen_weights_and_speaks_en
     prompt = tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():
         assert tokenizer.decode(model(prompt).logits[0, -1].argmax()) == " Paris"
-
-
-def test_smollm2_ranks_films_with_probabilities(smollm2):
-    ranker = VerbalizerRanker(smollm2[0], PromptBuilder(smollm2[1], FILMS, RankerSettings()), batch_size=2)
-    probabilities = ranker.probabilities([[1, 2], [3, 4]], [[3, 4, 5], [5, 1, 2]])
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    assert len(np.unique(probabilities)) == 6
-    assert probabilities.min() > 1e-3
 
 
 def test_nf4_packs_the_linear_layers_quietly_and_stays_close(tiny, capfd):

@@ -21,11 +21,8 @@ import psutil
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
-PLUGINS = (
-    "snakemake-executor-plugin-slurm==2.8.0",
-    "snakemake-executor-plugin-slurm-jobstep==0.6.1",
-    "throttler==1.2.3",
-)
+EXECUTOR = "snakemake-executor-plugin-slurm"
+PLUGINS = (f"{EXECUTOR}==2.8.0", f"{EXECUTOR}-jobstep==0.6.1", "throttler==1.2.3")
 
 CONFIGURATION = """
 ClusterName=one
@@ -75,23 +72,15 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     configuration.write_text(CONFIGURATION.format_map(filled))
     environment = os.environ | {"SLURM_CONF": str(configuration)}
     munge = [f"--{name}-file={folder}/munge/{name}" for name in ("key", "pid", "log", "seed")]
-    daemons = [
-        ["munged", "--foreground", f"--socket={folder}/munge/socket", *munge],
-        ["slurmctld", "-D", "-i"],
-        ["slurmd", "-D"],
-    ]
+    munged = ["munged", "--foreground", f"--socket={folder}/munge/socket", *munge]
     started: list[subprocess.Popen] = []
     try:
-        for command in daemons:
+        for command in (munged, ["slurmctld", "-D", "-i"], ["slurmd", "-D"]):
             started.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
             time.sleep(1)
         deadline = time.monotonic() + 60
-        while (
-            "idle"
-            not in subprocess.run(
-                ["sinfo", "--noheader", "--format=%t"], env=environment, capture_output=True, text=True
-            ).stdout
-        ):
+        asked = {"env": environment, "stdout": subprocess.PIPE, "text": True}
+        while "idle" not in subprocess.run(["sinfo", "--noheader", "--format=%t"], **asked).stdout:
             logs = "".join(path.read_text()[-2000:] for path in folder.rglob("*.log"))
             assert time.monotonic() < deadline, f"Slurm did not start: {logs}"
             time.sleep(1)
@@ -118,10 +107,7 @@ def run(folder: Path) -> None:
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
         options = ["--jobs=2", "--cores=2", "--nolock", "--slurm-no-account", "--latency-wait=30"]
-        options += [
-            "--slurm-status-command=squeue",
-            "--slurm-init-seconds-before-status-checks=5",
-        ]  # without accounting
+        options += ["--slurm-status-command=squeue", "--slurm-init-seconds-before-status-checks=5"]  # no accounting
         needs = ["--default-resources", "runtime=60", "mem_mb=5000"]
         command = ["snakemake", "--executor=slurm", *options, *needs, "--config", "profile=smoke"]
         subprocess.run(command, cwd=study, env=environment, check=True)

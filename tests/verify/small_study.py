@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pandas as pd
-import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from llamarec_core import report
@@ -37,85 +36,37 @@ grid: {lrurec: {toys: {weight_decay: [0.0], dropout: [0.1]}}}
 
 def git(folder, *arguments):
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(
-        ["git", "-C", folder, *identity, *arguments], check=True, capture_output=True, text=True
-    ).stdout
-
-
-def write_notebook(path, *, given=None):
-    """Write a source notebook, or one that ran with the parameters given."""
-    cells = [new_markdown_cell(f"# {path.stem}"), new_code_cell("print(0.5)")]
-    if given is not None:
-        cells[1].outputs = [new_output("stream", text="0.5\n")]
-        injected = "".join(f"{name} = {value!r}\n" for name, value in given.items())
-        cells.insert(1, new_code_cell("# Parameters\n" + injected, metadata={"tags": ["injected-parameters"]}))
-    notebook = new_notebook(cells=cells)
-    for number, cell in enumerate(notebook.cells):
-        cell.id = str(number)
-    if given is not None:
-        notebook.metadata["papermill"] = {"parameters": given}
-    nbformat.write(notebook, path)
-
-
-def finish(run):
-    """Close a run as its last cell does, and leave its executed notebook."""
-    run.finish()
-    write_notebook(run.executed_notebook, given=run.parameters)
-
-
-def start(notebook, root, *, dataset="toys", seed=0):
-    run = Run(notebook, profile="tiny", dataset=dataset, seed=seed, root=root)
-    if dataset:
-        run.note_data(SimpleNamespace(name=dataset, content_hash=HASH, source={}))
-    return run
-
-
-def write(run, tables, *names, **frames):
-    """Write tables as the notebook of the run does."""
-    for name, frame in {**frames, **{name: tables.make(name) for name in names}}.items():
-        run.wrote(*report.write_table(frame, run.table(name), name if name in FORMS else None))
-    finish(run)
-
-
-def write_file(run, path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    run.wrote(path)
+    command = ["git", "-C", folder, *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def write_study(root):
     shutil.copytree(ROOT / "results" / "published", root / "results" / "published")
     (root / "notebooks" / "profiles").mkdir(parents=True)
-    (root / "notebooks" / "profiles" / "tiny.yaml").write_text(PROFILE)
-    (root / "notebooks" / "profiles" / "other.yaml").write_text(PROFILE)
+    for profile in ("tiny", "other"):
+        (root / "notebooks" / "profiles" / f"{profile}.yaml").write_text(PROFILE)
     for name in ("1_data", "2_retriever", "3_ranker", "3_strategies", "4_comparison", "4_results", "bench_a"):
         write_notebook(root / "notebooks" / f"{name}.ipynb")
-    (root / ".gitignore").write_text("/runs/\n")
-    versions = {
-        name: version for name, version in package_versions().items() if name not in ("python", "llamarec-core")
-    }
-    (root / "requirements.lock").write_text("".join(f"{name}=={version}\n" for name, version in versions.items()))
-    (root / "book").mkdir()
+    versions = package_versions().items()
+    lock = [f"{name}=={version}\n" for name, version in versions if name not in ("python", "llamarec-core")]
     condition = [{"rows": {"method": "llamarec"}, "every": {"users": f"<= {USERS}"}}]
     sentence = {"name": "a", "sentence": "It is so.", "table": "tiny/tables/table1.csv", "condition": condition}
+    (root / "requirements.lock").write_text("".join(lock))
+    (root / "book").mkdir()
     (root / "book" / "conclusions.yaml").write_text(json.dumps([sentence]))  # JSON is YAML
-    git(root, "init")
-    git(root, "add", ".")
-    git(root, "commit", "-m", "a study")
+    (root / ".gitignore").write_text("/runs/\n")
+    for command in ("init", "add .", "commit -m study"):
+        git(root, *command.split())
     generator = np.random.default_rng(0)
     users = {"user": range(USERS), "target": generator.integers(1, ITEMS + 1, USERS)}
-
-    def ranks(run, path):
-        write_ranks(pd.DataFrame(users | {"rank": generator.integers(1, ITEMS, USERS)}), path)
-        run.wrote(path)
-
+    weights = {"2_retriever": "retriever.safetensors", "3_ranker": "adapter/adapter_model.safetensors"}
     for seed in (0, 1):
         finish(start("1_data", root, seed=seed))
         for notebook, methods in {"2_retriever": ["lrurec"], "3_ranker": RANKED}.items():
             run = start(notebook, root, seed=seed)
-            for method in methods:
-                ranks(run, run.ranks_file(method))
-            weights = {"2_retriever": "retriever.safetensors", "3_ranker": "adapter/adapter_model.safetensors"}
+            for path in map(run.ranks_file, methods):
+                write_ranks(pd.DataFrame(users | {"rank": generator.integers(1, ITEMS, USERS)}), path)
+                run.wrote(path)
             write_file(run, run.weights / weights[notebook], "weights")
             finish(run)
     write_grid(root, users)
@@ -127,10 +78,41 @@ def write_study(root):
     write_json(root / "results" / "manifest.json", manifest(root))
 
 
+def write_notebook(path, *, given=None):
+    """Write a source notebook, or one that ran with the parameters given."""
+    notebook = new_notebook(cells=[new_markdown_cell(f"# {path.stem}"), new_code_cell("print(0.5)")])
+    if given is not None:
+        notebook.cells[1].outputs = [new_output("stream", text="0.5\n")]
+        injected = "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in given.items())
+        notebook.cells.insert(1, new_code_cell(injected, metadata={"tags": ["injected-parameters"]}))
+        notebook.metadata["papermill"] = {"parameters": given}
+    for number, cell in enumerate(notebook.cells):
+        cell.id = str(number)
+    nbformat.write(notebook, path)
+
+
+def start(notebook, root, *, dataset="toys", seed=0):
+    run = Run(notebook, profile="tiny", dataset=dataset, seed=seed, root=root)
+    if dataset:
+        run.note_data(SimpleNamespace(name=dataset, content_hash=HASH, source={}))
+    return run
+
+
+def finish(run):
+    """Close a run as its last cell does, and leave its executed notebook."""
+    run.finish()
+    write_notebook(run.executed_notebook, given=run.parameters)
+
+
+def write_file(run, path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    run.wrote(path)
+
+
 def write_grid(root, users):
     """Leave a grid of one point: its record and curve, and the ranks of what was chosen."""
-    profile = start("2_retriever", root).profile
-    grid, made = Grid(profile, "toys", "lrurec", root), circumstances(root)
+    grid, made = Grid(start("2_retriever", root).profile, "toys", "lrurec", root), circumstances(root)
     settings = grid.retriever(weight_decay=0.0, dropout=0.1)
     record = {"recall@10": 0.25, "settings": settings.model_dump(), "data_sha256": HASH, "dataset": "toys", "seed": 0}
     file = grid.record_file(settings, seed=0)
@@ -138,9 +120,8 @@ def write_grid(root, users):
     file.with_suffix(".csv").write_text("epoch,recall@10\n1,0.125\n2,0.25\n")
     path = root / "results" / "tiny" / "grid" / "ranks" / "toys" / "lrurec-seed0.parquet"
     write_ranks(pd.DataFrame(users | {"rank": 5}), path)
-    command = "llamarec train toys lrurec --profile tiny --seed 0"
-    chosen = {"command": command, "seed": 0, "data_sha256": {"toys": HASH}, "settings": {}}
-    keep_record(root, [path], name=path.stem, record=made | chosen)
+    chosen = {"command": "llamarec train toys lrurec --profile tiny --seed 0", "data_sha256": {"toys": HASH}}
+    keep_record(root, [path], name=path.stem, record=made | chosen | {"seed": 0, "settings": {}})
 
 
 def write_strategies(root):
@@ -154,10 +135,8 @@ def write_strategies(root):
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.assign(reads_candidates=True).to_parquet(path, index=False)
         run.wrote(path)
-    write_file(run, run.curves / "strategy.csv", "step,loss\n1,0.5\n")
     finish(run)
-    run = start("4_comparison", root, dataset=None)
-    write(run, report.Tables(run.profile, root), "strategies", "key_differences", "table4")
+    write(start("4_comparison", root, dataset=None), "strategies", "key_differences", "table4")
 
 
 def write_tables(root):
@@ -166,17 +145,12 @@ def write_tables(root):
     printed = published_statistics(root / "results" / "published")
     table2 = report.statistics_table({"toys": counts}, published=printed, commit=run.commit)
     write_file(run, run.results / "figures" / "bars.svg", "<svg>0.5</svg>")
-    names = ["table1", "table3", "comparison", "floors", "consistency_recalls"]
-    write(run, report.Tables(run.profile, root), *names, table2=table2)
+    write(run, "table1", "table3", "comparison", "floors", "consistency_recalls", table2=table2)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    root = tmp_path_factory.mktemp("whole")
-    write_study(root)
-    return root
-
-
-@pytest.fixture
-def study(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "study", symlinks=True)
+def write(run, *names, **frames):
+    """Write tables as the notebook of the run does."""
+    tables = report.Tables(run.profile, run.root)
+    for name, frame in {**frames, **{name: tables.make(name) for name in names}}.items():
+        run.wrote(*report.write_table(frame, run.table(name), name if name in FORMS else None))
+    finish(run)
