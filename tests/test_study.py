@@ -8,7 +8,7 @@ import pytest
 
 from llamarec_core import paths, provenance, study
 from llamarec_core.data import load_dataset
-from llamarec_core.data.sources import RECBOLE_SHA256
+from llamarec_core.data.sources import KNOWN
 from llamarec_core.files import InputError, sha256
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def test_papermill_may_change_any_setting_and_the_record_says_so(project, monkey
     record = run.finish()
     assert record["settings"]["ranker"]["title_tokens"] == 9
     assert record["data_sha256"] == {data.name: data.content_hash}
-    assert record["raw_sha256"] == {data.name: RECBOLE_SHA256}
+    assert record["raw_sha256"] == {data.name: KNOWN["ml-100k-1998"].downloads}
     assert record["hardware"]["cores"] >= 1
     assert """-y 'settings: ["ranker.title_tokens=9", "retriever.dropout=0.25"]'""" in record["command"]
 

@@ -29,8 +29,7 @@ _FROM_END = {"validation": 2, "test": 1}
 class Dataset:
     """Users' item sequences in time order, one after another in one array, with titles.
 
-    Items are numbered 1 … ``n_items`` (0 is padding) and users 0 … ``n_users`` - 1, both in the sorted
-    order of the source's own ids, so that no number depends on a hash seed or on the order of a file.
+    Items are numbered 1 … ``n_items`` (0 is padding) and users from 0, both in the sorted order of the source's ids.
     """
 
     name: str  #: such as ``ml-100k``
@@ -39,27 +38,16 @@ class Dataset:
     titles: list[str]  #: of each item number; ``titles[0]`` is empty
     user_ids: list[str]  #: the source's own
     item_ids: list[str]  #: the source's own of each item number; ``item_ids[0]`` is empty
-    source: dict[str, Any] = field(default_factory=dict)
-    """Where the raw files came from, with the SHA-256 of each, and what was dropped; no part of the content hash."""
+    source: dict[str, Any] = field(default_factory=dict)  #: origin, SHA-256 of each raw file, and what was dropped
+
+    n_users: int = field(init=False)
+    n_items: int = field(init=False)  #: padding not counted
+    n_interactions: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.items = np.ascontiguousarray(self.items, dtype=np.int32)
         self.offsets = np.ascontiguousarray(self.offsets, dtype=np.int64)
-
-    @property
-    def n_users(self) -> int:
-        """Number of users."""
-        return len(self.offsets) - 1
-
-    @property
-    def n_items(self) -> int:
-        """Number of items, padding not counted."""
-        return len(self.titles) - 1
-
-    @property
-    def n_interactions(self) -> int:
-        """Number of interactions of all users together."""
-        return len(self.items)
+        self.n_users, self.n_items, self.n_interactions = len(self.offsets) - 1, len(self.titles) - 1, len(self.items)
 
     @cached_property
     def user_numbers(self) -> dict[str, int]:
@@ -88,7 +76,7 @@ class Dataset:
         return self.items[self.offsets[1:] - _FROM_END[split]]
 
     def statistics(self) -> dict[str, Any]:
-        """Return the data set's row of the paper's Table 2, with interactions a user and their share of all pairs."""
+        """Return the data set's row of the paper's Table 2."""
         return {
             "dataset": self.name,
             "users": self.n_users,
@@ -102,14 +90,10 @@ class Dataset:
     def content_hash(self) -> str:
         """SHA-256 over sequences, titles and ids, in hexadecimal; the same on every platform."""
         digest = hashlib.sha256()
-        parts = {
-            "items": self.items.astype("<i4").tobytes(),
-            "offsets": self.offsets.astype("<i8").tobytes(),
-            **{name: json.dumps(getattr(self, name)).encode() for name in ("titles", "user_ids", "item_ids")},
-        }
+        parts = {"items": self.items.astype("<i4").tobytes(), "offsets": self.offsets.astype("<i8").tobytes()}
+        parts |= {name: json.dumps(getattr(self, name)).encode() for name in ("titles", "user_ids", "item_ids")}
         for name, content in parts.items():  # name and length first: no two data sets make the same stream
-            digest.update(f"{name} {len(content)}\n".encode())
-            digest.update(content)
+            digest.update(f"{name} {len(content)}\n".encode() + content)
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -127,7 +111,7 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: Path) -> "Dataset":
-        """Read what :meth:`save` wrote; raise ``InputError`` where a file is missing or the content hash differs."""
+        """Read what :meth:`save` wrote; an ``InputError`` where a file is missing or the content hash differs."""
         about = read_json(Path(folder) / "dataset.json")
         try:
             sequences = pq.read_table(Path(folder) / "sequences.parquet")
@@ -151,11 +135,7 @@ class Dataset:
 
 
 def find_item(dataset: Dataset, name: str) -> int:
-    """Return the number of an item by its source id, else its title, else its title but for case and punctuation.
-
-    Raises:
-        InputError: several items have that title (their ids are named), or none has it (the nearest titles are named).
-    """
+    """Return the number of an item by its source id, else its title, else its title but for case and punctuation."""
     if name in dataset.item_numbers:  # first, so that every item can be named, whatever the titles are
         return dataset.item_numbers[name]
     name = " ".join(html.unescape(name).split())
@@ -166,10 +146,7 @@ def find_item(dataset: Dataset, name: str) -> int:
             return found[0]
         if found:
             ids = ", ".join(dataset.item_ids[item] for item in found[:5])
-            more = f" or one of {len(found) - 5} more" if len(found) > 5 else ""
-            raise InputError(
-                f"{len(found)} items of {dataset.name} are called {name[:100]!r}: give an id, {ids}{more}."
-            )
+            raise InputError(f"{len(found)} items of {dataset.name} are called {name[:100]!r}: give an id, e.g. {ids}.")
     name = name[:1_000]
     nearest = process.extract(name, dataset.titles[1:], scorer=fuzz.WRatio, processor=utils.default_process, limit=3)
     suggestions = " or ".join(repr(title[:100]) for title, *_ in nearest)

@@ -1,11 +1,8 @@
 """Preprocessing: events and titles as the source has them → :class:`Dataset` (LlamaRec, section 4.1).
 
-In this order: an event that stands twice counts once; interactions with items that have no title go; users and items
-with fewer than five interactions go, again and again until none is left (the 5-core); the rest is sorted by user, time
-and, within one moment, item id. No interaction is dropped for its rating.
-
-The authors' code breaks the ties of a timestamp by an item number that depends on Python's hash seed, so their
-published sequences cannot be rebuilt exactly; ours can.
+In this order: an event that stands twice counts once; items without a title go; users and items with fewer than five
+interactions go, until none is left (the 5-core); the rest is sorted by user, time and item id. The authors' code breaks
+ties of time by a number that depends on Python's hash seed: their sequences cannot be rebuilt exactly, ours can.
 """
 
 import html
@@ -39,14 +36,8 @@ def clean_movie_title(title: str) -> str:
 def build_dataset(name: str, events: pd.DataFrame, titles: Mapping[str, str], source: Mapping[str, Any]) -> Dataset:
     """Reduce raw events to the 5-core of titled items and number users and items.
 
-    Args:
-        name: Name of the data set.
-        events: One row an interaction, in any order: ``user_id`` and ``item_id`` (strings), ``timestamp`` (a number).
-        titles: Cleaned title of each item id.
-        source: Where the files came from, kept with the data set; what was dropped is added as ``preprocessing``.
-
-    Raises:
-        InputError: no interaction is with a titled item, or nothing is left after the 5-core.
+    ``events`` has one row an interaction: ``user_id`` and ``item_id`` (strings), ``timestamp`` (a number). What was
+    dropped is added to ``source`` as ``preprocessing``.
     """
     users, user_ids = pd.factorize(events["user_id"])
     items, item_ids = pd.factorize(events["item_id"])
@@ -91,10 +82,7 @@ def build_dataset(name: str, events: pd.DataFrame, titles: Mapping[str, str], so
 
 
 def k_core(users: np.ndarray, items: np.ndarray, *, k: int) -> np.ndarray:
-    """Return a mask of the largest set of interactions in which every user and every item has at least ``k``.
-
-    There is one such set, whatever is dropped first: a union of two of them is one.
-    """
+    """Return a mask of the largest set of interactions in which every user and every item has at least ``k``."""
     kept = np.ones(len(users), dtype=bool)
     while True:
         # An interaction that is out adds 0 to its user's and its item's count.
@@ -118,7 +106,7 @@ def _number(codes: np.ndarray, ids: pd.Index) -> tuple[np.ndarray, list[str]]:
 def describe(dataset: Dataset, *, titles: Mapping[str, Sequence[Hashable]] | None = None) -> str:
     """Say what was read and dropped, and what timestamps and titles do not tell apart: one fact a line.
 
-    ``titles`` holds other forms of the items' titles, padding left out, by what they are, e.g. ``cut at 8 tokens``.
+    ``titles`` holds other forms of the items' titles by name, e.g. ``cut at 8 tokens``.
     """
     counts = dataset.source["preprocessing"]
     facts = {

@@ -1,11 +1,7 @@
 """Sources: the data sets of the study, what their files are called, and where the files come from.
 
-A data set's files are taken from the first of these that has them:
-
-1. the folder the user names, by a parameter or by the environment variable ``LLAMAREC_DATA``;
-2. the cache (``LLAMAREC_CACHE``, else the user's own cache folder);
-3. the official address, verified by checksum and by the published counts, into the cache.
-
+Files are taken from the folder that the user names (by a parameter or by ``LLAMAREC_DATA``), else from the cache
+(``LLAMAREC_CACHE``, else the user's own), else from the official address, verified by checksum and counts.
 ``ml-100k-1998`` comes with the Python package recbole instead. Data of a user's own is in the tidy form,
 ``interactions.csv`` (user_id, item_id, timestamp) and ``items.csv`` (item_id, title), or in RecBole's, ``NAME.inter``
 and ``NAME.item``, each plain or gzipped.
@@ -47,10 +43,8 @@ class Layout:
     header: Sequence[str] = ()  #: all columns of interactions that have no header line
     parse: Callable[[str], Any] | None = None  #: reads a line of Amazon's metadata, where titles stand in such a file
     clean: Callable[[str], str] = clean_product_title
-    folder: str = (
-        ""  #: inside the one that the user names, in which the files may lie beside one of the data set's name
-    )
-    downloads: Mapping[str, str | None] = field(default_factory=dict)  #: official address → SHA-256, where published
+    folder: str = ""  #: other name of the folder in which the files may lie, inside the one that the user names
+    downloads: Mapping[str, str | None] = field(default_factory=dict)  #: address, or file in the package → SHA-256
     counts: tuple[int, int, int] | None = None  #: users, items and interactions kept, which verify a download as well
 
 
@@ -59,20 +53,19 @@ _GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 _SNAP = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 _UCSD = "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_v2/metaFiles2"
 
-RECBOLE_SHA256 = {
-    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-}
-"""SHA-256 of the files of ``ml-100k-1998``, computed from recbole 1.2.1."""
-
-# The checksum of ml-latest-small.zip is the one that TensorFlow Datasets publishes; those of the Amazon files of 2014
-# are recorded by public copies and loaders of them. None is published for the metadata of 2018: the counts decide.
+# The checksums of ml-100k-1998 are of recbole 1.2.1, that of ml-latest-small.zip is the one that TensorFlow Datasets
+# publishes, and those of the Amazon files of 2014 are recorded by public copies and loaders of them. None is published
+# for the metadata of 2018: the counts decide.
 KNOWN = {
     "ml-100k-1998": Layout(  # MovieLens 100K of 1998, which comes with the Python package recbole
         "ml-100k.inter",
         "ml-100k.item",
         items={"item_id": "item_id", "title": "movie_title", "year": "release_year"},
         clean=clean_movie_title,
+        downloads={
+            "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+            "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+        },
     ),
     "ml-100k": Layout(  # MovieLens ml-latest-small of 2018-09, which the paper calls ML-100k
         "ratings.csv",
@@ -123,9 +116,6 @@ def load_dataset(
         name: One of :data:`KNOWN`, or a data set of your own.
         folder: Holds the raw files, or holds them in a folder of the data set's name; ``LLAMAREC_DATA`` if not given.
         columns: For data of your own: our names of columns → those in the files, or ``user_id=uid,title=name``.
-
-    Raises:
-        InputError: the name is unknown, a file is missing, broken or not the published one, or too little is left.
     """
     found = _find(name, folder, columns)
     if found:
@@ -229,7 +219,7 @@ def _from_recbole(name: str) -> Dataset:
     except importlib.metadata.PackageNotFoundError:
         raise InputError(f"{name} comes with the package recbole, which is not installed: {remedy}.") from None
     folder = Path(distribution.locate_file("recbole/dataset_example/ml-100k"))
-    for file, checksum in RECBOLE_SHA256.items():
+    for file, checksum in KNOWN[name].downloads.items():
         if not (folder / file).is_file() or sha256(folder / file) != checksum:
             raise InputError(f"{folder / file} is not the file that recbole 1.2.1 ships: {remedy}.")
     return _read(name, KNOWN[name], _files(KNOWN[name], folder), origin=f"recbole {distribution.version}")
@@ -257,13 +247,7 @@ def _from_downloads(name: str) -> Dataset:
 
 
 def fetch(address: str, checksum: str | None) -> Path:
-    """Return the cached copy of a file, downloaded if it is not in the cache yet or was altered there.
-
-    The environment variable ``LLAMAREC_MIRROR`` replaces the folder of the address.
-
-    Raises:
-        InputError: the file cannot be had, arrived truncated or altered, or the disk is full; nothing of it is kept.
-    """
+    """Return the cached copy of a file, downloaded (``LLAMAREC_MIRROR`` replaces the address's folder) if need be."""
     parent, _, name = address.rpartition("/")
     url = f"{(os.environ.get('LLAMAREC_MIRROR') or parent).rstrip('/')}/{name}"
     folder = cache_folder("data")

@@ -40,12 +40,8 @@ def read_table(path: SourcePath, columns: Mapping[str, str], *, header: Sequence
     Times are whole numbers, decimal numbers or ISO 8601 dates. Whole numbers stay as they are, all others are replaced
     by their ranks: order and ties are exact. In a table without times, an item stands once.
 
-    ``columns`` maps our name of each column to read to its name in the file; other columns are ignored. ``header``
-    names all columns in order, for a file with commas and without a header line.
-
-    Raises:
-        InputError: the file is empty, truncated or not UTF-8, lacks a column, or leaves a quote open; or a row has a
-            wrong number of fields, a field that is too long, an empty or repeated id, or a time unlike the others.
+    ``columns`` maps our name of each column to its name in the file. ``header`` names all columns in order, for a file
+    with commas and without a header line.
     """
     raw = b"".join(_lines(path))
     try:
@@ -105,8 +101,7 @@ def _header(path: SourcePath, text: str, wanted: Sequence[str]) -> tuple[str, li
 def _rows(path: SourcePath, reader: Any, *, width: int) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which a row starts, and its fields.
 
-    A quote that is left open takes in rows, up to the next quote or the end: all lines but the first look like rows, or
-    text follows that quote.
+    A quote that is left open takes in rows: all lines but the first look like rows, or text follows the closing quote.
     """
     start, delimiter = 1, reader.dialect.delimiter
     open_quote = "opens a quote that is not closed before the next row: close it, or take it away"
@@ -162,12 +157,9 @@ def _time(text: str) -> tuple[str, int | Decimal | pd.Timestamp | None]:
 
 
 def read_metadata_titles(path: SourcePath, parse: Callable[[str], Any]) -> dict[str, str]:
-    """Read the titles of an Amazon metadata file by item id, as they stand there; of several the last one counts.
+    """Read the titles of an Amazon metadata file by item id; of several the last one counts.
 
     ``parse`` turns a line into a record with the keys ``asin`` and ``title``.
-
-    Raises:
-        InputError: the file is truncated, or a line is not a record.
     """
     titles = {}
     for number, line in enumerate(_lines(path), start=1):

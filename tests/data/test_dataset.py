@@ -27,25 +27,11 @@ def test_the_last_two_items_are_the_targets_and_what_stands_before_them_the_hist
     assert dataset.targets("validation").tolist() == [2, 3]
     assert dataset.targets("test").tolist() == [4, 1]
     assert dataset.sequence(1).tolist() == [2, 3, 1]
-
-
-def test_sequences_are_int32_views(dataset):
-    for sequence in (dataset.sequence(1), dataset.train(1), dataset.history(1, "test")):
-        assert np.shares_memory(sequence, dataset.items)
-        assert sequence.dtype == np.int32
-    assert dataset.targets("test").dtype == np.int32
-    assert dataset.offsets.dtype == np.int64
-
-
-def test_statistics_are_the_row_of_table_2(dataset):
+    assert np.shares_memory(dataset.train(1), dataset.items)
+    assert dataset.train(1).dtype == dataset.targets("test").dtype == np.int32
     assert dataset.statistics() == {
-        "dataset": "example",
-        "users": 2,
-        "items": 4,
-        "interactions": 7,
-        "mean_length": 3.5,
-        "density": 7 / 8,
-    }
+        "dataset": "example", "users": 2, "items": 4, "interactions": 7, "mean_length": 3.5, "density": 7 / 8,
+    }  # fmt: skip
 
 
 def changed(dataset, **change):
@@ -81,27 +67,15 @@ def test_what_was_saved_is_loaded(dataset, tmp_path):
     assert loaded.sequence(1).tolist() == [2, 3, 1]
 
 
-def put_a_table_of_another_data_set(dataset, folder, file):
-    changed(dataset, items=dataset.items[::-1], titles=["", *"abcd"]).save(folder / "other")
-    (folder / "other" / file).replace(folder / file)
-
-
-DAMAGE = {
-    "missing": lambda dataset, folder, file: (folder / file).unlink(),
-    "cut": lambda dataset, folder, file: (folder / file).write_bytes((folder / file).read_bytes()[:300]),
-    "another's": put_a_table_of_another_data_set,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("file", ["items.parquet", "sequences.parquet", "dataset.json"])
-def test_a_missing_truncated_or_foreign_file_is_noticed(dataset, tmp_path, file, damage):
+def test_a_missing_truncated_or_foreign_file_is_noticed(dataset, tmp_path, file):
+    changed(dataset, items=dataset.items[::-1], titles=["", *"abcd"]).save(tmp_path / "other")
     dataset.save(tmp_path)
-    DAMAGE[damage](dataset, tmp_path, file)
-    if (damage, file) == ("cut", "dataset.json"):  # it has fewer bytes
-        (tmp_path / file).write_text((tmp_path / file).read_text()[:50])
-    with pytest.raises(InputError, match="altered or only half written|dataset.json is (missing|not valid JSON)"):
-        Dataset.load(tmp_path)
+    damaged = tmp_path / file
+    for content in (damaged.read_bytes()[:50], (tmp_path / "other" / file).read_bytes(), None):
+        damaged.unlink() if content is None else damaged.write_bytes(content)
+        with pytest.raises(InputError, match="altered or only half written|dataset.json is (missing|not valid JSON)"):
+            Dataset.load(tmp_path)
 
 
 TITLES = ["", "Alien", "alien!", "#####", "🔥", "Soap & Water", "Soap & Water", "soap, water", "Crème brûlée",
@@ -125,12 +99,10 @@ def shop():
     ("name", "item"),
     [
         ("Alien", 1),  # exactly, though another differs only in case and punctuation
-        ("alien!", 2),
         ("#####", 3),  # symbols alone
         ("🔥", 4),
         ("soap, water", 7),
         ("crème BRÛLÉE", 8),
-        ("kimchi (김치)", 9),
         (" Kimchi \n김치 ", 9),
         ("i5", 5),  # an id
         ("i2", 2),  # an id, though another item has it for a title
@@ -143,12 +115,10 @@ def test_an_item_is_found_by_id_then_exact_title_then_title_but_for_case_and_pun
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Soap &amp; Water", r"2 items of shop are called 'Soap & Water': give an id, i5, i6\.$"),
-        ("ALIEN", r"2 items of shop are called 'ALIEN': give an id, i1, i2\."),
-        ("SOAP WATER!", r"3 items of shop are called 'SOAP WATER!': give an id, i5, i6, i7\."),
-        ("gift card", r"7 items .* 'gift card': give an id, i11, i12, i13, i14, i15 or one of 2 more\."),
+        ("Soap &amp; Water", r"2 items of shop are called 'Soap & Water': give an id, e\.g\. i5, i6\.$"),
+        ("SOAP WATER!", r"3 items of shop are called 'SOAP WATER!': give an id, e\.g\. i5, i6, i7\."),
+        ("gift card", r"7 items .* 'gift card': give an id, e\.g\. i11, i12, i13, i14, i15\.$"),
         ("Aliens", "No item of shop is called 'Aliens': did you mean 'Alien' or 'alien!' or"),
-        ("####", "No item of shop is called '####': did you mean"),
         ("", "No item of shop is called ''"),
         ("x" * 3_000_000, "No item of shop is called 'xxx"),
     ],
