@@ -1,16 +1,14 @@
-"""The one training loop: steps, validation, the best weights, checkpoints, resuming, early stopping, a time budget.
+"""The one training loop, of retrievers, ranker and tuned baselines: a :class:`Task`, trained by a :class:`Plan`.
 
-Retrievers, the ranker and the tuned baselines are trained here. What differs between them is a :class:`Task`; how long
-and by which rules it is trained is a :class:`Plan`.
-
-A task's randomness must depend on the number of the step, never on what was drawn before. Then a run that is killed and
-goes on from its checkpoint ends with the same weights, bit for bit, as one that was left alone on the same machine,
-unless a time budget lets the clock decide. Several processes (``accelerate launch``, ``torchrun``) all run this loop;
-the main process writes.
+A task's randomness must depend on the number of the step alone. Then a run that is killed and goes on from its
+checkpoint ends with the same weights, bit for bit, as one that was left alone on the same machine, unless a time budget
+lets the clock decide. Several processes (``accelerate launch``, ``torchrun``) all run this loop; the main one writes.
 """
 
+import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
 
-from llamarec_core.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, under
 from llamarec_core.files import InputError, alone, replacing, write_json
 from llamarec_core.provenance import circumstances, peak_memory_mib
 
@@ -40,10 +39,10 @@ class Task(Protocol):
     counts: tuple[str, ...]  # what the curve adds up over the whole run, by name
 
     def step(self, number: int) -> list[dict[str, float]]:
-        """Take optimiser step ``number``, which counts from 0.
+        """Take optimiser step ``number``, from 0.
 
-        Returns one dictionary for each forward pass of this process: ``loss``, ``terms`` (over how many ``loss`` is
-        summed; 1 where it is left out) and the task's ``counts``.
+        Returns for each forward pass of this process ``loss``, ``terms`` (over how many it is summed; left out, 1) and
+        the task's ``counts``.
         """
 
     def validate(self, steps: int) -> dict[str, Any]:
@@ -61,13 +60,10 @@ class Plan:
     """How a task is trained."""
 
     steps: int  # at most
-    validate_every: int
-    """Steps between two validations; a checkpoint is written at each. The last step is validated too."""
-    kept_by: str
-    """Column of the curve by which the best weights are kept; higher is better, the earliest of equals wins."""
+    validate_every: int  # steps; a checkpoint is written at each validation, and the last step is validated too
+    kept_by: str  # the best weights have the highest value of this column of the curve, the earliest of equals
     patience: int | None = None  # validations without a better one after which training stops
-    warmup_steps: int | None = None
-    """Steps over which the learning rate rises, before it falls to zero, both linearly; ``None`` keeps it constant."""
+    warmup_steps: int | None = None  # the learning rate rises, then falls to zero, linearly; None keeps it constant
     minutes: float | None = None  # time budget, validations included
     validate_first: bool = False  # before the first step too
     first_counts: bool = True  # as the best, which fresh weights should not be
@@ -85,16 +81,14 @@ def train(
 ) -> Tensors:
     """Train a task in place, or go on with the run whose checkpoint ``folder`` holds; return the best weights.
 
-    While it runs, the folder holds ``checkpoint.safetensors``. In the end it holds what ``save`` writes,
-    ``circumstances.json`` (commit, machine, peak memory, steps, seconds) and the curve, ``training.csv``. The curve has
-    one row a validation: ``step``, ``seconds``, the task's counts, ``training_loss`` (mean since the row before) and
-    what the validation returned.
+    In the end the folder holds what ``save`` writes, ``circumstances.json`` (commit, machine, peak memory, steps,
+    seconds) and the curve, ``training.csv``, with one row a validation: ``step``, ``seconds``, the task's counts,
+    ``training_loss`` (mean since the row before) and what the validation returned.
 
     Args:
         folder: of the run; several processes need one that all of them see.
         identity: what a checkpoint must share with this run, as JSON values.
-        save: writes the best weights, given them and their row of the curve without ``seconds``, so that the same
-            weights are the same bytes. The main process alone calls it.
+        save: writes the best weights, given them and their row without ``seconds``, which would change the bytes.
 
     Raises:
         InputError: the folder holds a run of another identity, another process is at work there, or the loss is no
@@ -142,10 +136,9 @@ class _Run:
         self._started = time.perf_counter()
 
     def take_steps(self, bar: tqdm) -> None:
-        # up to the next validation, at least one
         stop = min(self.step + self.plan.validate_every, self.plan.steps)
         left = self._time_left()
-        while True:
+        while True:  # at least once
             for group, rate in zip(self.task.optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate * learning_rate_factor(self.plan, self.step, time_left=left)
             passes = self.task.step(self.step)
@@ -170,11 +163,8 @@ class _Run:
         passes = self._gather(self._passes)
         earlier = self.curve[-1] if self.curve else {}
         counts = {name: earlier.get(name, 0) + sum(counted[name] for counted in passes) for name in self.task.counts}
-        # an exact sum, so that the mean does not depend on the number of processes
-        terms = sum(counted.get("terms", 1) for counted in passes)
-        loss = math.fsum(counted["loss"] for counted in passes) / terms if passes else None
-        seconds = round(time.perf_counter() - self._started, 1)
-        self.curve.append({"step": self.step, "seconds": seconds, **counts, "training_loss": loss, **metrics})
+        row = {"step": self.step, "seconds": round(time.perf_counter() - self._started, 1), **counts}
+        self.curve.append(row | {"training_loss": _mean_loss(passes), **metrics})
         self._passes = []
         if self.best_row() == len(self.curve) - 1:
             self.best = {name: tensor.detach().clone() for name, tensor in self.task.tensors().items()}
@@ -192,9 +182,7 @@ class _Run:
 
     def figures(self) -> str:
         # for the progress bar: the mean of the latest losses and the latest validation
-        recent = self._passes[-10:]
-        terms = sum(counted.get("terms", 1) for counted in recent)
-        shown = [f"loss {sum(counted['loss'] for counted in recent) / terms:.3f}"] if recent else []
+        shown = [f"loss {_mean_loss(self._passes[-10:]):.3f}"] if self._passes else []
         if self.curve:
             shown.append(f"validation {self.plan.kept_by} {self.curve[-1][self.plan.kept_by]:.4f}")
         return ", ".join(shown)
@@ -202,19 +190,25 @@ class _Run:
     def state(self) -> dict[str, Any]:
         tensors = {f"present.{name}": tensor for name, tensor in self.task.tensors().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        progress = {"curve": self.curve, "validation_seconds": self._validation_seconds}
-        return {"tensors": tensors | optimizer_tensors(self.task.optimizer), "progress": progress}
+        for number, state in self.task.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{quantity}": value for quantity, value in state.items()}
+        return {"tensors": tensors, "progress": {"curve": self.curve, "validation_seconds": self._validation_seconds}}
 
     def restore(self, tensors: Tensors, progress: dict[str, Any]) -> None:
-        self.task.restore(under("present.", tensors))
-        restore_optimizer(self.task.optimizer, tensors)
-        self.best, self.curve = under("best.", tensors), progress["curve"]
+        self.task.restore(_under("present.", tensors))
+        state: dict[int, Tensors] = defaultdict(dict)
+        for name, value in _under("optimizer.", tensors).items():
+            number, quantity = name.split(".")
+            state[int(number)][quantity] = value
+        optimizer = self.task.optimizer
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.best, self.curve = _under("best.", tensors), progress["curve"]
         self.step = self.curve[-1]["step"]
         self._started -= self.curve[-1]["seconds"]
         self._validation_seconds = progress["validation_seconds"]
 
     def _time_left(self) -> float:
-        """Return the share of the time budget that is left for steps; the main process's clock counts."""
+        # the share of the budget that is left for steps; the main process's clock counts
         if self.plan.minutes is None:
             return 1.0
         budget = max(60 * self.plan.minutes - self._validation_seconds, 1e-9)  # one more validation follows
@@ -229,11 +223,62 @@ class _Run:
         return gather_object(values)
 
 
+def _mean_loss(passes: list[dict[str, float]]) -> float | None:
+    # an exact sum, so that the mean does not depend on the number of processes
+    terms = sum(counted.get("terms", 1) for counted in passes)
+    return math.fsum(counted["loss"] for counted in passes) / terms if passes else None
+
+
 def learning_rate_factor(plan: Plan, step: int, *, time_left: float = 1.0) -> float:
     """Return what a step's learning rate is multiplied by: a linear rise, then a linear fall to zero."""
-    by_time = min(1.0, time_left / COOL_DOWN)
-    if plan.warmup_steps is None:
-        return by_time
-    if step < plan.warmup_steps:
-        return min(step / plan.warmup_steps, by_time)
-    return min((plan.steps - step) / (plan.steps - plan.warmup_steps), by_time)
+    factor, warmup = 1.0, plan.warmup_steps
+    if warmup is not None:
+        factor = step / warmup if step < warmup else (plan.steps - step) / (plan.steps - warmup)
+    return min(factor, time_left / COOL_DOWN)
+
+
+def save_checkpoint(path: Path, *, tensors: Tensors, progress: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all: ``progress``, where the run stands, and ``settings`` are JSON values."""
+    # one entry: safetensors writes several in an order that changes from run to run
+    header = {"llamarec": json.dumps({"progress": progress, "settings": settings})}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:
+            if "No space left" in str(error):  # which safetensors reports as an error of its own
+                raise OSError(28, str(error)) from error
+            raise
+
+
+def load_checkpoint(path: Path, *, settings: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Read a checkpoint of these settings back as (tensors, progress)."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["llamarec"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        progress, stored = header["progress"], header["settings"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not a whole checkpoint ({error}): delete it to start this step again.") from None
+    # a backbone's name says nothing beside the hash of its weights
+    undecided = "backbone" if "backbone_sha256" in stored else "backbone_sha256"
+    name = first_difference(stored, {name: value for name, value in settings.items() if name != undecided})
+    if name:
+        raise InputError(
+            f"{path} was written with {name} = {stored.get(name)!r}, but this run has {name} = {settings[name]!r}: "
+            "delete it to start this step again, or restore the setting."
+        )
+    return tensors, progress
+
+
+def first_difference(stored: dict[str, Any], settings: dict[str, Any]) -> str | None:
+    """Return the name of the run's first setting that is not as stored, or none; one that was not stored was off."""
+    # through JSON, so that a tuple and the list that it was stored as count as equal
+    for name, value in json.loads(json.dumps(settings)).items():
+        if stored[name] != value if name in stored else bool(value):
+            return name
+    return None
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

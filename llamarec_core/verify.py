@@ -28,7 +28,6 @@ import numpy as np
 import pandas as pd
 
 from llamarec_core import records
-from llamarec_core.checkpoint import first_difference
 from llamarec_core.evaluation.conclusions import check_conclusions
 from llamarec_core.files import InputError, read_json, write_json
 from llamarec_core.grid import Grid, grid_table
@@ -40,6 +39,7 @@ from llamarec_core.report.show import show_table, to_latex
 from llamarec_core.report.tables import Tables
 from llamarec_core.retrieval import read_ranks, sampled_users
 from llamarec_core.settings import Profile, load_profile
+from llamarec_core.training import first_difference
 
 FRESH = ("quick",)  # profiles whose results are made again within minutes, and must be of the present notebooks
 TABLES = ("table1", "table2", "table3", "comparison", "floors")  # of every profile with results

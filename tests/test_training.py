@@ -8,7 +8,7 @@ import torch
 
 from llamarec_core import training
 from llamarec_core.files import InputError
-from llamarec_core.training import Plan, learning_rate_factor, train
+from llamarec_core.training import Plan, learning_rate_factor, load_checkpoint, save_checkpoint, train
 
 IDENTITY = {"seed": 0}
 
@@ -119,14 +119,6 @@ def test_a_run_that_breaks_off_goes_on_to_the_same_end(run, tmp_path):
     assert outcome[2].drop(columns="seconds").equals(undisturbed[2].drop(columns="seconds"))
 
 
-def test_a_checkpoint_of_another_run_is_refused(run, tmp_path, monkeypatch):
-    with pytest.raises(InputError):
-        run(Counting({}, losses={3: float("inf")}), steps=4)
-    monkeypatch.setitem(IDENTITY, "seed", 1)
-    with pytest.raises(InputError, match="seed = 0"):
-        run(Counting({}), steps=4)
-
-
 def test_a_folder_has_one_process_and_a_record_of_the_code_at_its_start(run, tmp_path, monkeypatch):
     state = {"git_commit": "before"}
     monkeypatch.setattr(training, "circumstances", lambda root: dict(state))
@@ -152,3 +144,22 @@ def test_a_time_budget_ends_the_run_and_the_learning_rate_with_it(run, monkeypat
     assert curve["seconds"].tolist() == [5, 20, 35, 50, 60]
     assert len(task.taken) == 35
     assert task.optimizer.param_groups[0]["lr"] == pytest.approx(1 / 55 / 0.2)  # the last step had a second left
+
+
+def test_a_checkpoint_returns_what_was_saved_to_a_run_of_the_same_settings_only(tmp_path):
+    path, settings = tmp_path / "checkpoint.safetensors", {"dim": 4, "modules": ("q_proj", "v_proj")}
+    saved = {"weight": torch.arange(6.0).reshape(2, 3).T, "step": torch.tensor(7, dtype=torch.int64)}
+    save_checkpoint(path, tensors=saved, progress={"iteration": 3, "best": 0.25}, settings=settings)
+    tensors, progress = load_checkpoint(path, settings=settings | {"younger": 0})  # which was off then
+    assert torch.equal(tensors["weight"], saved["weight"])
+    assert tensors["step"].dtype == torch.int64
+    assert progress == {"iteration": 3, "best": 0.25}
+    with pytest.raises(InputError, match="written with dim = 4, but this run has dim = 8: delete it"):
+        load_checkpoint(path, settings=settings | {"dim": 8})
+    with pytest.raises(InputError, match="written with younger = None, but this run has younger = 8"):
+        load_checkpoint(path, settings=settings | {"younger": 8})
+    whole = path.read_bytes()
+    for keep in (0, 4, 40, 200):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(InputError, match="not a whole checkpoint.*delete it to start this step again"):
+            load_checkpoint(path, settings=settings)

@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError, replacing, write_json
 from llamarec_core.ranking.backbone import backbone_name, backbone_sha256, load_backbone, quietly
@@ -26,7 +25,7 @@ from llamarec_core.ranking.verbalizer import NextTokenLogits
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.seeds import torch_seed
 from llamarec_core.settings import RankerSettings
-from llamarec_core.training import Plan, Tensors, train
+from llamarec_core.training import Plan, Tensors, load_checkpoint, save_checkpoint, train
 
 if TYPE_CHECKING:  # slow to import, and serving does without them
     from accelerate import Accelerator
