@@ -15,5 +15,4 @@ from llamarec_core.retrieval.candidates import (
     write_ranks,
 )
 from llamarec_core.retrieval.fit import fit_retriever, load_retriever
-from llamarec_core.retrieval.lru import LRURec
-from llamarec_core.retrieval.recommender import Retriever, SequentialRecommender
+from llamarec_core.retrieval.recommender import Retriever

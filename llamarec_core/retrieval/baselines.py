@@ -16,15 +16,9 @@ MASKED = 0.2
 
 
 class SASRec(SequentialRecommender):
-    """Self-attentive sequential recommendation (Kang and McAuley, 2018, arXiv 1808.09781).
+    """Self-attentive sequential recommendation (Kang and McAuley, 2018, arXiv 1808.09781, equations 1 to 6).
 
-    Item embeddings, scaled by √dim, plus position embeddings (their equation 1) go through blocks of causal
-    self-attention (equations 2 to 5) and a position-wise feed-forward network (equation 6)::
-
-        x ← x + Dropout(Attention(LayerNorm(x), x, x)),        x ← x + Dropout(FFN(LayerNorm(x))),
-
-    and a last LayerNorm. The published loss tells the next item from one random other item, which undersells SASRec
-    (Klenitskiy and Vasilev, 2023).
+    Its published loss, against one random other item, undersells it (Klenitskiy and Vasilev, 2023).
     """
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
@@ -38,10 +32,7 @@ class SASRec(SequentialRecommender):
         self._initialise()
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Read whole histories; see the base class.
-
-        Attention looks back only, so that padding on the right cannot reach a real position and no mask is needed.
-        """
+        """Read whole histories; attention looks back only, so that padding reaches no real position."""
         dim = self.embedding.embedding_dim
         x = self.dropout(self.embedding(sequences) * dim**0.5 + self.positions(_ages(sequences)))
         for block in self.blocks:
@@ -50,7 +41,7 @@ class SASRec(SequentialRecommender):
 
 
 class CausalBlock(nn.Module):
-    """Causal multi-head self-attention and a feed-forward network, each with LayerNorm before and residual after."""
+    """x ← x + Dropout(Attention(LayerNorm(x), x, x)), causal, then x ← x + Dropout(FFN(LayerNorm(x)))."""
 
     def __init__(self, dim: int, *, heads: int, dropout: float):
         super().__init__()
@@ -80,14 +71,9 @@ class CausalBlock(nn.Module):
 class BERT4Rec(SequentialRecommender):
     """Bidirectional encoder representations (Sun et al., 2019, arXiv 1904.06690).
 
-    A transformer that looks both ways (their equations 1 to 6) restores hidden items, and only those are learnt
-    (equation 8). To predict the next item a mask is put behind the history, and its state scores the catalogue
-    (equation 7)::
-
-        s(h) = LayerNorm(GELU(h W + b)) E^⊤ + b_items.
-
-    The paper's equation has no LayerNorm there; the authors' code has, and learns badly without. Others stand before
-    each layer here, as in SASRec, which trains a small model more steadily than behind it, as published.
+    A transformer that looks both ways restores hidden items, and only those are learnt (their equation 8). A mask
+    behind the history predicts the next item: ``s(h) = LayerNorm(GELU(h W + b)) E^⊤ + b_items`` (equation 7; the
+    LayerNorm is the authors' code's). The others stand before each layer, which trains small models more steadily.
     """
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
@@ -106,22 +92,18 @@ class BERT4Rec(SequentialRecommender):
         self._initialise()
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Read sequences with masks in them, (batch, length), into the states of all places, (batch, length, dim)."""
+        """Read sequences with masks in them, (batch, length), into states, (batch, length, dim)."""
         x = self.embedding_norm(self.embedding(sequences) + self.positions(_ages(sequences)))
         x = self.encoder(self.dropout(x), src_key_padding_mask=sequences == 0)
         return self.out_norm(F.gelu(self.out_projection(x)))
 
     def last_states(self, histories: list[Tensor]) -> Tensor:
-        """Read histories into the states that predict what comes next, (batch, dim), at a mask behind each history."""
+        """Read histories into the states at a mask behind each, (batch, dim)."""
         mask = torch.tensor([self.mask], device=self.embedding.weight.device)
         return super().last_states([torch.cat([history, mask]) for history in histories])
 
     def training_states(self, sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Hide items at random and return the states at their places with the items: (positions, dim) and (positions,).
-
-        Each place is masked with probability :data:`MASKED`. In one sequence of ten only the last item is, as when the
-        next item is predicted (section 3.6), and so it is where chance masks nothing.
-        """
+        """Mask items at random; in one sequence of ten, and where chance masks none, the last alone (section 3.6)."""
         padded = pad_sequence([sequence[-self.max_length :] for sequence in sequences], batch_first=True)
         device = padded.device
         masked = (torch.rand(padded.shape, device=device) < MASKED) & (padded > 0)  # (batch, length)
@@ -132,15 +114,13 @@ class BERT4Rec(SequentialRecommender):
 
 
 class NARM(SequentialRecommender):
-    """Neural attentive session-based recommendation (Li et al., 2017, arXiv 1711.04725).
+    """Neural attentive session-based recommendation (Li et al., 2017, arXiv 1711.04725, equations 5 to 10).
 
-    A gated recurrent unit reads the items (their section 3.3). Its last state is the *global* encoder's summary; the
-    *local* encoder adds up all states so far, each weighted by how it fits the last (section 3.4, equations 5 to 8)::
+    The last state of a gated recurrent unit stands beside the sum of all states, weighted by how they fit the last::
 
-        α_tj = v^⊤ σ(A_1 h_t + A_2 h_j),        c_t = [h_t ; Σ_{j ≤ t} α_tj h_j],
+        α_tj = v^⊤ σ(A_1 h_t + A_2 h_j),        c_t = [h_t ; Σ_{j ≤ t} α_tj h_j],        s = (c_t B) E^⊤.
 
-    and a bilinear decoder compares the two with an item (equation 10): ``s = (c_t B) E^⊤``. Every prefix of a sequence
-    is a session here, so that NARM learns from every position, as the other retrievers do.
+    Every prefix of a sequence is a session here, so that NARM learns from every position, as the others do.
     """
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
@@ -161,7 +141,7 @@ class NARM(SequentialRecommender):
         return self._decode(states, states)
 
     def last_states(self, histories: list[Tensor]) -> Tensor:
-        """Read histories into the states that predict what comes next, (batch, dim); only the last is compared."""
+        """Read histories into their last states, (batch, dim): only these are compared with the others."""
         states = self._read(pad_sequence(histories, batch_first=True))  # (batch, length, dim), zero behind a history
         last = torch.tensor([len(history) - 1 for history in histories])
         return self._decode(states[torch.arange(len(histories)), last, None], states)[:, 0]
@@ -176,8 +156,7 @@ class NARM(SequentialRecommender):
     def _decode(self, last: Tensor, states: Tensor) -> Tensor:
         """Compare the ends of sequences, (batch, ends, dim), with all states up to each, and map both to item space."""
         pairs = torch.sigmoid(self.query(last)[:, :, None] + self.key(states)[:, None])  # (batch, ends, length, dim)
-        weights = self.fit(pairs)[..., 0]  # α, (batch, ends, length)
-        weights = weights.tril(states.shape[1] - last.shape[1])
+        weights = self.fit(pairs)[..., 0].tril(states.shape[1] - last.shape[1])  # α, (batch, ends, length)
         return self.decoder(self.dropout(torch.cat([last, weights @ states], dim=-1)))
 
 

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,8 +31,7 @@ def training_steps(
     ours = LRURec(dataset.n_items, settings).train()
     theirs = published(ours).train()
     task = GradientTask(ours, dataset, settings, seed=seed)
-    task.step(0)  # draws the epoch's batches
-    batches = itertools.cycle([task.sequences[number] for number in batch] for batch in task.batches)
+    batches = itertools.cycle([task.sequences[number] for number in batch] for batch in task.draw_batches(0))
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     numbers = itertools.cycle(range(task.steps_per_epoch))
 
@@ -59,10 +59,7 @@ def serving_steps(model: LRURec, length: int) -> dict[str, Callable[[], object]]
 def time_search(
     search: Callable[[int], np.ndarray], n_queries: int, best: list[np.ndarray] | None = None
 ) -> tuple[list[np.ndarray], dict[str, float]]:
-    """Search for one query after the other, by its number: the items found, and what it took.
-
-    ``recall@20`` counts against ``best``, what exact search found; by default this search is exact.
-    """
+    """Search for one query after the other, by number: the items found, and the time and the recall of the ``best``."""
     found, seconds = [], []
     for number in range(n_queries):
         started = time.perf_counter()
@@ -75,26 +72,23 @@ def time_search(
 def search_times(
     catalogue: str, items: np.ndarray, bias: np.ndarray, states: torch.Tensor, histories: list[np.ndarray]
 ) -> tuple[list[dict[str, object]], list[np.ndarray]]:
-    """Time exact search, then the inverted file with more and more groups looked into.
-
-    ``items`` and ``bias`` are a catalogue's, ``states`` the queries, ``histories`` what each of them excludes.
+    """Time exact search, then the inverted file with more and more groups looked into, for each of ``states``.
 
     Returns rows of ``catalogue``, ``items``, ``index``, ``probes``, ``recall@20``, ``median_seconds`` (a query) and
     ``build_seconds``; and the true best items of each query.
     """
+
+    def search(number: int, index: ItemIndex, **options: int) -> np.ndarray:
+        return index.search(states[[number]], [histories[number]], k=K, **options)[1]
+
     shared = {"catalogue": catalogue, "items": len(items)}
-    exact = ItemIndex(items, bias, exact=True)
-    best, times = time_search(lambda number: exact.search(states[[number]], [histories[number]], k=K)[1], len(states))
+    best, times = time_search(partial(search, index=ItemIndex(items, bias, exact=True)), len(states))
     rows = [shared | {"index": "exact", "probes": None} | times | {"build_seconds": 0.0}]
     started = time.perf_counter()
     inverted = ItemIndex(items, bias, exact=False)
     built = {"build_seconds": time.perf_counter() - started}
     for probes in PROBES:
-
-        def search(number: int, probes: int = probes) -> np.ndarray:
-            return inverted.search(states[[number]], [histories[number]], k=K, probes=probes)[1]
-
-        _, times = time_search(search, len(states), best)
+        _, times = time_search(partial(search, index=inverted, probes=probes), len(states), best)
         rows.append(shared | {"index": "inverted file", "probes": probes} | times | built)
     return rows, best
 

@@ -5,8 +5,7 @@ order of item ids, so that a file does not depend on the batch size or on the so
 
     rank = 1 + #{i : s_i > s_target} + #{i < target : s_i = s_target},   i over the items outside the history.
 
-The target itself always counts, even where the history holds it already. It is among the k
-candidates exactly when its rank is at most k, and then stands at index rank − 1.
+The target itself always counts, even where the history holds it already.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -77,25 +75,24 @@ def retrieve(
     if k > dataset.n_items:
         raise InputError(f"{dataset.name} has {dataset.n_items} items, but {k} a user are to be kept: take more data.")
     parts = []
-    for some, targets, scores in _scored_batches(model, dataset, split, users):
+    for some, targets, ranks, scores in _scored_batches(model, dataset, split, users):
         top_scores, top_items = top(scores, k)
         if top_scores.isneginf().any():
             user = some[int(top_scores.isneginf().any(1).nonzero()[0])]
             raise InputError(
                 f"User {user} of {dataset.name} has fewer than {k} items outside the history: choose a smaller k."
             )
-        columns = (targets, _ranks(scores, targets), top_items, top_scores)
-        parts.append([some, *(column.numpy(force=True) for column in columns)])
-    *integers, scores = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    together = Candidates(*(column.astype(np.int32) for column in integers), scores)
+        integers = (column.astype(np.int32) for column in (some, targets, ranks, top_items.numpy(force=True)))
+        parts.append([*integers, top_scores.numpy(force=True)])
+    together = Candidates(*map(np.concatenate, zip(*parts, strict=True)))
     return together.take(np.argsort(together.users))
 
 
 def target_ranks(model: Retriever, dataset: Dataset, split: Split, *, users: np.ndarray | None = None) -> np.ndarray:
     """Return the rank of every user's target, int64 (n,): :func:`retrieve` without the candidates."""
-    found = [(some, _ranks(scores, targets)) for some, targets, scores in _scored_batches(model, dataset, split, users)]
-    order = np.argsort(np.concatenate([some for some, _ in found]))
-    return np.concatenate([ranks.numpy(force=True) for _, ranks in found])[order]
+    found = [(some, ranks) for some, _, ranks, _ in _scored_batches(model, dataset, split, users)]
+    of_users, ranks = map(np.concatenate, zip(*found, strict=True))
+    return ranks[np.argsort(of_users)]
 
 
 def sampled_users(n_users: int, count: int | None, split: Split) -> np.ndarray:
@@ -113,78 +110,65 @@ def popularity_scores(dataset: Dataset) -> np.ndarray:
 
 def write_candidates(candidates: Mapping[Split, Candidates], path: Path) -> None:
     """Write the candidates of some splits to one file, whole or not at all."""
-    parts = []
-    for split, of_split in candidates.items():
-        n, k = of_split.items.shape
-        offsets = pa.array(np.arange(0, n * k + 1, k, dtype=np.int32))
-        lists = [pa.ListArray.from_arrays(offsets, matrix.ravel()) for matrix in (of_split.items, of_split.scores)]
-        columns = [of_split.users, pa.array([split] * n), of_split.targets, of_split.ranks, *lists]
-        parts.append(pa.table(columns, schema=CANDIDATES))
-    _write(pa.concat_tables(parts), path)
+    parts = [
+        found.ranks_frame().assign(split=split, items=list(found.items), scores=list(found.scores))
+        for split, found in candidates.items()
+    ]
+    _write(pd.concat(parts), CANDIDATES, path)
 
 
 def load_candidates(path: Path, split: Split) -> Candidates:
     """Read the candidates of one split."""
-    table = _read(path, CANDIDATES)
-    table = table.filter(pc.equal(table["split"], split)).combine_chunks()
-    if not len(table):
+    frame = _read(path, CANDIDATES)
+    frame = frame[frame["split"] == split]
+    if frame.empty:
         raise InputError(f"{path} holds no candidates of split {split!r}: run the step that writes it again.")
-    columns = (table[name].to_numpy() for name in ("user", "target", "rank"))
-    lists = [table[name].combine_chunks() for name in ("items", "scores")]
-    if len(pc.unique(pa.concat_arrays([pc.list_value_length(of_users) for of_users in lists]))) > 1:
-        raise _faulty(path, "lists of several lengths")
-    found = Candidates(*columns, *(of_users.flatten().to_numpy().reshape(len(table), -1) for of_users in lists))
-    if not np.isfinite(found.scores).all():
-        raise _faulty(path, "scores that are not finite")
-    places = np.arange(1, found.items.shape[1] + 1)
-    if ((found.items == found.targets[:, None]) != (places == found.ranks[:, None])).any():
-        raise _faulty(path, "a rank that contradicts the list of candidates")
+    columns = [frame[name].to_numpy() for name in ("user", "target", "rank")]
+    try:
+        found = Candidates(*columns, np.stack(frame["items"]), np.stack(frame["scores"]))
+    except ValueError:  # lists of several lengths
+        raise _faulty(path) from None
+    at_rank = np.arange(1, found.items.shape[1] + 1) == found.ranks[:, None]
+    if not np.isfinite(found.scores).all() or ((found.items == found.targets[:, None]) != at_rank).any():
+        raise _faulty(path)
     return found
 
 
 def write_ranks(ranks: pd.DataFrame, path: Path) -> None:
     """Write a ranks file, whole or not at all; the same ranks give the same bytes."""
-    _write(pa.Table.from_pandas(ranks[RANKS.names], schema=RANKS, preserve_index=False), path)
+    _write(ranks, RANKS, path)
 
 
 def read_ranks(path: Path) -> pd.DataFrame:
     """Read a ranks file."""
-    return _read(path, RANKS).to_pandas()
+    return _read(path, RANKS)
 
 
 @torch.inference_mode()
 def _scored_batches(
     model: Retriever, dataset: Dataset, split: Split, users: np.ndarray | None
-) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Yield (users, targets (batch,), scores (batch, n_items + 1)), with −inf for what the history holds."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Tensor]]:
+    """Yield users, targets and ranks (batch,), and scores (batch, n_items + 1), −inf for what the history holds."""
     all_targets = dataset.targets(split)
-    lengths = np.diff(dataset.offsets)
     users = np.arange(dataset.n_users, dtype=np.int32) if users is None else users
-    users = users[np.argsort(lengths[users], kind="stable")]  # little padding in a batch
+    users = users[np.argsort(np.diff(dataset.offsets)[users], kind="stable")]  # little padding in a batch
     for start in range(0, len(users), BATCH_SIZE):
         some = users[start : start + BATCH_SIZE]
-        histories = [dataset.history(int(user), split) for user in some]
+        histories = [dataset.history(int(user), split).astype(np.int64) for user in some]
         scores = model.score(histories)  # (batch, n_items + 1)
         if not scores[:, 1:].isfinite().all():  # column 0 is padding
             raise InputError(
                 f"The retriever's scores on {dataset.name} are not finite numbers: "
                 "train it again with a smaller learning_rate."
             )
-        rows = torch.arange(len(some), device=scores.device)
-        targets = torch.from_numpy(all_targets[some].astype(np.int64)).to(scores.device)  # (batch,)
-        target_scores = scores[rows, targets]
-        seen = torch.from_numpy(np.concatenate(histories).astype(np.int64)).to(scores.device)
-        counts = torch.tensor([len(history) for history in histories], device=scores.device)
-        scores[rows.repeat_interleave(counts), seen] = -torch.inf
-        scores[rows, targets] = target_scores
-        yield some, targets, scores
-
-
-def _ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """Rank each target, (batch,), in scores (batch, n_items + 1)."""
-    target_scores = scores.gather(1, targets[:, None])  # (batch, 1)
-    before = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
-    return 1 + ((scores > target_scores) | ((scores == target_scores) & before)).sum(1)
+        targets = torch.from_numpy(all_targets[some].astype(np.int64)).to(scores.device)[:, None]  # (batch, 1)
+        target_scores = scores.gather(1, targets)
+        for row, history in zip(scores, histories, strict=True):
+            row[history] = -torch.inf
+        scores.scatter_(1, targets, target_scores)
+        before = torch.arange(scores.shape[1], device=scores.device) < targets
+        ranks = 1 + ((scores > target_scores) | ((scores == target_scores) & before)).sum(1)
+        yield some, all_targets[some], ranks.numpy(force=True), scores
 
 
 def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -200,32 +184,28 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return top_scores, top_items.gather(1, order)
 
 
-def _write(table: pa.Table, path: Path) -> None:
-    # without the frame's own metadata, which names library versions
-    with replacing(path) as temporary:
+def _write(frame: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
+    table = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
+    with replacing(path) as temporary:  # without the frame's own metadata, which names library versions
         pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
+def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the step that writes it first.") from None
-    except (pa.ArrowInvalid, OSError) as error:  # the latter of a page that is damaged
-        raise InputError(f"{path} is no parquet file ({error}): delete it and run the step that writes it.") from None
-    if not table.schema.equals(schema):
-        expected = ", ".join(f"{field.name} {field.type}" for field in schema)
-        raise InputError(f"{path} must have the columns {expected}: delete it and run the step that writes it.")
-    flat = [column.combine_chunks() for column in table.columns]
-    if any(column.null_count for column in [*flat, *(part.flatten() for part in flat if part.type.num_fields)]):
-        raise _faulty(path, "empty cells")
-    keys = [name for name in ("user", "split") if name in schema.names]
-    if table.group_by(keys).aggregate([]).num_rows < len(table):
-        raise _faulty(path, "a user twice")
-    if len(table) and pc.min(table["rank"]).as_py() < 1:
-        raise _faulty(path, "a rank below 1")
-    return table
+    except (pa.ArrowInvalid, OSError):  # the latter of a page that is damaged
+        raise _faulty(path) from None
+    columns = [column.combine_chunks() for column in table.columns]
+    cells = [*columns, *(column.flatten() for column in columns if column.type.num_fields)]
+    if not table.schema.equals(schema) or any(column.null_count for column in cells):
+        raise _faulty(path)
+    frame = table.to_pandas()
+    if frame.duplicated([name for name in ("user", "split") if name in frame]).any() or (frame["rank"] < 1).any():
+        raise _faulty(path)
+    return frame
 
 
-def _faulty(path: Path, what: str) -> InputError:
-    return InputError(f"{path} holds {what}: delete it and run the step that writes it.")
+def _faulty(path: Path) -> InputError:
+    return InputError(f"{path} is damaged, or no step wrote it so: delete it and run the step that writes it.")

@@ -2,19 +2,17 @@
 
 At each position of a user's training sequence the model predicts the next item among all items, with AdamW, as LRURec
 was published (Yue et al., 2023, section 4.1, and the authors' code). The order of the batches follows from
-(seed, epoch), dropout from (seed, step). The loop is that of :mod:`llamarec_core.training`; the best weights are kept
-as ``retriever.safetensors`` beside what it writes.
+(seed, epoch), dropout from (seed, step).
 """
 
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llamarec_core.checkpoint import load_checkpoint, save_checkpoint
 from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.retrieval.baselines import NARM, BERT4Rec, SASRec
@@ -24,7 +22,7 @@ from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.retrieval.recommender import SequentialRecommender
 from llamarec_core.seeds import rng, torch_seed
 from llamarec_core.settings import RetrieverSettings
-from llamarec_core.training import Plan, train
+from llamarec_core.training import Plan, load_checkpoint, save_checkpoint, train
 
 METHODS = {"lrurec": LRURec, "sasrec": SASRec, "bert4rec": BERT4Rec, "narm": NARM}
 """The retrievers that are trained, by the names that ``RetrieverSettings.method`` gives them."""
@@ -40,43 +38,53 @@ def fit_retriever(
     """Train a retriever, or go on with the training that ``folder`` holds, or return the one it holds finished.
 
     Training ends after ``settings.epochs``, or after ``settings.patience`` validations without a better Recall@10 over
-    the whole catalogue. ItemKNN tries its parameters instead, one set a validation. The global generator of torch is
-    seeded on the way. The model is returned in evaluation mode.
+    the whole catalogue; the best weights are kept as ``retriever.safetensors``. ItemKNN tries its parameters instead,
+    one set a validation. The global generator of torch is seeded on the way.
 
     Raises:
         InputError: ``folder`` holds a run of other settings, data or seed, or the training diverged.
     """
-    checkpoint, finished = folder / "checkpoint.safetensors", folder / "retriever.safetensors"
-    torch.manual_seed(seed)
-    model = _untrained(dataset, settings)
-    identity = _identity(dataset, settings) | {"seed": seed}
-
-    if finished.exists():
-        best, _ = load_checkpoint(finished, settings=identity)
-        checkpoint.unlink(missing_ok=True)  # a kill at the very end of a run leaves it behind
-    else:
+    finished = folder / "retriever.safetensors"
+    if not finished.exists():
+        torch.manual_seed(seed)
         kind = _ItemKNNTask if settings.method == "item_knn" else GradientTask
-        task = kind(model, dataset, settings, seed=seed)
-        best = train(
+        task = kind(_untrained(dataset, settings), dataset, settings, seed=seed)
+        identity = _identity(dataset, settings, seed)
+        train(
             task,
             task.plan,
             folder=folder,
             identity=identity,
             save=lambda tensors, row: save_checkpoint(finished, tensors=tensors, progress=row, settings=identity),
-            description=f"{type(model).__name__} on {dataset.name}",
+            description=f"{type(task.model).__name__} on {dataset.name}",
         )
-    model.load_state_dict(best)
-    return model.eval()
+    model = load_retriever(dataset, settings, folder, seed=seed)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)  # a kill at the very end of a run leaves it behind
+    return model
 
 
-def load_retriever(dataset: Dataset, settings: RetrieverSettings, folder: Path) -> SequentialRecommender | ItemKNN:
-    """Load the retriever that :func:`fit_retriever` left in ``folder``, or raise an :class:`InputError`."""
+def load_retriever(
+    dataset: Dataset, settings: RetrieverSettings, folder: Path, *, seed: int | None = None
+) -> SequentialRecommender | ItemKNN:
+    """Load the retriever of these settings (and seed) that :func:`fit_retriever` left in ``folder``, to evaluate."""
     path = folder / "retriever.safetensors"
     if not path.exists():
         raise InputError(f"{path} is missing: train the retriever first.")
     model = _untrained(dataset, settings)
-    model.load_state_dict(load_checkpoint(path, settings=_identity(dataset, settings))[0])
+    model.load_state_dict(load_checkpoint(path, settings=_identity(dataset, settings, seed))[0])
     return model.eval()
+
+
+def _untrained(dataset: Dataset, settings: RetrieverSettings) -> SequentialRecommender | ItemKNN:
+    if settings.method == "item_knn":
+        return ItemKNN(dataset)
+    return METHODS[settings.method](dataset.n_items, settings)
+
+
+def _identity(dataset: Dataset, settings: RetrieverSettings, seed: int | None) -> dict[str, object]:
+    # what a checkpoint must share with a run to belong to it
+    about = {"dataset": dataset.name, "content_hash": dataset.content_hash, "n_items": dataset.n_items}
+    return settings.model_dump() | about | ({} if seed is None else {"seed": seed})
 
 
 class _RetrieverTask:
@@ -84,7 +92,6 @@ class _RetrieverTask:
 
     counts = ()
     plan: Plan
-    optimizer: torch.optim.Optimizer
 
     def __init__(self, model: nn.Module, dataset: Dataset, settings: RetrieverSettings, *, seed: int):
         self.model, self.dataset, self.settings, self.seed = model, dataset, settings, seed
@@ -107,7 +114,12 @@ class GradientTask(_RetrieverTask):
 
     def __init__(self, model: SequentialRecommender, dataset: Dataset, settings: RetrieverSettings, *, seed: int):
         super().__init__(model, dataset, settings, seed=seed)
-        self.optimizer = make_optimizer(model, settings)
+        # Biases and norms do not decay, as published, nor do ν and θ: zero is no neutral value for these two.
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, eps=ADAM_EPSILON, fused=True)
         self.sequences = training_sequences(dataset, max_length=settings.max_length)
         if not self.sequences:
             raise InputError(f"{dataset.name} holds nothing to learn from: no user has four interactions.")
@@ -119,16 +131,27 @@ class GradientTask(_RetrieverTask):
             kept_by="recall@10",
             patience=settings.patience,
         )
-        self._epoch, self.batches = -1, []
+        self._epoch, self._batches = -1, []
+
+    def draw_batches(self, epoch: int) -> list[np.ndarray]:
+        """Draw an epoch's batches, as numbers of sequences: random pools, each sorted by length and cut, shuffled."""
+        generator, size = rng(self.seed, epoch), self.settings.batch_size
+        lengths = np.array([len(sequence) for sequence in self.sequences])
+        order = generator.permutation(len(lengths))
+        batches = []
+        for pool in np.split(order, range(POOL * size, len(order), POOL * size)):
+            by_length = pool[np.argsort(lengths[pool], kind="stable")]
+            batches += np.split(by_length, range(size, len(pool), size))
+        return [batches[number] for number in generator.permutation(len(batches))]
 
     def step(self, number: int) -> list[dict[str, float]]:
         """Take a step on the next batch of the epoch."""
         epoch, place = divmod(number, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch = epoch
-            self.batches = draw_batches(self.sequences, self.settings, seed=self.seed, epoch=epoch)
+            self._epoch, self._batches = epoch, self.draw_batches(epoch)
         torch.manual_seed(torch_seed(self.seed, number))
-        states, targets = self.model.train().training_states([self.sequences[chosen] for chosen in self.batches[place]])
+        batch = [self.sequences[chosen] for chosen in self._batches[place]]
+        states, targets = self.model.train().training_states(batch)
         loss = self.model.loss(states, targets)  # added up over positions
         self.optimizer.zero_grad()
         # batches differ in their number of positions: divided by its mean, each position of the data weighs the same
@@ -145,11 +168,12 @@ class GradientTask(_RetrieverTask):
 class _ItemKNNTask(_RetrieverTask):
     """ItemKNN, whose step is a try of other parameters."""
 
+    tried: ClassVar = [dict(zip(TRIED, values, strict=True)) for values in product(*TRIED.values())]
+    plan = Plan(steps=len(tried), validate_every=1, kept_by="recall@10")
+
     def __init__(self, model: ItemKNN, dataset: Dataset, settings: RetrieverSettings, *, seed: int):
         super().__init__(model, dataset, settings, seed=seed)
-        self.tried = [dict(zip(TRIED, values, strict=True)) for values in product(*TRIED.values())]
         self.optimizer = torch.optim.SGD(model.parameters())  # takes no step
-        self.plan = Plan(steps=len(self.tried), validate_every=1, kept_by="recall@10")
 
     def step(self, number: int) -> list[dict[str, float]]:
         for name, value in self.tried[number].items():
@@ -161,10 +185,9 @@ class _ItemKNNTask(_RetrieverTask):
 
 
 def training_sequences(dataset: Dataset, *, max_length: int) -> list[Tensor]:
-    """Cut the training split into sequences of at most ``max_length`` + 1 items, int64.
+    """Cut the training split into sequences of at most ``max_length`` + 1 items, int64, from the end.
 
-    Long histories are cut from the end. Neighbouring sequences share one item, so that every item but a user's first is
-    the target of exactly one position.
+    Neighbouring ones share an item, so that every item but a user's first is the target of exactly one position.
     """
     sequences = []
     for user in range(dataset.n_users):
@@ -172,38 +195,3 @@ def training_sequences(dataset: Dataset, *, max_length: int) -> list[Tensor]:
         for end in range(len(items), 1, -max_length):
             sequences.append(items[max(end - max_length - 1, 0) : end])
     return sequences
-
-
-def make_optimizer(model: SequentialRecommender, settings: RetrieverSettings) -> torch.optim.AdamW:
-    """Return AdamW whose decay spares vectors: biases and norms as published, and ν and θ.
-
-    The published code decays ν and θ too, for which zero is no neutral value: a modulus of 1/e and an angle of 1.
-    """
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=ADAM_EPSILON, fused=True)
-
-
-def draw_batches(sequences: list[Tensor], settings: RetrieverSettings, *, seed: int, epoch: int) -> list[np.ndarray]:
-    """Draw the batches of an epoch, as numbers of sequences: random pools, each sorted by length and cut, shuffled."""
-    generator = rng(seed, epoch)
-    lengths = np.array([len(sequence) for sequence in sequences])
-    order = generator.permutation(len(sequences))
-    batches = []
-    for pool in np.split(order, range(POOL * settings.batch_size, len(order), POOL * settings.batch_size)):
-        by_length = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += np.split(by_length, range(settings.batch_size, len(pool), settings.batch_size))
-    return [batches[number] for number in generator.permutation(len(batches))]
-
-
-def _untrained(dataset: Dataset, settings: RetrieverSettings) -> SequentialRecommender | ItemKNN:
-    if settings.method == "item_knn":
-        return ItemKNN(dataset)
-    return METHODS[settings.method](dataset.n_items, settings)
-
-
-def _identity(dataset: Dataset, settings: RetrieverSettings) -> dict[str, Any]:
-    # what a checkpoint must share with a run to belong to it
-    about = {"dataset": dataset.name, "content_hash": dataset.content_hash, "n_items": dataset.n_items}
-    return settings.model_dump() | about

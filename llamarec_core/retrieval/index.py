@@ -1,9 +1,8 @@
 """The best k items of a large catalogue: exactly, or from an inverted file without scoring every item.
 
-An item's score is an inner product once its bias is folded in: ``⟨h, e_i⟩ + b_i = ⟨[h; 1], [e_i; b_i]⟩``. An inverted
-file groups the items round centres and scores the groups whose centres are nearest. It needs distances, and the largest
-inner product is the smallest distance after one more coordinate (Bachrach et al., 2014, section 3.1), with M the
-largest norm of all x_i = [e_i; b_i]::
+A score is an inner product: ``⟨h, e_i⟩ + b_i = ⟨[h; 1], x_i⟩`` with x_i = [e_i; b_i]. An inverted file scores the
+groups whose centres are nearest, and one more coordinate turns the largest inner product into the smallest distance
+(Bachrach et al., 2014, section 3.1), with M the largest norm of all x_i::
 
     ‖[h; 1; 0] − [x_i; sqrt(M² − ‖x_i‖²)]‖² = ‖h‖² + 1 + M² − 2 ⟨[h; 1], x_i⟩.
 """
@@ -19,10 +18,7 @@ POINTS_PER_LIST = 64  # so many items a group are enough to find the centres by
 
 
 class ItemIndex:
-    """An index over the items that a retriever scores: exact, or an inverted file of groups.
-
-    Row i of ``embeddings``, float32 (n_items, dim), is item i + 1.
-    """
+    """An index over a retriever's items, of which row i of ``embeddings``, float32 (n_items, dim), is item i + 1."""
 
     def __init__(self, embeddings: np.ndarray, bias: np.ndarray, *, exact: bool):
         self.items = np.column_stack([embeddings, bias]).astype(np.float32)  # (n_items, dim + 1)
@@ -31,22 +27,21 @@ class ItemIndex:
         if exact:
             self._index = faiss.IndexFlatIP(dimensions)
             self._index.add(self.items)
-        else:
-            squared = (self.items**2).sum(axis=1)
-            lifted = np.column_stack([self.items, np.sqrt(squared.max() - squared)])  # (n_items, dim + 2)
-            self._index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dimensions + 1), dimensions + 1, n_lists(len(lifted)))
-            self._index.cp.min_points_per_centroid = 1  # a warning of faiss's, of no use where all items are given
-            self._index.cp.max_points_per_centroid = POINTS_PER_LIST
-            self._index.train(lifted)
-            self._index.add(lifted)
+            return
+        squared = (self.items**2).sum(axis=1)
+        lifted = np.column_stack([self.items, np.sqrt(squared.max() - squared)])  # (n_items, dim + 2)
+        self._index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dimensions + 1), dimensions + 1, n_lists(len(lifted)))
+        self._index.cp.min_points_per_centroid = 1  # a warning of faiss's, of no use where all items are given
+        self._index.cp.max_points_per_centroid = POINTS_PER_LIST
+        self._index.train(lifted)
+        self._index.add(lifted)
 
     def search(
         self, states: torch.Tensor, histories: list[np.ndarray], *, k: int = 20, probes: int = 32
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the best k items outside each history; ``probes`` groups of an inverted file are looked into.
+        """Return scores and items, (batch, k) each, best first; ``probes`` groups of an inverted file are looked into.
 
-        Returns scores float32 and items int64, (batch, k) each, best first; equal scores come in no certain order.
-        Where the groups looked into hold fewer than k items, 0 fills up, with −inf for its score.
+        Where these hold fewer than k items outside the history, item 0 fills up, with −inf for its score.
         """
         queries = np.column_stack([states.numpy(force=True), np.ones(len(states))]).astype(np.float32)
         wanted = min(k + max(map(len, histories)), len(self.items))

@@ -6,9 +6,6 @@ last item is i_0, the one before i_1, and so on, an item's score is::
     s_j = (n_j + 5)^−β  Σ_{a < 20}  δ^a  C[i_a, j] / (n_{i_a} + 5)^α,        with C[i, i] = 0.
 
 Items that no neighbour names follow by popularity.
-
-:func:`training_prefix_candidates` lists neighbours for the ranker's training examples, counted without the user in
-question: otherwise what that user chose next would stand out, because the choice itself was counted.
 """
 
 import numpy as np
@@ -32,7 +29,7 @@ TRIED = {"history_exponent": (0.5, 1.0), "popularity_exponent": (0.0, 0.3, 0.5, 
 
 
 class ItemKNN(nn.Module):
-    """Item neighbours as a retriever, counted on the training split; validation chooses its weights α, β and δ."""
+    """Item neighbours as a retriever; validation chooses α, β and δ."""
 
     def __init__(self, dataset: Dataset):
         super().__init__()
@@ -54,19 +51,17 @@ class ItemKNN(nn.Module):
 
 
 def training_prefixes(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the user and the position of every training item that another stands before: int32 (n,) each.
-
-    The prefix is ``dataset.train(user)[:position]``, and what the user chose next ``dataset.train(user)[position]``.
-    """
+    """Return users and positions, int32 (n,) each, for which ``dataset.train(user)[:position]`` has a next item."""
     lengths = np.maximum(np.diff(dataset.offsets) - 3, 0)
     users = np.repeat(np.arange(dataset.n_users, dtype=np.int32), lengths)
     return users, np.concatenate([np.arange(1, length + 1, dtype=np.int32) for length in lengths])
 
 
 def training_prefix_candidates(dataset: Dataset, k: int = 20) -> np.ndarray:
-    """List the best items after each of :func:`training_prefixes`, counted without its user: int32 (n, k), best first.
+    """List the best items outside each of :func:`training_prefixes`, int32 (n, k), for the ranker to learn on.
 
-    A list is that of an ItemKNN that never saw the user. The items of the prefix are excluded.
+    The list is that of an ItemKNN that never saw the user: otherwise what the user chose next would stand out, because
+    the choice itself was counted.
     """
     chosen = training_matrix(dataset)
     together, counts = cooccurrences(chosen)
@@ -124,10 +119,9 @@ def cooccurrences(chosen: sparse.csr_matrix) -> tuple[sparse.csr_matrix, np.ndar
 def recent_items(histories: list[np.ndarray], weights: np.ndarray, *, decay: float) -> sparse.csr_matrix:
     """Return the weights of each history's recent items, δ^age · weights[item]: float64 (n, n_items + 1)."""
     recent = [history[-RECENT:] for history in histories]
-    lengths = [len(history) for history in recent]
     columns = np.concatenate(recent)
-    ages = np.concatenate([np.arange(length)[::-1] for length in lengths])
-    rows = np.repeat(np.arange(len(recent)), lengths)
+    ages = np.concatenate([np.arange(len(history))[::-1] for history in recent])
+    rows = np.repeat(np.arange(len(recent)), [len(history) for history in recent])
     return sparse.csr_matrix((decay**ages * weights[columns], (rows, columns)), shape=(len(recent), len(weights)))
 
 

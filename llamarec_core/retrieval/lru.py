@@ -1,19 +1,14 @@
 """LRURec: linear recurrent units for sequential recommendation (Yue et al., 2023, arXiv 2310.02367).
 
-A user's history is read by a stack of blocks, each a linear recurrent unit (their equations 1 to 4)::
+A history is read by blocks of a linear recurrent unit (their equations 1 to 4) and a feed-forward network::
 
     h_t = λ ⊙ h_{t−1} + γ ⊙ (B x_t + b),        y_t = Re(C h_t + c) + x_t,
-    λ = exp(−exp ν + i exp θ),                  γ = sqrt(1 − |λ|²),
+    λ = exp(−exp ν + i exp θ),                  γ = sqrt(1 − |λ|²).
 
-and a position-wise feed-forward network, each with a residual connection and a LayerNorm. :meth:`LRURec.forward` reads
-whole sequences, for training; the recurrence then is :func:`linear_scan`, whose gradient is written by hand.
-:meth:`LRURec.step` reads one interaction at a time and carries the state along: serving a new interaction costs O(1),
-whatever the length of the history.
-
-Only λ and the state h are complex numbers. B and C are real layers that write and read the real and imaginary parts
-side by side. Inside the model a batch is packed as :func:`torch.nn.utils.rnn.pack_padded_sequence` packs it: real
-positions only, time first, longest user first. So padding costs nothing, and a step of the recurrence touches one block
-of memory. ``positions`` below is the number of real positions in a batch.
+:meth:`LRURec.forward` reads whole sequences, for training. :meth:`LRURec.step` reads one interaction and carries the
+state along: serving costs O(1), however long the history. Only λ and h are complex numbers; B and C are real layers
+over real and imaginary parts. A batch is packed as :func:`torch.nn.utils.rnn.pack_padded_sequence` packs it, so that
+padding costs nothing: ``positions`` is the number of its real positions.
 """
 
 import math
@@ -32,7 +27,7 @@ MIN_RADIUS, MAX_RADIUS = 0.8, 0.99
 
 
 class LRURec(SequentialRecommender):
-    """The sequential recommender of Yue et al. (2023), as in their published code but for the padding's side."""
+    """The sequential recommender of Yue et al. (2023), as published but for the padding's side."""
 
     def __init__(self, n_items: int, settings: RetrieverSettings):
         super().__init__(n_items, settings)
@@ -63,11 +58,7 @@ class LRURec(SequentialRecommender):
         )
 
     def step(self, items: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Read one more interaction of each user, int64 (batch,), at the same cost however long the history.
-
-        Returns the hidden states (batch, dim), to be given to :meth:`scores`, and the new state, complex
-        (blocks, batch, 2 dim); the given one is not changed.
-        """
+        """Read one more interaction of each user, int64 (batch,), into hidden states (batch, dim) and a new state."""
         x = self._embed(items)  # (batch, dim)
         states = []
         for (recurrence, feed_forward), previous in zip(self.blocks, state, strict=True):
@@ -81,7 +72,7 @@ class LRURec(SequentialRecommender):
 
 
 class LinearRecurrentUnit(nn.Module):
-    """One linear recurrent unit with its residual connection and LayerNorm; the state has 2 dim complex numbers."""
+    """One linear recurrent unit with residual connection and LayerNorm; its state is 2 dim complex numbers."""
 
     def __init__(self, dim: int, *, dropout: float):
         super().__init__()
@@ -96,7 +87,7 @@ class LinearRecurrentUnit(nn.Module):
         self.layer_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, batch_sizes: Tensor) -> Tensor:
-        """Map packed positions (positions, dim) to the same shape; see :func:`linear_scan` for ``batch_sizes``."""
+        """Map packed positions (positions, dim) to the same shape."""
         return self._output(linear_scan(*self._drive_and_decay(x), batch_sizes), x)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +112,7 @@ class LinearRecurrentUnit(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Position-wise feed-forward network of width 4 dim, with its residual connection and LayerNorm."""
+    """Position-wise feed-forward network of width 4 dim, with residual connection and LayerNorm."""
 
     def __init__(self, dim: int, *, dropout: float):
         super().__init__()
@@ -137,22 +128,17 @@ class FeedForward(nn.Module):
 
 
 def linear_scan(drive: Tensor, decay: Tensor, batch_sizes: Tensor) -> Tensor:
-    """Solve h_t = λ ⊙ h_{t−1} + u_t for all t, with h_{−1} = 0, for users of different lengths.
+    """Solve h_t = λ ⊙ h_{t−1} + u_t, with h_{−1} = 0, for u packed, complex (positions, hidden), as h is returned.
 
-    ``drive`` is u, packed, complex (positions, hidden), as h is returned; ``decay`` is λ, complex (hidden,);
     ``batch_sizes`` says how many users have a t-th position: int64 (length,) on the CPU, never rising.
     """
     return _LinearScan.apply(drive, decay, batch_sizes)
 
 
 class _LinearScan(torch.autograd.Function):
-    """The recurrence in place, and its exact adjoint, which is the same recurrence run backwards.
+    """The recurrence in place, and its exact adjoint, the same recurrence run backwards over gradients G_t of h_t::
 
-    With G_t the gradient that reaches h_t by all its ways,
-
-        G_t = ∂L/∂h_t + λ̄ ⊙ G_{t+1},     ∂L/∂u_t = G_t,     ∂L/∂λ = Σ_t G_t ⊙ h̄_{t−1}.
-
-    Autograd through the plain loop would keep every intermediate and build a node for each step.
+    G_t = ∂L/∂h_t + λ̄ ⊙ G_{t+1},     ∂L/∂u_t = G_t,     ∂L/∂λ = Σ_t G_t ⊙ h̄_{t−1}.
     """
 
     @staticmethod
@@ -170,8 +156,7 @@ class _LinearScan(torch.autograd.Function):
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         states, decay, batch_sizes = ctx.saved_tensors
         adjoint = gradient.clone(memory_format=torch.contiguous_format)
-        conjugate = decay.conj().resolve_conj()
-        sizes = batch_sizes.tolist()
+        conjugate, sizes = decay.conj().resolve_conj(), batch_sizes.tolist()
         rows = adjoint.split(sizes)
         for step in range(len(sizes) - 1, 0, -1):
             rows[step - 1][: sizes[step]].addcmul_(rows[step], conjugate)

@@ -1,8 +1,4 @@
-"""What all retrievers share: sequences in, scores over all items out.
-
-A sequential recommender reads item ids, gives a hidden state after each, and scores the catalogue by the dot
-product of a state with the items' embeddings, plus a bias an item. Sequences are padded on the right with 0.
-"""
+"""What all retrievers share: sequences of item ids in, padded on the right with 0, and scores over all items out."""
 
 from typing import Protocol
 
@@ -27,9 +23,9 @@ class Retriever(Protocol):
 
 
 class SequentialRecommender(nn.Module):
-    """Base of the retrievers: the items' embeddings, their scores, and the loss over the whole catalogue.
+    """Base of the trained retrievers: scores are dot products of a hidden state with embeddings, plus a bias an item.
 
-    Items are numbered 1 … n_items, 0 pads. ``extra_tokens`` are embeddings after the items', such as a mask.
+    ``extra_tokens`` are embeddings after the items', such as a mask.
     """
 
     def __init__(self, n_items: int, settings: RetrieverSettings, *, extra_tokens: int = 0):
@@ -40,10 +36,7 @@ class SequentialRecommender(nn.Module):
         self.item_bias = nn.Parameter(torch.zeros(n_items + 1))
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Read whole histories, int64 (batch, length), into the state after each interaction, (batch, length, dim).
-
-        A state at padding means nothing.
-        """
+        """Read whole histories, int64 (batch, length), into the state after each interaction, (batch, length, dim)."""
         raise NotImplementedError
 
     def last_states(self, histories: list[Tensor]) -> Tensor:
@@ -66,10 +59,9 @@ class SequentialRecommender(nn.Module):
         return scores
 
     def training_states(self, sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Read training sequences, int64 (length,) each, into states to learn from and the items that they predict.
+        """Return states (positions, dim), of real positions alone, and the items int64 (positions,) that they predict.
 
-        Here each item predicts the next one, ``L = − Σ_t log softmax(s(h_t))[x_{t+1}]``. Padding has no position:
-        states are (positions, dim) and targets int64 (positions,).
+        Here each item predicts the next one: ``L = − Σ_t log softmax(s(h_t))[x_{t+1}]``.
         """
         padded = pad_sequence(sequences, batch_first=True)  # (batch, length)
         inputs, targets = padded[:, :-1], padded[:, 1:]
@@ -77,10 +69,7 @@ class SequentialRecommender(nn.Module):
         return self(inputs.where(real, 0))[real], targets[real]
 
     def loss(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Add up the cross-entropies of targets int64 (positions,) under the scores of states (positions, dim).
-
-        The (positions, n_items) scores are never whole in memory.
-        """
+        """Add up the cross-entropies of targets under the scores of states, which are never whole in memory."""
         return F.linear_cross_entropy(
             states,
             self.embedding.weight[1 : self.n_items + 1],

@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from reference_lru import PublishedLRURec
 
-from llamarec_core.retrieval import LRURec, bench
+from llamarec_core.retrieval import bench
+from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.settings import RetrieverSettings
 
 SETTINGS = RetrieverSettings(dim=8, max_length=8, batch_size=16)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from llamarec_core.files import InputError
+from llamarec_core.retrieval import candidates as candidates_module
 from llamarec_core.retrieval import (
-    SequentialRecommender,
     load_candidates,
     popularity_scores,
     read_ranks,
@@ -20,8 +20,8 @@ from llamarec_core.retrieval import (
     write_candidates,
     write_ranks,
 )
-from llamarec_core.retrieval import candidates as candidates_module
 from llamarec_core.retrieval.candidates import CANDIDATES, RANKS
+from llamarec_core.retrieval.recommender import SequentialRecommender
 
 
 class FixedScores(SequentialRecommender):
@@ -67,19 +67,6 @@ def test_ranks_and_candidates_worked_by_hand(make_dataset):
     assert found.scores.tolist() == [[6, 5, 5]]
 
 
-def test_among_equal_scores_the_smaller_item_id_comes_first(make_dataset):
-    dataset = make_dataset([1, 2, 6], [1, 2, 3], n_items=6)
-    candidates = retrieve(fixed(4, 4, 4, 4, 4, 4), dataset, "test", k=4)
-    assert candidates.ranks.tolist() == [4, 1]
-    assert candidates.items.tolist() == [[3, 4, 5, 6]] * 2
-
-
-def test_the_validation_target_is_ranked_from_the_history_before_it(make_dataset):
-    dataset = make_dataset([1, 2, 3, 4], n_items=5)
-    found = retrieve(fixed(5, 4, 1, 2, 3), dataset, "validation", k=3)
-    assert (found.targets[0], found.ranks[0], found.items[0].tolist()) == (3, 3, [5, 4, 3])
-
-
 def test_a_target_that_the_history_holds_still_counts(make_dataset):
     dataset = make_dataset([1, 2, 3, 1], n_items=5)
     found = retrieve(fixed(2, 9, 9, 1, 3), dataset, "test", k=3)
@@ -98,16 +85,7 @@ def test_against_a_plain_sort_of_the_whole_catalogue(random_case, split):
         assert candidates.items[user].tolist() == expected[:10]
         assert candidates.scores[user].tolist() == [scores[item] for item in expected[:10]]
         assert candidates.ranks[user] == expected.index(target) + 1
-
-
-def test_the_target_stands_at_its_rank_among_the_candidates_or_below_them(random_case):
-    dataset, model = random_case
-    candidates = retrieve(model, dataset, "test", k=10)
-    retrieved = candidates.ranks <= 10
-    assert 0 < retrieved.sum() < len(candidates)
-    among, below = candidates.take(retrieved), candidates.take(~retrieved)
-    assert (among.items[np.arange(len(among)), among.ranks - 1] == among.targets).all()
-    assert not (below.items == below.targets[:, None]).any()
+    assert 0 < (candidates.ranks <= 10).sum() < len(candidates)
 
 
 def test_batches_change_nothing_and_some_users_have_the_ranks_that_they_have_among_all(random_case, monkeypatch):
@@ -183,27 +161,31 @@ def test_a_file_that_is_not_what_it_should_be_is_refused(read, tmp_path):
     with pytest.raises(InputError, match="missing"):
         read(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("user,target,rank\n")
-    with pytest.raises(InputError, match="no parquet file"):
-        read(tmp_path / "text.parquet")
     pq.write_table(pa.table({"user": [1], "target": [2]}), tmp_path / "other.parquet")
-    with pytest.raises(InputError, match="must have the columns user int32"):
-        read(tmp_path / "other.parquet")
+    write_ranks(pd.DataFrame({"user": range(999), "target": 1, "rank": range(1, 1000)}), tmp_path / "page.parquet")
+    content = bytearray((tmp_path / "page.parquet").read_bytes())
+    content[40:200] = b"x" * 160
+    (tmp_path / "page.parquet").write_bytes(content)
+    for name in ("text", "other", "page"):
+        with pytest.raises(InputError, match=rf"{name}\.parquet is damaged.*: delete it"):
+            read(tmp_path / f"{name}.parquet")
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    "fault",
     [
-        ({"user": [0, 0]}, "a user twice"),
-        ({"user": [0, None]}, "empty cells"),
-        ({"rank": [0, 3]}, "a rank below 1"),
-        ({"rank": [2, 3]}, "a rank that contradicts"),
-        ({"target": [1, 1]}, "a rank that contradicts"),
-        ({"items": [[1, 2], [1]]}, "lists of several lengths"),
-        ({"items": [[1, 2], [1, None]]}, "empty cells"),
-        ({"scores": [[1.0, 0.5], [1.0, float("nan")]]}, "scores that are not finite"),
+        {"user": [0, 0]},  # twice
+        {"user": [0, None]},
+        {"rank": [0, 3]},
+        {"rank": [2, 3]},  # against the list of candidates
+        {"target": [1, 1]},
+        {"items": [[1, 2], [1]]},
+        {"items": [[1, 2], [1, None]]},
+        {"items": [[1, 2], None]},
+        {"scores": [[1.0, 0.5], [1.0, float("nan")]]},
     ],
 )
-def test_what_no_step_writes_is_refused_where_it_is_read(fault, message, tmp_path):
+def test_what_no_step_writes_is_refused_where_it_is_read(fault, tmp_path):
     sound = {
         "user": [0, 1], "split": ["test"] * 2, "target": [1, 3], "rank": [1, 3],
         "items": [[1, 2], [1, 2]], "scores": [[1.0, 0.5]] * 2,
@@ -212,19 +194,9 @@ def test_what_no_step_writes_is_refused_where_it_is_read(fault, message, tmp_pat
     pq.write_table(pa.table(sound, schema=CANDIDATES), file)
     assert load_candidates(file, "test").ranks.tolist() == [1, 3]
     pq.write_table(pa.table(sound | fault, schema=CANDIDATES), file)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="candidates.parquet is damaged"):
         load_candidates(file, "test")
     if fault.keys() <= {"user"} or fault.get("rank") == [0, 3]:
         pq.write_table(pa.table(sound | fault, schema=CANDIDATES).select(RANKS.names), file)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match="candidates.parquet is damaged"):
             read_ranks(file)
-
-
-def test_a_damaged_page_is_refused(tmp_path):
-    file = tmp_path / "ranks.parquet"
-    write_ranks(pd.DataFrame({"user": range(999), "target": 1, "rank": range(1, 1000)}), file)
-    content = bytearray(file.read_bytes())
-    content[40:200] = b"x" * 160
-    file.write_bytes(content)
-    with pytest.raises(InputError, match="is no parquet file"):
-        read_ranks(file)

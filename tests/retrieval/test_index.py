@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from llamarec_core.retrieval import LRURec
 from llamarec_core.retrieval.index import ItemIndex, index_bytes, n_lists
-from llamarec_core.settings import RetrieverSettings
 
 
 @pytest.fixture
@@ -58,20 +56,6 @@ def test_where_too_few_are_found_zeros_fill_up(catalogue, states):
     assert not found[found.sum() :].any()
     assert np.isneginf(scores[0][~found]).all()
     assert np.isfinite(scores[0][found]).all()
-
-
-def test_the_index_of_a_retriever_answers_as_the_retriever_does():
-    torch.manual_seed(0)
-    model = LRURec(200, RetrieverSettings(dim=16)).eval()
-    torch.nn.init.normal_(model.item_bias)
-    history = np.array([5, 9, 120])
-    with torch.inference_mode():
-        state = model.last_states([torch.from_numpy(history)])
-    embeddings, bias = model.embedding.weight[1:].numpy(force=True), model.item_bias[1:].numpy(force=True)
-    items = ItemIndex(embeddings, bias, exact=True).search(state, [history], k=10)[1]
-    scores = model.score([history])[0]
-    scores[history] = -torch.inf
-    assert items[0].tolist() == scores.topk(10).indices.tolist()
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -5,14 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from reference_lru import PublishedLRURec, doubling_scan, pad_left
+from reference_lru import PublishedLRURec, pad_left
 from torch import nn
 from torch.nn import functional as F
 
 from llamarec_core.retrieval import fit_retriever, target_ranks
 from llamarec_core.retrieval.baselines import CausalBlock
 from llamarec_core.retrieval.fit import METHODS
-from llamarec_core.retrieval.lru import linear_scan
 from llamarec_core.settings import RetrieverSettings
 
 N_ITEMS = 30
@@ -86,16 +85,8 @@ def test_the_loss_is_the_plain_cross_entropy_over_the_catalogue_and_so_is_its_gr
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_learns_a_pattern(method, cycle, tmp_path):
-    settings = RetrieverSettings(
-        method=method,
-        dim=16,
-        max_length=8,
-        batch_size=16,
-        epochs=200,
-        validate_every=100,
-        learning_rate=0.01,
-        dropout=0.1,
-    )
+    sizes = {"dim": 16, "max_length": 8, "batch_size": 16, "epochs": 200, "validate_every": 100}
+    settings = RetrieverSettings(method=method, learning_rate=0.01, dropout=0.1, **sizes)
     model = fit_retriever(cycle, settings, seed=0, folder=tmp_path)
     ranks = target_ranks(model, cycle, "test")
     assert np.mean(ranks <= 3) > 0.7  # 0.08 by chance
@@ -144,15 +135,6 @@ def test_narm_equals_its_equations_position_by_position():
         local = sum(fit * states[j] for j, fit in enumerate(fits))
         expected = model.decoder(torch.cat([states[t], local]))
         torch.testing.assert_close(model(history[None])[0, t], expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("length", [1, 2, 8, 64])
-def test_recursive_doubling_solves_the_same_recurrence(length):
-    torch.manual_seed(0)
-    drive = torch.randn(2, length, 3, dtype=torch.complex128)
-    decay = torch.polar(torch.tensor([0.5, 0.9, 0.99]).double(), torch.tensor([0.1, 2.0, 4.0]).double())
-    ours = linear_scan(drive.transpose(0, 1).reshape(-1, 3), decay, torch.full((length,), 2))
-    torch.testing.assert_close(doubling_scan(drive, decay), ours.view(length, 2, 3).transpose(0, 1))
 
 
 def test_the_published_form_has_the_loss_and_the_gradients_of_ours():
