@@ -1,14 +1,12 @@
 """The grid: which weight decay and dropout suit a retriever on a data set, and what the choice retrieves.
 
-The paper tries weight decay {0, 0.01} and dropout {0.1 … 0.5} and does not say what won. Here every point of the grid
-is a run of its own, so that runs can go side by side, be killed and go on. The choice is made on validation Recall@10
-alone; only what was chosen is tested. ItemKNN tries its own parameters inside its one run.
-
-A record says what was trained, on which machine and how it went; its curve lies beside it as CSV. :class:`.Paths` says
-where both lie, and the weights and ranks.
+The paper tries weight decay {0, 0.01} and dropout {0.1 … 0.5} and does not say what won. Here every point is a run of
+its own, with a record and its curve as CSV. The choice is made on validation Recall@10 alone; only what was chosen is
+tested. ItemKNN tries its own parameters inside its one run.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,16 +43,23 @@ class Grid:
         return self.profile.grid[self.method][self.dataset]
 
     def retriever(self, **changes: Any) -> RetrieverSettings:
-        """Return the profile's retriever settings for this method and data set, with some changed."""
+        """Return the retriever's settings on this data set, with some changed."""
         return self.profile.for_dataset(self.dataset).retriever.changed({"method": self.method} | changes)
 
     def folder(self, settings: RetrieverSettings, *, seed: int) -> Path:
         """Where a run's weights and checkpoint lie."""
-        return self._paths(seed).grid_run(self.method, _point_name(settings))
+        return self._paths(seed).grid_run(self.method, _run_name(settings))
 
     def record_file(self, settings: RetrieverSettings, *, seed: int) -> Path:
         """The record of a finished run."""
-        return self._paths(seed).grid_record(self.method, _point_name(settings))
+        return self._paths(seed).grid_record(self.method, _run_name(settings))
+
+    def records(self) -> Iterator[tuple[RetrieverSettings, Path, dict[str, Any]]]:
+        """Yield the settings of each point, the file of its record, and the record, empty until it is trained."""
+        for point in self.settings.points():
+            settings = self.retriever(**point)
+            file = self.record_file(settings, seed=self.profile.seed)
+            yield settings, file, read_json(file) if file.is_file() else {}
 
     def model(self, settings: RetrieverSettings, *, seed: int) -> Retriever:
         """Return the trained model of a run; it is trained again where ``runs`` was cleared."""
@@ -70,12 +75,9 @@ class Grid:
         best = curve.loc[curve["recall@10"].idxmax()]
         record = {
             "dataset": self.dataset,
-            "method": self.method,
-            "weight_decay": settings.weight_decay,
-            "dropout": settings.dropout,
             "seed": seed,
-            "recall@10": best["recall@10"],
-            "ndcg@10": best["ndcg@10"],
+            **settings.model_dump(include={"method", "weight_decay", "dropout"}),
+            **best[["recall@10", "ndcg@10"]],
             "best_epoch": float(best["epoch"]),
             "epochs": float(curve["epoch"].iloc[-1]),
             "threads": torch.get_num_threads(),
@@ -91,13 +93,11 @@ class Grid:
 
     def chosen(self) -> RetrieverSettings:
         """Return the settings with the best validation Recall@10; the earliest of equals."""
-        recalls = []
-        for point in self.settings.points():
-            file = self.record_file(self.retriever(**point), seed=self.profile.seed)
-            if not file.is_file():
+        points = list(self.records())
+        for _, file, record in points:
+            if not record:
                 raise InputError(f"{file} is missing: train all points of the grid first (`make grid`).")
-            recalls.append(read_json(file)["recall@10"])
-        return self.retriever(**self.settings.points()[recalls.index(max(recalls))])
+        return max(points, key=lambda point: point[2]["recall@10"])[0]
 
     def test(self, settings: RetrieverSettings, *, seed: int) -> Path:
         """Rank the test targets by a trained run and write the ranks file."""
@@ -145,22 +145,17 @@ def load_curves(profile: Profile, *, root: Path) -> dict[tuple[str, str], pd.Dat
 def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
     """Collect all points of a profile's grids, one a row; a point not trained yet has no numbers.
 
-    Returns ``dataset``, ``method``, ``weight_decay``, ``dropout``, ``seed``, ``recall@10``, ``ndcg@10`` (validation),
-    ``best_epoch``, ``epochs``, ``seconds`` (wall time of training), ``threads``, ``peak_memory_mib``, ``parameters``,
-    ``commit`` and ``chosen``: whether the point has its grid's best Recall@10.
+    ``recall@10`` and ``ndcg@10`` are of validation, and ``chosen`` says if a point has its grid's best Recall@10.
     """
     columns = ["recall@10", "ndcg@10", "best_epoch", "epochs", "seconds", "threads", "peak_memory_mib", "parameters"]
     rows = []
     for method, by_dataset in profile.grid.items():
         for name in (name for name in profile.datasets if name in by_dataset):
-            grid = Grid(profile, name, method, root)
-            for point in grid.settings.points():
-                file = grid.record_file(grid.retriever(**point), seed=profile.seed)
-                record = read_json(file) if file.is_file() else {}
-                row = {"dataset": name, "method": method, **point, "seed": profile.seed}
+            for settings, _, record in Grid(profile, name, method, root).records():
+                row = {"dataset": name, "method": method, "weight_decay": settings.weight_decay}
+                row |= {"dropout": settings.dropout, "seed": profile.seed}
                 row |= {column: record.get(column) for column in columns}
-                row["commit"] = commit_name(record) if record else None
-                rows.append(row)
+                rows.append(row | {"commit": commit_name(record) if record else None})
     if not rows:
         raise InputError(
             f"Profile {profile.name!r} has no grid: add what to try under `grid`, or take another profile."
@@ -170,5 +165,5 @@ def grid_table(profile: Profile, *, root: Path) -> pd.DataFrame:
     return table.assign(chosen=table.index.isin(ordered.drop_duplicates(["dataset", "method"]).index))
 
 
-def _point_name(settings: RetrieverSettings) -> str:
+def _run_name(settings: RetrieverSettings) -> str:
     return f"decay{settings.weight_decay:g}-dropout{settings.dropout:g}"

@@ -1,6 +1,7 @@
 """The grid: one recorded run a point, chosen on validation, tested once."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -39,9 +40,8 @@ def test_every_point_leaves_a_record_and_its_curve_and_is_left_alone_afterwards(
     records = train_all(tiny)
     settings = tiny.retriever(weight_decay=0.0, dropout=0.1)
     file = tiny.record_file(settings, seed=5)
-    assert (
-        file.relative_to(tiny.root).as_posix() == "results/tiny/grid/records/mine/lrurec/decay0-dropout0.1-seed5.json"
-    )
+    path = "results/tiny/grid/records/mine/lrurec/decay0-dropout0.1-seed5.json"
+    assert file.relative_to(tiny.root).as_posix() == path
     curve = pd.read_csv(file.with_suffix(".csv"))
     assert records[0]["recall@10"] == pytest.approx(curve["recall@10"].max())
     assert records[0]["method"] == "lrurec"
@@ -74,11 +74,18 @@ def test_item_knn_stands_in_the_grid_beside_what_is_trained(tiny):
     assert table.loc[table["chosen"], "method"].tolist() == ["item_knn"]
 
 
-def test_a_profile_without_a_grid_or_with_one_that_was_not_trained_is_refused(tiny):
+def test_a_grid_that_is_not_there_or_not_trained_is_answered_by_its_remedy(tiny):
     with pytest.raises(InputError, match="No point of the grid of 'tiny' was trained: run `make grid` first"):
         load_curves(tiny.profile, root=tiny.root)
     with pytest.raises(InputError, match="Profile 'tiny' has no grid: add what to try under `grid`"):
         grid_table(tiny.profile.model_copy(update={"grid": {}}), root=tiny.root)
+    with pytest.raises(InputError, match="Profile 'tiny' has no grid of narm on 'mine': add it under `grid`"):
+        Grid(tiny.profile, "mine", "narm", tiny.root)
+    with pytest.raises(InputError, match=r"^dropout: Input should be less than 1 \(given: 1.5\)\.$"):
+        tiny.retriever(dropout=1.5)
+    shutil.rmtree(tiny.root / "runs")
+    with pytest.raises(InputError, match=r"run notebooks/1_data.ipynb for 'mine' first"):
+        tiny.train(tiny.retriever(), seed=5)
 
 
 def test_points_that_were_not_trained_have_no_numbers(tiny):
@@ -115,22 +122,3 @@ def test_a_record_is_of_the_code_that_the_run_began_with(tiny, monkeypatch):
     folder = tiny.test(tiny.retriever(), seed=6).parent
     record = json.loads((folder / "provenance.json").read_text())["lrurec-seed6"]
     assert (record["git_commit"], record["peak_memory_mib"] > 1) == ("before", True)
-
-
-def test_a_setting_out_of_range_is_named(tiny):
-    with pytest.raises(InputError, match=r"^dropout: Input should be less than 1 \(given: 1.5\)\.$"):
-        tiny.retriever(dropout=1.5)
-
-
-def test_a_grid_that_the_profile_lacks_is_answered_by_its_remedy(tiny):
-    with pytest.raises(InputError, match="Profile 'tiny' has no grid of narm on 'mine': add it under `grid`"):
-        Grid(tiny.profile, "mine", "narm", tiny.root)
-
-
-def test_a_missing_data_set_is_answered_by_its_remedy(tiny):
-    for file in (tiny.root / "runs").rglob("*"):
-        if file.is_file():
-            file.unlink()
-    (tiny.root / "runs" / "tiny" / "mine" / "dataset").rmdir()
-    with pytest.raises(InputError, match=r"run notebooks/1_data.ipynb for 'mine' first"):
-        tiny.train(tiny.retriever(), seed=5)
