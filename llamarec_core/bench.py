@@ -1,10 +1,7 @@
 """Benches: variants of one computation, timed in turn within one run, and the memory that a call takes.
 
-A time says more about the machine than about the code, and on a shared machine it moves from minute to minute. So
-what is quoted is a ratio: every round calls each variant once, in turn, and what slows the machine slows them all.
-
-Figure 3 of LlamaRec, the time to rank a request against the length of its titles, is measured likewise. Its titles are
-made up of words of the catalogue that are one token each, so that all have exactly the length asked for.
+What is quoted is a ratio: every round calls each variant once, and what slows the machine slows them all. Figure 3 of
+LlamaRec, the time to rank a request against the length of its titles, is measured likewise.
 """
 
 import ctypes
@@ -44,26 +41,22 @@ def compare_times(
     """Time variants of one computation against the first, in rounds of which the first ``warmup`` do not count.
 
     Returns ``case``, ``variant``, ``median_seconds``, ``iqr_seconds`` (interquartile range), ``ratio_to_reference``
-    (the reference's median over the variant's: above 1 is faster), ``peak_mib`` (see :func:`peak_memory`).
+    (above 1 is faster) and ``peak_mib``.
     """
-    seconds = {name: [] for name in variants}
-    for round_number in range(warmup + repetitions):
+    rounds = []
+    for number in range(warmup + repetitions):
         for name, call in variants.items():
             started = time.perf_counter()
             call()
-            if round_number >= warmup:
-                seconds[name].append(time.perf_counter() - started)
-    rows = [{"case": case, "variant": name, **_median(values)} for name, values in seconds.items()]
-    table = pd.DataFrame(rows).rename(columns={"seconds": "median_seconds"})
+            if number >= warmup:
+                rounds.append({"case": case, "variant": name, "seconds": time.perf_counter() - started})
+    table = _medians(rounds).rename(columns={"seconds": "median_seconds"}).drop(columns="repetitions")
     table["ratio_to_reference"] = table["median_seconds"][0] / table["median_seconds"]
     return table.assign(peak_mib=[peak_memory(call) for call in variants.values()])
 
 
 def peak_memory(call: Callable[[], object]) -> float:
-    """Return how much memory a call takes at its peak, in MiB; NaN where the system does not say.
-
-    On a GPU it is that of the GPU, elsewhere the process's resident memory; what was in use before does not count.
-    """
+    """Return how many MiB a call takes at its peak, of a GPU where there is one; NaN where the system does not say."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -75,13 +68,18 @@ def peak_memory(call: Callable[[], object]) -> float:
     except (OSError, AttributeError):
         call()
         return float("nan")
-    before = _status("VmRSS")
+    before = _resident("VmRSS")
     call()
-    return (_status("VmHWM") - before) / 1024
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    # of this process, in MiB
+    return int((PROCESS / "status").read_text().partition(f"{field}:")[2].split()[0]) / 1024
 
 
 def matrix_product(dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-    """Return a variant of :data:`MATRIX_OPERATIONS` operations, which shows the machine's rate: a matrix product."""
+    """Return a matrix product to time, of :data:`MATRIX_OPERATIONS`: it shows the machine's rate."""
     left, right = (torch.from_numpy(np.random.default_rng(0).standard_normal((MATRIX, MATRIX))).to(dtype) for _ in "ab")
     return lambda: left @ right
 
@@ -142,7 +140,7 @@ class Engine:
 
 
 class TrainingStep:
-    """A variant for :func:`compare_times`: one optimiser step of the ranker's tuning, another at each call."""
+    """One optimiser step of the ranker's tuning to time, another at each call."""
 
     def __init__(self, dataset: Dataset, settings: RankerSettings, *, seed: int):
         self._task = RankerTask(dataset, None, settings, seed=seed)
@@ -153,7 +151,7 @@ class TrainingStep:
         self._passes.append(self._task.step(len(self._passes)))
 
     def mean(self, count: str) -> float:
-        """Return the mean of a count over the steps taken: ``answers`` or ``tokens``, without padding."""
+        """Return the mean of a count over the steps taken: ``answers`` or ``tokens``."""
         return sum(passed[count] for step in self._passes for passed in step) / len(self._passes)
 
 
@@ -163,9 +161,8 @@ def load_precisions(
     """Load a backbone in several precisions: ``float32``, ``bfloat16``, or ``nf4``, which computes in bfloat16."""
     models = {}
     for name in precisions:
-        changes = (
-            {"quantization": "nf4", "dtype": "bfloat16"} if name == "nf4" else {"quantization": "none", "dtype": name}
-        )
+        kinds = ("nf4", "bfloat16") if name == "nf4" else ("none", name)
+        changes = dict(zip(("quantization", "dtype"), kinds, strict=True))
         models[name], tokenizer = load_backbone(settings.model_copy(update=changes))
     return models, tokenizer
 
@@ -185,10 +182,10 @@ def title_length_times(
 
     Returns:
         ``mean_title_length_tokens``, ``method``, ``batch`` (requests), ``part`` (:data:`WHOLE` or one of
-        :data:`.PARTS`), ``seconds`` (median over the rounds, a request's equal share of its batch), ``iqr_seconds``
-        (empty for a single round), ``repetitions``, ``precision``.
+        :data:`.PARTS`), ``seconds`` (a request's share of its batch, median over the rounds), ``iqr_seconds``,
+        ``repetitions``, ``precision``.
     """
-    rows = []
+    rounds = []
     for pair in pairs:
         generator = np.random.default_rng(seed)
         for number, (batch, length, count) in enumerate(cases):
@@ -199,29 +196,25 @@ def title_length_times(
             }
             strategies["Llama CausalLM"].ends = ()  # a list of the same length each time
             repetitions = {"LlamaRec": 5 if batch == 1 else 2, "Llama CausalLM": count}
-            rounds: dict[str, list[dict[str, float]]] = {name: [] for name in strategies}
             for turn in range(-int(number == 0), max(repetitions.values())):  # one round of the first case warms up
-                for name in (name for name in strategies if turn < repetitions[name]):
+                for method in (name for name in strategies if turn < repetitions[name]):
                     started = time.perf_counter()
-                    cost = strategies[name].rank(*requests).cost
-                    whole = (time.perf_counter() - started) / batch
-                    parts = {part: cost[f"{part}_seconds"].mean() for part in PARTS}
-                    rounds[name] += [{WHOLE: whole} | parts] if turn >= 0 else []
-            case = {"mean_title_length_tokens": length, "batch": batch}
-            for method, of_rounds in rounds.items():
-                case |= {"method": method, "precision": pair[method][0], "repetitions": len(of_rounds)}
-                for part, values in pd.DataFrame(of_rounds).items():
-                    rows.append(case | {"part": part} | _median(list(values)))
+                    cost = strategies[method].rank(*requests).cost
+                    seconds = {WHOLE: (time.perf_counter() - started) / batch}
+                    seconds |= {part: cost[f"{part}_seconds"].mean() for part in PARTS}
+                    case = {"mean_title_length_tokens": length, "method": method, "batch": batch}
+                    case |= {"precision": pair[method][0]}
+                    rounds += [case | {"part": part, "seconds": of} for part, of in seconds.items() if turn >= 0]
     columns = ["mean_title_length_tokens", "method", "batch", "part", "seconds", "iqr_seconds", "repetitions"]
-    return pd.DataFrame(rows)[[*columns, "precision"]]
+    return _medians(rounds)[[*columns, "precision"]]
 
 
 def made_up_requests(
     prompts: PromptBuilder, *, length: int, batch: int, generator: np.random.Generator
 ) -> tuple[PromptBuilder, np.ndarray, np.ndarray]:
-    """Make up a catalogue of titles of ``length`` tokens from the words of another, and requests for its items.
+    """Make up a catalogue of titles of ``length`` tokens from words of another that are one token each.
 
-    Returns the made-up catalogue's prompts, the histories ``(batch, H)`` and the candidates ``(batch, K)``.
+    Returns its prompts, and histories ``(batch, H)`` and candidates ``(batch, K)`` of its items.
     """
     words = sorted({word for title in prompts.titles for word in title.split() if word.isalpha()})
     words = [word for word, tokens in zip(words, _tokens_of(prompts, words), strict=True) if tokens == 1]
@@ -241,11 +234,10 @@ def _tokens_of(prompts: PromptBuilder, texts: Sequence[str]) -> list[int]:
     return [len(tokens) - len(before) for tokens in whole]
 
 
-def _median(seconds: list[float]) -> dict[str, float]:
-    spread = float(iqr(seconds)) if len(seconds) > 1 else float("nan")
-    return {"seconds": float(np.median(seconds)), "iqr_seconds": spread}
-
-
-def _status(field: str) -> int:
-    # of this process, in KiB
-    return int((PROCESS / "status").read_text().partition(f"{field}:")[2].split()[0])
+def _medians(rounds: list[dict[str, object]]) -> pd.DataFrame:
+    """Return the median of ``seconds`` over equal rounds, the interquartile range (none of one round), and how many."""
+    frame = pd.DataFrame(rounds)
+    grouped = frame.groupby([name for name in frame if name != "seconds"], sort=False)["seconds"]
+    spread = grouped.agg(lambda seconds: iqr(seconds) if len(seconds) > 1 else np.nan)
+    table = pd.DataFrame({"seconds": grouped.median(), "iqr_seconds": spread, "repetitions": grouped.size()})
+    return table.reset_index()

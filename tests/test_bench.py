@@ -55,6 +55,8 @@ def test_variants_are_timed_in_turn_against_the_first():
     assert 2 < table["ratio_to_reference"][1] < 5
     assert table["median_seconds"][0] >= 0.02
     assert (table["iqr_seconds"] >= 0).all()
+    seconds = compare_times("rate", {"product": matrix_product(torch.float32)}, repetitions=2)["median_seconds"].item()
+    assert 1e9 < MATRIX_OPERATIONS / seconds < 1e15  # a processor's
 
 
 def test_the_peak_is_what_a_call_takes_at_its_highest():
@@ -63,11 +65,6 @@ def test_the_peak_is_what_a_call_takes_at_its_highest():
         return
     assert peak_memory(lambda: np.ones(50 * 2**17).sum()) == pytest.approx(50, abs=5)  # 50 MiB, given back at once
     assert peak_memory(lambda: None) < 5
-
-
-def test_the_machines_rate_is_that_of_a_processor():
-    seconds = compare_times("rate", {"product": matrix_product(torch.float32)}, repetitions=2)["median_seconds"].item()
-    assert 1e9 < MATRIX_OPERATIONS / seconds < 1e15
 
 
 def test_every_way_of_ranking_says_the_same(model, prompts, requests, tmp_path):  # noqa: F811
@@ -96,19 +93,15 @@ def test_a_step_of_learning_counts_answers_and_tokens(tiny, dataset):  # noqa: F
 def test_made_up_titles_have_exactly_the_length_asked_for(prompts, length):  # noqa: F811
     settings = prompts.settings.model_copy(update={"title_tokens": 50})
     of_catalogue = PromptBuilder(prompts.tokenizer, prompts.titles, settings)
-    made, histories, candidates = made_up_requests(
-        of_catalogue, length=length, batch=2, generator=np.random.default_rng(0)
-    )
+    drawn = {"length": length, "batch": 2, "generator": np.random.default_rng(0)}
+    made, histories, candidates = made_up_requests(of_catalogue, **drawn)
     assert set(CausalLM(None, made)._title_tokens(range(1, len(made.titles)))) == {length}
     assert set(" ".join(made.titles).split()) <= {"The", "Story", "Film"}
     assert (histories.shape, candidates.shape) == ((2, 3), (2, 4))
     assert not set(histories[0]) & set(candidates[0])
-
-
-def test_a_catalogue_without_words_is_refused(prompts):  # noqa: F811
-    catalogue = PromptBuilder(prompts.tokenizer, ["", "(1999)", "2046"], prompts.settings)
+    without_words = PromptBuilder(prompts.tokenizer, ["", "(1999)", "2046"], prompts.settings)
     with pytest.raises(InputError, match="No word of the catalogue"):
-        made_up_requests(catalogue, length=5, batch=1, generator=np.random.default_rng(0))
+        made_up_requests(without_words, **drawn)
 
 
 def test_both_methods_are_timed_in_turn_and_by_parts(model, prompts, monkeypatch):  # noqa: F811
