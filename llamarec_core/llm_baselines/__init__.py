@@ -15,8 +15,7 @@ strategy                reads                       answers with
 ======================= =========================== ================================================
 """
 
-from llamarec_core.llm_baselines.base import Strategy, Verbalizer
-from llamarec_core.llm_baselines.tallrec import TALLRec, TALLRecWithoutCache
+from llamarec_core.llm_baselines.base import Strategy, TALLRec, TALLRecWithoutCache, Verbalizer
 from llamarec_core.llm_baselines.text_strategies import P5, PALR, CausalLM, GPT4Rec
 
 STRATEGIES: dict[str, type[Strategy]] = {
