@@ -59,10 +59,7 @@ class Sample(NamedTuple):
 
 
 def sample_users(candidates: Candidates, *, size: int, users: int | None, seed: int) -> Sample:
-    """Draw users in two strata, half of them with a target among the first ``size`` candidates, in their own order.
-
-    Where a stratum has too few, the other gives more; ``users=None`` takes all.
-    """
+    """Draw users, or take all; half of them, if there are enough, have a target among the first ``size`` candidates."""
     retrieved = is_target(candidates, size).any(axis=1)
     strata = [np.flatnonzero(retrieved), np.flatnonzero(~retrieved)]
     names = np.where(retrieved, "retrieved", "missed")
@@ -180,10 +177,7 @@ def answers_file(results: Path, dataset: str, strategy: type[Strategy], *, tuned
 
 
 def load_answers(results: Path, *, datasets: Collection[str]) -> Mapping[tuple[str, str, bool, int], pd.DataFrame]:
-    """Return all answers that are there: (data set, strategy, whether it was tuned, seed) → :data:`COLUMNS`.
-
-    Data sets stand in their given order, strategies in that of :data:`~llamarec_core.llm_baselines.STRATEGIES`.
-    """
+    """Return the answers that are there, in order: (data set, strategy, whether tuned, seed) → :data:`COLUMNS`."""
     found = {}
     for dataset in datasets:
         users: dict[int, list[int]] = {}

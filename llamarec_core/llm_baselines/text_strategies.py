@@ -220,8 +220,8 @@ class P5(GeneratingStrategy):
 def parse_titles(text: str, titles: Sequence[str]) -> tuple[list[int], int]:
     """Return the indices of the titles that a text lists, a title a line, and how many lines named no further one.
 
-    A line names the title that is most similar to it, with or without its year, by normalised edit distance
-    (insertions and deletions), letter case and punctuation aside; of several that are the same, the first is meant.
+    A line names the title nearest by normalised edit distance (insertions and deletions), with or without its year,
+    letter case and punctuation aside; of several that are the same, the first is meant.
     """
     forms = [*titles, *(_YEAR.sub("", title) for title in titles)]
     known = [utils.default_process(form) for form in forms]
@@ -250,10 +250,7 @@ class TitleSearch:
 
 
 def items_found(scores: np.ndarray, count: int = FOUND) -> np.ndarray:
-    """Return at most ``count`` distinct items that queries find, each query its share, in the queries' order.
-
-    ``scores`` are of each query and item, ``(m, n_items + 1)``; what scores 0 is not found.
-    """
+    """Return ``count`` distinct items at most, of each query its share of what scores above 0: ``(m, n_items + 1)``."""
     share, found = -(-count // len(scores)), []
     for of_query in scores:
         best = np.argsort(-of_query, kind="stable")[: share + len(found)]  # enough, were all of them found before

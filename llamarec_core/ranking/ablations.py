@@ -1,7 +1,7 @@
 """Ablations: variants of a tuned ranker on the same users, so that every difference is paired.
 
-A variant is a tuning (or the backbone alone), some settings to rank with, and an order in which its prompts list the
-candidates; alone, or with the retriever's score added. The first of a group is what its others are compared with.
+A variant is a tuning (or the backbone alone), settings to rank with, and an order in which prompts list candidates;
+alone, or with the retriever's score added. The first of a group is what its others are compared with.
 """
 
 from collections.abc import Mapping

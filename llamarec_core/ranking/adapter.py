@@ -2,8 +2,7 @@
 
     W x  becomes  W x + (α / r) B A x,   B = 0 at first, so that an untrained adapter changes nothing
 
-The factors are trained in float32 whatever the backbone's precision, and kept in bfloat16, in a folder that PEFT can
-load too.
+The factors are trained in float32 and kept in bfloat16, in a folder that PEFT can load too.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Backbones: load a Llama-architecture model and its tokenizer, quantised when the settings say so.
 
-The paper's is a Llama-2 7B in 4-bit NormalFloat (QLoRA, arXiv 2305.14314). The embedded default is
-SmolLM2-135M-Instruct, which comes with an installed package, so that no model hub is needed.
+The paper's is a Llama-2 7B in 4-bit NormalFloat. The embedded default, SmolLM2-135M-Instruct, comes with an installed
+package, so that no model hub is needed.
 """
 
 import gc
@@ -44,8 +44,7 @@ def load_backbone(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """Load the backbone that the settings name, in evaluation mode, with its weights frozen.
 
-    Only safetensors weights are read, and no code that comes with a model is ever run. An :class:`InputError` refuses
-    one that is unknown, cannot be fetched, is not a Llama or lacks weights.
+    Only safetensors weights are read, and no code that comes with a model is ever run.
     """
     gc.collect()  # a model before this one, whose layers may refer to themselves
     folder, dtype = _backbone_folder(settings.backbone), getattr(torch, settings.dtype)

@@ -8,14 +8,12 @@ code also draws items that come later in that sequence, which teaches that they 
 that will be ranked. Prefixes whose target is not among them are left out.
 
 *Shared lists* (``users_per_prompt``). Several users' histories follow one list, so that an answer costs a quarter of
-the tokens. Then the list gives the answer away, as popular items are the answer more often. The share q of a candidate
-among the answers to all lists is its *prior*; the loss adds log q to the logits, so that only what the history tells is
-learnt (logit adjustment, Menon et al., 2021, arXiv 2007.07314).
+the tokens. As popular items are the answer more often, the loss adds log q to the logits, where q, the *prior*, is a
+candidate's share of all answers: only what the history tells is learnt (Menon et al., 2021, arXiv 2007.07314).
 
 *Names* (``names_per_prompt``): titles of the list, whole or in parts, which binds labels to titles.
 
-*Item questions* (``items_per_prompt``). After one item: which of the list was chosen together with it? The answer is a
-distribution over all users, far less noisy than what one user chose next.
+*Item questions* (``items_per_prompt``): which of the list was chosen together with an item, a distribution over users.
 """
 
 from collections.abc import Sequence

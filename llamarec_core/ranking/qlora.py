@@ -1,11 +1,9 @@
 """QLoRA: tune the ranker, and load it again (LlamaRec, sections 3.2.3 and 4.1; QLoRA, arXiv 2305.14314).
 
-The backbone stays frozen, and quantised if the settings say so; an adapter is trained. Validation ranks the retriever's
-own candidates, before the first step and at intervals; the best adapter is kept, with ``ranker.json`` for people.
-
-Randomness never depends on the past: examples follow from (seed, number), dropout from (seed, micro-batch). So a run
-that was killed ends with the same adapter as one that was not. A step's micro-batches are shared out to the processes
-that ``accelerate launch`` or ``torchrun`` started, which need a folder that all of them see.
+The backbone stays frozen; an adapter is trained, and the best is kept, by the retriever's own validation candidates.
+Examples follow from (seed, number), dropout from (seed, micro-batch), so that a run that was killed ends with the same
+adapter as one that was not. A step's micro-batches are shared out to the processes that ``accelerate launch`` or
+``torchrun`` started, which need a folder that all of them see.
 """
 
 import hashlib
@@ -74,8 +72,7 @@ def load_ranker(
 ) -> VerbalizerRanker:
     """Load the ranker that :func:`fit_ranker` left in ``folder``, or (not ``tuned``) its backbone alone, zero-shot.
 
-    ``settings`` are those of the tuning, but for :data:`.NOT_SHAPING`; ``changes`` are settings of the prompt or of the
-    backbone's precision to rank with.
+    ``changes`` to the settings of the tuning are of the prompt or of the backbone's precision to rank with.
     """
     tensors = load_adapter(folder / "adapter", settings=identity(dataset, settings)) if tuned else None
     settings = settings.model_copy(update=changes)
@@ -86,11 +83,10 @@ def load_ranker(
 
 
 class RankerTask(AdapterTask):
-    """A ranker's steps and validations.
+    """A ranker's steps and validations, with these columns.
 
-    A validation's columns are, on the retriever's candidates of the validation users, ``ndcg@10``,
-    ``ndcg@10_with_retriever``, by a weight fitted on the same users, and ``ndcg@10_shuffled``.
-    Where prefixes are held out, ``nats`` is the meter on them and ``nats_se`` its standard error over the questions.
+    ``ndcg@10`` is on the validation users' candidates, ``ndcg@10_with_retriever`` by a weight fitted on the same users,
+    ``ndcg@10_shuffled`` of some; ``nats`` is the meter on the prefixes held out, ``nats_se`` its standard error.
     """
 
     counts = ("answers", "tokens")
