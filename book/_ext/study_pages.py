@@ -171,9 +171,9 @@ def short_types(member: Any, *names: Any, **_extras: bool) -> dict[str, Any]:
     return annotations | get_type_hints(typed)
 
 
-def leave_aliases_out(_app: Any, _what: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
-    """Leave out what Python itself says of a named tuple's fields."""
-    return True if str(member.__doc__).startswith("Alias for field number") else None
+def leave_additions_out(_app: Any, _what: str, name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
+    """Leave out what Python and pydantic add to named tuples and settings."""
+    return True if name == "model_config" or str(member.__doc__).startswith("Alias for field number") else None
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -183,6 +183,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("bibtex-entries", BibtexEntries)
     app.connect("config-inited", write_footer)
     app.connect("source-read", open_notebook_page)
-    app.connect("autodoc-skip-member", leave_aliases_out)
+    app.connect("autodoc-skip-member", leave_additions_out)
     app.connect("autodoc-process-signature", leave_settings_out)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
