@@ -103,7 +103,7 @@ def learning_curve(curves: Mapping[str, pd.DataFrame], lines: Mapping[str, Mappi
     for title, values in lines.items():
         ends = curves[title].iloc[[0, -1]]
         panels[f"{title}\nvalidation NDCG@10"] |= {name: ends.assign(value=value) for name, value in values.items()}
-    caption = "What the ranker learns: how much better than the prior it tells the target, and how well it ranks."
+    caption = "What the ranker learns: how much better than the prior it predicts the target, and how well it ranks."
     shape = {"labels": ("answers seen (log)", ""), "columns": len(curves), "height_ratios": (2, 3)}
     figure = line_panels(panels, "answers", "value", caption=caption, **shape)
     answers = pd.concat(curve["answers"] for curve in curves.values())
@@ -161,7 +161,7 @@ def index_curves(curve: pd.DataFrame) -> Figure:
     enough = curve[curve["recall@20"] >= 0.95].assign(milliseconds=1000 * curve["median_seconds"])
     fastest = enough.loc[enough.groupby(["items", "index"])["milliseconds"].idxmin()]
     panels = {"": dict(tuple(fastest.groupby("index", sort=False)))}
-    caption = "Time of a query against the size of the catalogue, at the fastest setting with recall@20 ≥ 0.95."
+    caption = "Time per query against the size of the catalogue, at the fastest setting with recall@20 ≥ 0.95."
     labels = ("items (log)", "milliseconds a query (log)")
     return line_panels(panels, "items", "milliseconds", caption=caption, labels=labels, log="xy")
 
@@ -207,7 +207,7 @@ def noise_sizes(noise: pd.DataFrame) -> Figure:
     sizes = noise[noise["metric"] == "Recall@10"].pivot_table("size", "source", "dataset", sort=False)
     sizes = sizes.sort_index(key=lambda sources: sources.str.startswith("published"), kind="stable")
     colours = [colour("llamarec" if source.startswith("published") else "lrurec") for source in sizes.index]
-    caption = "How far LRURec's Recall@10 moves by noise alone, beside the published gaps."
+    caption = "How far noise alone moves LRURec's Recall@10, beside the published gaps."
     shape = {"height": 0.35 * len(sizes) + 1.2, "columns": len(sizes.columns), "sharey": True}
     figure, axes = new_figure(caption, sizes.columns, ("± Recall@10", ""), **shape)
     for axis, (dataset, values) in zip(axes, sizes.items(), strict=True):
@@ -228,7 +228,7 @@ def quality_against_latency(table: pd.DataFrame) -> Figure:
     if points.empty:
         raise InputError("The table of strategies holds no times: run the strategies first.")
     panels = dict(tuple(points.groupby("dataset", sort=False)))
-    caption = "Quality against the time of one request: the higher and the further left, the better."
+    caption = "Quality against the time of one request. Higher and further left is better."
     labels = ("median seconds of one request (log)", "NDCG@10, all users")
     figure, axes = new_figure(caption, panels, labels, height=2.6 * len(panels) + 1.2, sharex=True)
     for axis, (dataset, rows) in zip(axes, panels.items(), strict=True):
