@@ -73,8 +73,8 @@ TEMPLATES = {
         candidates_first=True,
     ),
 }
-# a candidate's label follows its title just as the answer follows the history's last title
 """The prompts' wordings by name. ``alpaca`` is the paper's, ``candidates_first`` and ``label_after`` this study's."""
+# a candidate's label follows its title just as the answer follows the history's last title
 TEMPLATES["label_after"] = replace(TEMPLATES["candidates_first"], candidate_mark="\n-", candidate_end="\n{label}")
 
 
