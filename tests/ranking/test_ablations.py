@@ -75,6 +75,6 @@ def test_given_scores_have_no_answer_and_their_weight_is_fitted_on_validation(ab
 
 def test_a_variant_is_read_once(ablation, monkeypatch):
     ablation.add("precision", "float32")
-    monkeypatch.setattr(module, "candidate_probabilities", lambda *_, **__: pytest.fail("read twice"))
+    monkeypatch.setattr(module, "load_ranker", lambda *_, **__: pytest.fail("read twice"))
     ablation.add("order", "descending")
     assert ranks_of(ablation, "descending")["rank"].equals(ranks_of(ablation, "float32")["rank"])
