@@ -176,6 +176,12 @@ def leave_additions_out(_app: Any, _what: str, name: str, member: Any, _skip: bo
     return True if name == "model_config" or str(member.__doc__).startswith("Alias for field number") else None
 
 
+def keep_colons(_app: Any, what: str, _name: str, _member: Any, _options: Any, lines: list[str]) -> None:
+    """Keep napoleon from reading a constant's words before a colon as its type: an empty comment comes first."""
+    if what in ("attribute", "data", "property") and lines:
+        lines[:0] = ["..", ""]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Connect all of it with Sphinx."""
     autodoc.get_type_hints = short_types
@@ -184,5 +190,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("config-inited", write_footer)
     app.connect("source-read", open_notebook_page)
     app.connect("autodoc-skip-member", leave_additions_out)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", leave_settings_out)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
