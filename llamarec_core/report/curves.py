@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,11 @@ def line_panels(
                 axis.plot(told[x], told[y], "*", color=line.get_color(), markersize=13, clip_on=False, in_layout=False)
         if not panel:
             axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
-        axis.set(**{f"{letter}scale": "log" for letter in log})
         for letter in log:
+            axis.set(**{f"{letter}scale": "log"})
             getattr(axis, f"{letter}axis").set_major_formatter(_PLAIN)
     if not log:
-        spread(axes, along="y")
+        spread(figure, along="y")
     if len(names) > 1:
         legend_below(figure, {display_name(name): look | {"linestyle": "-"} for name, look in looks.items()})
     return figure
@@ -72,9 +73,8 @@ def line_panels(
 def training_curve(frame: pd.DataFrame, *, x: str, metric: str) -> Figure:
     """Plot the ``training_loss`` above a validation metric such as ``recall@10``, where each was measured."""
     name = re.sub("ndcg|mrr", lambda found: found[0].upper(), metric).replace("recall", "Recall")
-    titles = {"training_loss": "training loss (nats)", metric: f"validation {name}, the best starred"}
     panels = {}
-    for column, title in titles.items():
+    for column, title in (("training_loss", "training loss (nats)"), (metric, f"validation {name}, the best starred")):
         best = frame[column].eq(frame[column].max()) & (column == metric)
         panels[title] = {"lrurec": frame.assign(value=frame[column], best=best).dropna(subset="value")}
     caption = f"Training loss and validation {name} against {x}."
@@ -91,15 +91,12 @@ def learning_curve(curves: Mapping[str, pd.DataFrame], lines: Mapping[str, Mappi
         "validation NDCG@10": {"ndcg@10": "alone", "ndcg@10_with_retriever": "with the retriever's score",
                                "ndcg@10_shuffled": "candidates shuffled"},
     }  # fmt: skip
-    panels = {
-        f"{title}\n{label}": {
-            name: curve.assign(value=curve[column]).dropna(subset="value")
-            for column, name in columns.items()
-            if column in curve  # a short tuning has not all
+    panels = {}
+    for (label, columns), (title, curve) in product(shown.items(), curves.items()):
+        known = {column: name for column, name in columns.items() if column in curve}  # a short tuning has not all
+        panels[f"{title}\n{label}"] = {
+            name: curve.assign(value=curve[column]).dropna(subset="value") for column, name in known.items()
         }
-        for label, columns in shown.items()
-        for title, curve in curves.items()
-    }
     for title, values in lines.items():
         ends = curves[title].iloc[[0, -1]]
         panels[f"{title}\nvalidation NDCG@10"] |= {name: ends.assign(value=value) for name, value in values.items()}
@@ -121,14 +118,10 @@ def learning_curve(curves: Mapping[str, pd.DataFrame], lines: Mapping[str, Mappi
 def grid_panels(grid: pd.DataFrame) -> Figure:
     """Plot the Recall@10 of :func:`llamarec_core.grid.grid_table` over dropout, a line a weight decay."""
     run = grid.astype({"chosen": bool}).sort_values("dropout").dropna(subset="recall@10")
-    panels = {
-        f"{dataset}\n{display_name(method)}": {
-            f"weight decay {decay:g}": line
-            for decay, line in run[(run["dataset"] == dataset) & (run["method"] == method)].groupby("weight_decay")
-        }
-        for dataset in grid["dataset"].unique()
-        for method in in_order(grid["method"])
-    }
+    panels = {}
+    for dataset, method in product(grid["dataset"].unique(), in_order(grid["method"])):
+        lines = run[(run["dataset"] == dataset) & (run["method"] == method)].groupby("weight_decay")
+        panels[f"{dataset}\n{display_name(method)}"] = {f"weight decay {decay:g}": line for decay, line in lines}
     caption = "Validation Recall@10 against dropout. A star marks the setting chosen."
     options = {"labels": ("dropout", "validation\nRecall@10"), "columns": grid["method"].nunique(), "best": "chosen"}
     return line_panels(panels, "dropout", "recall@10", caption=caption, **options)
@@ -220,11 +213,11 @@ def noise_sizes(noise: pd.DataFrame) -> Figure:
 
 def quality_against_latency(table: pd.DataFrame) -> Figure:
     """Plot NDCG@10 over all users against the median time of a request, from ``strategies.csv``; a panel a data set."""
-    of_all = table[table["subset"] == "all"]
+    of_all = table[table["subset"] == "all"].assign(name=table["method"].map(display_name))
     quality = of_all[of_all["metric"] == "NDCG@10"]
     keys = ["dataset", "method", "state", "ranked"]  # times stand beside a strategy's own way of ranking
-    seconds = of_all.loc[of_all["metric"] == "seconds_p50", [*keys, "measured"]].rename(columns={"measured": "seconds"})
-    points = quality.merge(seconds, on=keys)
+    seconds = of_all[of_all["metric"] == "seconds_p50"].set_index(keys)["measured"]
+    points = quality.join(seconds.rename("seconds"), on=keys, how="inner")
     if points.empty:
         raise InputError("The table of strategies holds no times: run the strategies first.")
     panels = dict(tuple(points.groupby("dataset", sort=False)))
@@ -235,21 +228,18 @@ def quality_against_latency(table: pd.DataFrame) -> Figure:
         own = quality.loc[(quality["dataset"] == dataset) & (quality["method"] == RETRIEVER), "measured"].item()
         line = axis.axhline(own, color=INK, linestyle=":", linewidth=1.5, zorder=0)
         line.tooltip = f"{dataset}, the retriever's order: {own:.3f}"
-        for row in rows.assign(method=rows["method"].map(display_name), key=rows["method"]).to_dict("records"):
-            mark, hue = _STRATEGIES[row["key"]]
+        for row in rows.to_dict("records"):
+            mark, hue = _STRATEGIES[row["method"]]
             tuned = row["state"] == "tuned"
             at = [row["seconds"] * (1.04 if tuned else 0.96)] * 3  # both states take the same time: side by side
             look = {"marker": mark, "markevery": [1], "markersize": 7, "linewidth": 1.5, "color": hue}
             values = [row["ci_low"], row["measured"], row["ci_high"]]
             (point,) = axis.plot(at, values, markerfacecolor=hue if tuned else "white", **look)
-            written = "{dataset}, {method}, {state}: {measured:.3f} [{ci_low:.3f}, {ci_high:.3f}] at {seconds:.2f} s"
+            written = "{dataset}, {name}, {state}: {measured:.3f} [{ci_low:.3f}, {ci_high:.3f}] at {seconds:.2f} s"
             point.tooltip = text(written, row)
         _plain_log(axis)
-    looks = {
-        display_name(name): {"marker": mark, "color": hue}
-        for name, (mark, hue) in _STRATEGIES.items()
-        if name in set(points["method"])
-    }
+    marks = {name: look for name, look in _STRATEGIES.items() if name in set(points["method"])}
+    looks = {display_name(name): {"marker": mark, "color": hue} for name, (mark, hue) in marks.items()}
     looks["filled: tuned"] = {"marker": "o", "color": GREY}
     looks["hollow: zero-shot"] = looks["filled: tuned"] | {"markerfacecolor": "white"}
     looks["the retriever's order"] = {"color": INK, "linestyle": ":"}

@@ -9,7 +9,8 @@ import html
 import io
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llamarec_core.files import InputError, replacing
+from llamarec_core.files import InputError, replacing, write_text
 from llamarec_core.report.forms import QUOTED, display_name, in_order, text
 from llamarec_core.report.show import STYLE
 
@@ -74,12 +75,12 @@ def new_figure(
     return figure, axes[: len(titles)]
 
 
-def spread(axes: Iterable[Axes], *, along: str = "x") -> None:
+def spread(figure: Figure, *, along: str = "x") -> None:
     """Widen axes of a metric that span less than 0.02, which is no difference to look at."""
-    for axis in axes:
+    for axis in figure.axes:
         low, high = getattr(axis, f"get_{along}lim")()
         if high - low < 0.02:
-            getattr(axis, f"set_{along}lim")((low + high - 0.02) / 2, (low + high + 0.02) / 2)
+            axis.set(**{f"{along}lim": ((low + high - 0.02) / 2, (low + high + 0.02) / 2)})
 
 
 def legend_below(figure: Figure, looks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -106,15 +107,12 @@ def as_html(figure: Figure) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PNG, PDF and SVG, each whole or not at all. ``path`` has no suffix. Return the files."""
+    """Write a figure as PNG, PDF and SVG. ``path`` has no suffix. Return the files."""
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "pdf", "svg")]
-    for file in files:
+    for file, metadata in zip(files, ({}, {"CreationDate": None}), strict=False):
         with replacing(file) as temporary:
-            if file.suffix == ".svg":
-                temporary.write_text(_svg(figure), encoding="utf-8")
-            else:
-                metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
-                figure.savefig(temporary, format=file.suffix[1:], metadata=metadata)
+            figure.savefig(temporary, format=file.suffix[1:], metadata=metadata)
+    write_text(files[2], _svg(figure))
     return files
 
 
@@ -133,8 +131,7 @@ def forest(table: pd.DataFrame, *, metrics: Sequence[str] = QUOTED, subset: str 
     parts = dict(tuple(table.assign(colour=table["method"].map(colour)).groupby(["dataset", "metric"])))
     panels = {
         f"{dataset}\n{metric}": parts[dataset, metric].set_index("method").reindex(methods).rename(display_name)
-        for metric in metrics
-        for dataset in datasets
+        for metric, dataset in product(metrics, datasets)
     }
     over = "all users" if subset == "all" else "users whose target was retrieved"
     legend = {_OURS: GREY} | ({"published": "white"} if table["published"].notna().any() else {})
@@ -185,7 +182,7 @@ def _forests(
         axis.set_yticks(range(len(rows)), rows.index)
         from_the_top(axis, len(rows))
         axis.locator_params(axis="x", nbins=6 - columns)
-    spread(axes)
+    spread(figure)
     ours = {"marker": "o", "linestyle": "-", "linewidth": 3}
     marks = {name: _PUBLISHED if of == "white" else ours | {"color": of} for name, of in legend.items()}
     legend_below(figure, marks)
@@ -197,12 +194,9 @@ def _told(figure: Figure) -> list[Artist]:
 
 
 def _svg(figure: Figure, **options: Any) -> str:
-    for number, artist in enumerate(_told(figure)):
+    told, file = _told(figure), io.StringIO()
+    for number, artist in enumerate(told):
         artist.set_gid(f"mark-{number}")
-    with io.StringIO() as file:
-        figure.savefig(file, format="svg", metadata={"Date": None}, **options)
-        svg = file.getvalue()
-    for artist in _told(figure):
-        opening = f'<g id="{artist.get_gid()}">'
-        svg = svg.replace(opening, f"{opening}<title>{html.escape(artist.tooltip)}</title>")
-    return svg
+    figure.savefig(file, format="svg", metadata={"Date": None}, **options)
+    titles = {f'<g id="mark-{number}">': html.escape(artist.tooltip) for number, artist in enumerate(told)}
+    return re.sub(r'<g id="mark-\d+">', lambda found: f"{found[0]}<title>{titles[found[0]]}</title>", file.getvalue())

@@ -1,7 +1,6 @@
 """Draws each table by its form: as HTML for the page, and as LaTeX for an article. pandas' Styler does the drawing.
 
-A published table has a stable name on its page, and links to its files. Here too: how the notebooks ran, and the data
-of the page *Ask it*.
+Here too: how the notebooks ran, and the data of the page *Ask it*.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from llamarec_core.files import replacing, write_text
+from llamarec_core.files import write_text
 from llamarec_core.report.forms import FORMS, Form, display_name, plain, text
 
 if TYPE_CHECKING:
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
     from llamarec_core.retrieval import Candidates
     from llamarec_core.study import Run
 
-_NAMED = ("method", "reference", "strategy", "subset")
-"""Columns whose values are shown by their names on pages."""
-_PAGE = 45
-"""A LaTeX table of more rows than this goes on over pages."""
+_NAMED = ("method", "reference", "strategy", "subset")  # columns whose values are shown by their names on pages
+_PAGE = 45  # a LaTeX table of more rows than this goes on over pages
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -70,11 +67,14 @@ class ShownTable:
             whole = _scrolled(self.frame, self.form, f"{label}, the whole table")
             body += f"<details><summary>The whole table</summary>{whole}</details>"
         caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
+        if not self.name:
+            return f'{STYLE}<figure class="llamarec-figure">{caption}{body}</figure>'
         files = [f'<a href="{html.escape(link)}" download>{kind}</a>' for kind, link in self.links.items()]
-        files += [f'<a href="#{self.name}">link to this table</a>'] if self.name else []
-        below = f'<p class="files">{" · ".join(files)}</p>' if files else ""
-        anchored = f' id="{self.name}"' if self.name else ""
-        return f'{STYLE}<figure class="llamarec-figure"{anchored}>{caption}{body}{below}</figure>'
+        below = " · ".join([*files, f'<a href="#{self.name}">link to this table</a>'])
+        return (
+            f'{STYLE}<figure class="llamarec-figure" id="{self.name}">{caption}{body}'
+            f'<p class="files">{below}</p></figure>'
+        )
 
 
 def show_table(frame: pd.DataFrame, form: str | None = None, *, caption: str = "", **options: Any) -> ShownTable:
@@ -84,14 +84,12 @@ def show_table(frame: pd.DataFrame, form: str | None = None, *, caption: str = "
 
 
 def write_table(frame: pd.DataFrame, path: Path, form: str | None = None, *, caption: str = "") -> list[Path]:
-    """Write a table as tidy CSV and as LaTeX beside it, each whole or not at all. Return both files.
+    """Write a table as tidy CSV and as LaTeX beside it. ``path`` has no suffix. Return both files.
 
-    ``path`` has no suffix. Numbers have six significant digits, so that the CSV is the same on every machine. The LaTeX
-    names in its first line the packages that it needs; its label is ``tab:`` and the file's name.
+    Numbers have six significant digits, so that the CSV is the same on every machine.
     """
     csv, tex = (path.with_name(f"{path.name}.{suffix}") for suffix in ("csv", "tex"))
-    with replacing(csv) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    write_text(csv, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     write_text(tex, to_latex(show_table(frame, form, caption=caption), label=f"tab:{path.name}"))
     return [csv, tex]
 
@@ -110,9 +108,9 @@ def publish_table(
     in_an_article = re.sub(r"^Table \d+: (.)", lambda found: found[1].upper(), caption)  # it numbers its own tables
     files = write_table(frame, path, form, caption=in_an_article)
     run.wrote(*files)
-    addresses = (Path(os.path.relpath(file, run.executed_notebook.parent)).as_posix() for file in files)
+    addresses = [Path(os.path.relpath(file, run.executed_notebook.parent)).as_posix() for file in files]
     links = dict(zip(("CSV", "LaTeX"), addresses, strict=True))
-    anchor = "table-" + name.removeprefix("table").lower().replace("_", "-").strip("-")
+    anchor = f"table-{name.removeprefix('table').removeprefix('_').replace('_', '-')}"
     return show_table(frame, form, caption=caption, name=anchor, links=links)
 
 
@@ -172,11 +170,11 @@ def show_record(record: Mapping[str, Any]) -> ShownTable:
 
 def show_runs(records: Mapping[str, Mapping[str, Any]]) -> ShownTable:
     """Show how every notebook ran."""
-    rows = [
-        {"notebook": Path(record["command"].split()[1]).stem, "data set": record["parameters"].get("dataset", "all")}
-        | _circumstances(record)
-        for record in records.values()
-    ]
+    rows = []
+    for record in records.values():
+        notebook = Path(record["command"].split()[1]).stem
+        row = {"notebook": notebook, "data set": record["parameters"].get("dataset", "all")}
+        rows.append(row | _circumstances(record))
     return show_table(pd.DataFrame(rows))
 
 
@@ -185,6 +183,17 @@ def show_versions(records: Mapping[str, Mapping[str, Any]]) -> ShownTable:
     runs = [{"system": record["hardware"]["system"], **record["packages"]} for record in records.values()]
     versions = {name: ", ".join(of.dropna().unique()) for name, of in pd.DataFrame(runs).items()}
     return show_table(pd.DataFrame({"what": versions.keys(), "versions": versions.values()}))
+
+
+def _circumstances(record: Mapping[str, Any]) -> dict[str, str]:
+    hardware, commit = record["hardware"], (record["git_commit"] or "outside git")[:12]
+    accelerators = ", ".join(hardware["accelerators"]) or "no GPU"
+    return {
+        "minutes": f"{record['wall_seconds'] / 60:.1f}",
+        "peak GiB": f"{record['peak_memory_mib'] / 1024:.1f}",
+        "commit": f"{commit} with uncommitted changes" if record["git_dirty"] else commit,
+        "machine": f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {accelerators}",
+    }
 
 
 def write_users(
@@ -199,8 +208,8 @@ def write_users(
 ) -> None:
     """Write the data of the page *Ask it*: test users with their histories, candidates and P(candidate).
 
-    All arrays are ``(users, candidates)``. ``probabilities`` and ``shuffled`` hold P(candidate) by name of an order, in
-    the retriever's order; ``shuffled`` those that read labels, when candidate ``shown`` stands under each label.
+    All arrays are ``(users, candidates)``. ``shuffled`` holds P(candidate) of the orders that read labels, when
+    candidate ``shown`` stands under each label.
     """
 
     def rounded(orders: Mapping[str, np.ndarray], row: int) -> dict[str, list[float]]:
@@ -221,27 +230,14 @@ def write_users(
     write_text(path, told.replace("<", "\\u003c"))  # no title can end the page's script element
 
 
-def _circumstances(record: Mapping[str, Any]) -> dict[str, str]:
-    hardware, commit = record["hardware"], (record["git_commit"] or "outside git")[:12]
-    accelerators = ", ".join(hardware["accelerators"]) or "no GPU"
-    return {
-        "minutes": f"{record['wall_seconds'] / 60:.1f}",
-        "peak GiB": f"{record['peak_memory_mib'] / 1024:.1f}",
-        "commit": f"{commit} with uncommitted changes" if record["git_dirty"] else commit,
-        "machine": f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {accelerators}",
-    }
-
-
 def _users(frame: pd.DataFrame) -> str:
     """Say how many users each data set's rows are about."""
     if not {"dataset", "users", "subset"} <= set(frame.columns):
         return ""
     words = {"all": "{:,.0f} users", "retrieved": "{:,.0f} with their target retrieved"}
-    said: dict[str, list[str]] = {}
     counts = frame.dropna(subset="users").groupby(["dataset", "subset"], sort=False)["users"].max()
-    for (dataset, subset), count in counts.items():
-        said.setdefault(dataset, []).append(words[subset].format(count))
-    return "; ".join(f"{dataset} {', '.join(of)}" for dataset, of in said.items()) + "."
+    said = pd.Series({(dataset, subset): words[subset].format(count) for (dataset, subset), count in counts.items()})
+    return "; ".join(f"{dataset} {', '.join(of)}" for dataset, of in said.groupby(level=0, sort=False)) + "."
 
 
 def _is_words(column: pd.Series) -> bool:
