@@ -155,7 +155,8 @@ def resolve(name):
         owner, _, part = name.rpartition(".")
         found = pkgutil.resolve_name(owner)
         documented = re.search(rf"^ +{part}: ", found.__doc__ or "", re.MULTILINE)
-        if not documented and part not in getattr(found, "model_fields", {}):
+        fields = getattr(found, "model_fields", None) or getattr(found, "__dataclass_fields__", {})
+        if not documented and part not in fields:
             raise
         return found
 
