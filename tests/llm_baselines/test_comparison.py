@@ -20,7 +20,7 @@ from llamarec_core.llm_baselines.comparison import (
     named_ranks,
     sample_users,
 )
-from llamarec_core.ranking import candidate_probabilities, fit_ranker, load_ranker, rerank_by_scores
+from llamarec_core.ranking import fit_ranker
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +83,6 @@ def test_answers_are_kept_with_ranks_and_costs(comparison, dataset, sample, tmp_
     assert (kept["batch_seconds"] > 0).all()
     assert set(kept["dtype"]) == {"float32"}
     assert set(kept["commit"]) == {"abc"}
-
-
-def test_the_tuned_verbalizer_is_the_ranker(comparison, tiny, dataset, sample, folder):
-    ranks = module.measured(comparison.load(Verbalizer, tuned=True), dataset, sample)["rank"]
-    ranker = load_ranker(dataset, tiny.settings, folder / "ranker")
-    probabilities = candidate_probabilities(ranker, dataset, sample.candidates, "test")
-    assert ranks.tolist() == rerank_by_scores(sample.candidates, probabilities)["rank"].tolist()
 
 
 def test_a_strategy_that_generates_runs_in_float32_on_a_processor(comparison):

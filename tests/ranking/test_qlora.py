@@ -25,7 +25,7 @@ from llamarec_core.ranking import (
     ndcg_at_10,
     retrieved_candidates,
 )
-from llamarec_core.ranking.adapter import WEIGHTS, add_adapter
+from llamarec_core.ranking.adapter import WEIGHTS
 from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.ranking.qlora import RankerTask
 from llamarec_core.ranking.verbalizer import (
@@ -96,15 +96,6 @@ def test_the_tuned_ranker_is_what_training_reached_and_what_peft_loads_by_itself
         loaded = PeftModel.from_pretrained(zero_shot.model, folder / "adapter").eval()
     by_peft = VerbalizerRanker(loaded, ranker.prompts, batch_size=1).probabilities(*REQUESTS)
     np.testing.assert_array_equal(by_peft, ranker.probabilities(*REQUESTS))
-
-
-def test_the_adapter_is_float32_on_any_backbone_and_bfloat16_in_its_file(tuned, tiny):
-    kept = load_file(tuned[1] / "adapter" / WEIGHTS)
-    assert {tensor.dtype for tensor in kept.values()} == {torch.bfloat16}
-    settings = tiny.settings.model_copy(update={"dtype": "bfloat16"})
-    model = add_adapter(load_backbone(settings, device="cpu")[0], settings, seed=0)
-    dtypes = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
-    assert dtypes == {True: torch.float32, False: torch.bfloat16}
 
 
 def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates, monkeypatch):
