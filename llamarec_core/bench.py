@@ -38,11 +38,7 @@ WHOLE = "whole"
 def compare_times(
     case: str, variants: Mapping[str, Callable[[], object]], *, repetitions: int = 20, warmup: int = 3
 ) -> pd.DataFrame:
-    """Time variants of one computation against the first, in rounds of which the first ``warmup`` do not count.
-
-    Returns ``case``, ``variant``, ``median_seconds``, ``iqr_seconds`` (interquartile range), ``ratio_to_reference``
-    (above 1 is faster) and ``peak_mib``.
-    """
+    """Time variants of one computation, and how many times as fast as the first each is: ``ratio_to_reference``."""
     rounds = []
     for number in range(warmup + repetitions):
         for name, call in variants.items():
@@ -176,14 +172,9 @@ def title_length_times(
 ) -> pd.DataFrame:
     """Time the verbalizer and the generation of the list against the length of titles (Figure 3).
 
-    Args:
-        pairs: the precision and the model of ``LlamaRec`` and of ``Llama CausalLM``, which take turns.
-        cases: requests that are answered together, tokens of a title, rounds of generation.
-
-    Returns:
-        ``mean_title_length_tokens``, ``method``, ``batch`` (requests), ``part`` (:data:`WHOLE` or one of
-        :data:`.PARTS`), ``seconds`` (a request's share of its batch, median over the rounds), ``iqr_seconds``,
-        ``repetitions``, ``precision``.
+    ``pairs`` give the precision and the model of ``LlamaRec`` and of ``Llama CausalLM``, which take turns; ``cases``
+    are requests answered together, tokens of a title, rounds of generation. ``part`` is :data:`WHOLE` or one of
+    :data:`.PARTS`, and ``seconds`` a request's share of its batch.
     """
     rounds = []
     for pair in pairs:
@@ -212,10 +203,7 @@ def title_length_times(
 def made_up_requests(
     prompts: PromptBuilder, *, length: int, batch: int, generator: np.random.Generator
 ) -> tuple[PromptBuilder, np.ndarray, np.ndarray]:
-    """Make up a catalogue of titles of ``length`` tokens from words of another that are one token each.
-
-    Returns its prompts, and histories ``(batch, H)`` and candidates ``(batch, K)`` of its items.
-    """
+    """Make up titles of ``length`` tokens from words that are one token each: their prompts, histories, candidates."""
     words = sorted({word for title in prompts.titles for word in title.split() if word.isalpha()})
     words = [word for word, tokens in zip(words, _tokens_of(prompts, words), strict=True) if tokens == 1]
     if not words:

@@ -24,7 +24,7 @@ from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSetti
 
 @dataclass(frozen=True)
 class Grid:
-    """The grid of one retriever on one data set; ``root`` is the study's folder."""
+    """The grid of one retriever on one data set."""
 
     profile: Profile
     dataset: str

@@ -33,7 +33,7 @@ COOL_DOWN = 0.2  # share of a time budget over which the learning rate falls to 
 
 
 class Task(Protocol):
-    """What is trained: weights and their optimiser, a step, a validation."""
+    """What is trained."""
 
     optimizer: torch.optim.Optimizer  # the plain one, also where accelerate wraps it; its rates are the run's highest
     counts: tuple[str, ...]  # what the curve adds up over the whole run, by name
@@ -89,10 +89,6 @@ def train(
         folder: of the run; several processes need one that all of them see.
         identity: what a checkpoint must share with this run, as JSON values.
         save: writes the best weights, given them and their row without ``seconds``, which would change the bytes.
-
-    Raises:
-        InputError: the folder holds a run of another identity, another process is at work there, or the loss is no
-            longer a number.
     """
     main = accelerator is None or accelerator.is_main_process
     made = circumstances(Path(__file__).parent)  # now, because the code on disk may change while it runs

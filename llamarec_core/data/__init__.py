@@ -1,7 +1,4 @@
-"""Data: raw files → :class:`Dataset`, the first stage of the study (LlamaRec, section 4.1).
-
-source files ──sources, tables──▶ events and titles ──preprocess──▶ Dataset
-"""
+"""Data: files ──sources, tables──▶ events and titles ──preprocess──▶ :class:`Dataset` (LlamaRec, section 4.1)."""
 
 from llamarec_core.data.dataset import Dataset, find_item
 from llamarec_core.data.preprocess import describe

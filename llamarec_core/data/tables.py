@@ -36,12 +36,9 @@ def read_table(path: SourcePath, columns: Mapping[str, str], *, header: Sequence
     """Read a table's columns: ``timestamp`` as int64, all others as text; the index is the line of each row.
 
     The header line shows the delimiter: comma, semicolon, tab or bar. A field may stand in double quotes, but not in
-    RecBole's files, ``.inter`` and ``.item``, whose types of columns (``user_id:token``) are no part of their names.
-    Times are whole numbers, decimal numbers or ISO 8601 dates. Whole numbers stay as they are, all others are replaced
-    by their ranks: order and ties are exact. In a table without times, an item stands once.
-
-    ``columns`` maps our name of each column to its name in the file. ``header`` names all columns in order, for a file
-    with commas and without a header line.
+    RecBole's files. Times are whole numbers, decimal numbers or ISO 8601 dates; all but whole numbers are replaced by
+    their ranks: order and ties are exact. In a table without times, an item stands once. ``columns`` maps our name of
+    each column to its name in the file; ``header`` names all columns of a file with commas and without a header line.
     """
     raw = b"".join(_lines(path))
     try:

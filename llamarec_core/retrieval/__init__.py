@@ -1,7 +1,4 @@
-"""Stage 1, retrieval: a sequential recommender ranks the whole catalogue and keeps 20 candidates a user.
-
-Dataset ──training──▶ retriever ──candidates──▶ candidates file (for the ranker) and ranks file (for the tables)
-"""
+"""Stage 1: Dataset ──training──▶ retriever ──▶ candidates file (for the ranker), ranks file (for the tables)."""
 
 from llamarec_core.retrieval.candidates import (
     Candidates,

@@ -23,10 +23,7 @@ PROBES = (4, 8, 16, 32, 64, 128, 256)
 def training_steps(
     dataset: Dataset, settings: RetrieverSettings, published: Callable[[LRURec], torch.nn.Module], *, seed: int
 ) -> dict[str, Callable[[], object]]:
-    """Return a training step in the published form and in ours, from the same weights, on the same batches.
-
-    ``published`` makes the published form of a model, with a method ``loss(sequences, max_length)``.
-    """
+    """Return a training step in the published form, which ``published`` makes of a model, and in ours, to time."""
     torch.manual_seed(seed)
     ours = LRURec(dataset.n_items, settings).train()
     theirs = published(ours).train()
@@ -72,11 +69,7 @@ def time_search(
 def search_times(
     catalogue: str, items: np.ndarray, bias: np.ndarray, states: torch.Tensor, histories: list[np.ndarray]
 ) -> tuple[list[dict[str, object]], list[np.ndarray]]:
-    """Time exact search, then the inverted file with more and more groups looked into, for each of ``states``.
-
-    Returns rows of ``catalogue``, ``items``, ``index``, ``probes``, ``recall@20``, ``median_seconds`` (a query) and
-    ``build_seconds``; and the true best items of each query.
-    """
+    """Time exact search, then the inverted file with more and more probes: rows, and the best items of each query."""
 
     def search(number: int, index: ItemIndex, **options: int) -> np.ndarray:
         return index.search(states[[number]], [histories[number]], k=K, **options)[1]

@@ -1,7 +1,6 @@
 """Training a retriever: cross-entropy over the whole catalogue, early stopping, resumable after any kill.
 
-At each position of a user's training sequence the model predicts the next item among all items, with AdamW, as LRURec
-was published (Yue et al., 2023, section 4.1, and the authors' code). The order of the batches follows from
+As LRURec was published (Yue et al., 2023, section 4.1, and the authors' code). The order of the batches follows from
 (seed, epoch), dropout from (seed, step).
 """
 
@@ -37,12 +36,8 @@ def fit_retriever(
 ) -> SequentialRecommender | ItemKNN:
     """Train a retriever, or go on with the training that ``folder`` holds, or return the one it holds finished.
 
-    Training ends after ``settings.epochs``, or after ``settings.patience`` validations without a better Recall@10 over
-    the whole catalogue; the best weights are kept as ``retriever.safetensors``. ItemKNN tries its parameters instead,
-    one set a validation. The global generator of torch is seeded on the way.
-
-    Raises:
-        InputError: ``folder`` holds a run of other settings, data or seed, or the training diverged.
+    The weights with the best validation Recall@10 are kept as ``retriever.safetensors``. ItemKNN tries its parameters
+    instead, one set a validation. The global generator of torch is seeded on the way.
     """
     finished = folder / "retriever.safetensors"
     if not finished.exists():

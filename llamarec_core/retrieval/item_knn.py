@@ -60,8 +60,7 @@ def training_prefixes(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 def training_prefix_candidates(dataset: Dataset, k: int = 20) -> np.ndarray:
     """List the best items outside each of :func:`training_prefixes`, int32 (n, k), for the ranker to learn on.
 
-    The list is that of an ItemKNN that never saw the user: otherwise what the user chose next would stand out, because
-    the choice itself was counted.
+    They are counted without its user: otherwise what the user chose next would stand out.
     """
     chosen = training_matrix(dataset)
     together, counts = cooccurrences(chosen)
