@@ -112,9 +112,9 @@ def train(method, options):
     return f"OMP_NUM_THREADS=1 llamarec train {{wildcards.dataset}} {method} --profile {PROFILE} {options} {LOGGED}"
 
 
-def points(wildcards, method=None, dataset=None):
+def points(wildcards):
     """The records of one grid's points."""
-    grid = Grid(SETTINGS, dataset or wildcards.dataset, method or wildcards.method, Path())
+    grid = Grid(SETTINGS, wildcards.dataset, wildcards.method, Path())
     settings = [grid.retriever(**point) for point in grid.settings.points()]
     return [str(grid.record_file(of_point, seed=SETTINGS.seed)) for of_point in settings]
 
@@ -244,9 +244,9 @@ rule speed:
         notebook="notebooks/bench_retriever.ipynb",
         profile=PROFILE_FILE,
         library=[*library("retrieval"), "llamarec_core/training.py"],
-        reference="tests/retrieval/reference_lru.py",
+        references=["tests/retrieval/reference_lru.py", "tests/busy.py"],
         datasets=expand(f"{RUNS}/dataset/dataset.json", dataset=DATASETS),
-        grid=ancient(lambda wildcards: points(wildcards, method="lrurec", dataset="beauty")),
+        retriever=ancient(f"{NOTEBOOKS}/beauty/2_retriever.ipynb"),
     output:
         notebook=f"{NOTEBOOKS}/bench_retriever.ipynb",
     threads: workflow.cores
