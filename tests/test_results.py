@@ -34,7 +34,7 @@ def test_every_point_of_the_grid_was_run():
 def test_the_page_on_ties_shows_the_committed_tables():
     page, tables = (ROOT / "book" / "ties.md").read_text(), ROOT / "results" / "small" / "tables"
     for row in pd.read_csv(tables / "ties.csv").itertuples():
-        cell = f"{row.measured:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}], {row.same_target:.0%}"
+        cell = f"{row.measured:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}], {100 * row.same_target:.0f} %"
         assert cell in page
     validation = pd.read_csv(tables / "validation_as_published.csv").query("metric in ('NDCG@10', 'Recall@10')")
     for row in validation[validation["ci_low"] != validation["ci_high"]].itertuples():
