@@ -21,10 +21,8 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 MAX_CANDIDATES = 20  #: the verbalizer's labels are the letters A…T
-SHARING = (
-    "candidates_first",
-    "label_after",
-)  #: templates that begin with the list, so that several histories follow it
+#: Templates that begin with the list, so that several histories can follow it.
+SHARING = ("candidates_first", "label_after")
 Method = Literal["lrurec", "sasrec", "bert4rec", "narm", "item_knn"]
 LinearLayer = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
