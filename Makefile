@@ -84,7 +84,7 @@ lab: $(SETUP)  ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
 test: $(SETUP)  ## Run all tests, and verify the committed results
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 	@$(MAKE) --no-print-directory verify
 
 verify: $(SETUP)  ## Compute every table again from the committed ranks; check hashes and the commits behind them

@@ -8,6 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # the longest file first, or the other processes would wait for it at the end
+    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+
+
 @pytest.fixture(scope="session")
 def copy_study():
     """A function that copies what a run of the study needs into a folder, without results of its own."""
