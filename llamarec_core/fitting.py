@@ -14,7 +14,7 @@ import numpy as np
 from llamarec_core.data import Dataset
 from llamarec_core.evaluation.metrics import difference, estimate, per_user
 from llamarec_core.files import InputError
-from llamarec_core.ranking import VerbalizerRanker, fit_ranker, rerank
+from llamarec_core.ranking import VerbalizerRanker, fit_ranker, rerank, title_overlap
 from llamarec_core.retrieval import Retriever, fit_retriever, popularity_scores, retrieve, sampled_users
 from llamarec_core.settings import RankerSettings, RetrieverSettings
 
@@ -57,7 +57,7 @@ def measure(
     orders = {
         "random": rerank.random_scores(candidates, seed=seed),
         "popularity": popularity_scores(dataset)[candidates.items],
-        "title overlap": rerank.title_overlap(dataset, candidates, "test"),
+        "title overlap": title_overlap(dataset, candidates, "test"),
         "retriever": candidates.scores,
         "ranker": scores,
         "fused": rerank.with_retriever(candidates, scores, weight),

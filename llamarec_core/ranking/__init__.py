@@ -17,7 +17,7 @@ from llamarec_core.ranking.rerank import (
     rerank_by_scores,
     retrieved_candidates,
     shown_candidates,
-    title_overlap,
     with_retriever,
 )
 from llamarec_core.ranking.verbalizer import VerbalizerRanker
+from llamarec_core.ranking.words import shared_word_nats, title_overlap

@@ -80,20 +80,33 @@ def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
 def fit_retriever_weight(candidates: Candidates, scores: np.ndarray) -> float:
     """Return the weight ``b / a`` under which ``softmax(a · score + b · log P_retriever)`` makes the targets likeliest.
 
-    This is a conditional logit model, whose likelihood has one maximum, where NDCG@10 has many. ``a`` is positive,
-    because no ranker is worth more for being turned around.
+    NDCG@10 would have many maxima over the weight, the likelihood has one.
     """
     hits = is_target(candidates, scores.shape[1])
-    rows, targets = np.nonzero(hits)
-    features = np.stack([scores, with_retriever(candidates, 0 * scores, 1.0)]).astype(np.float64)[:, rows]
+    retrieved = hits.any(axis=1)
+    features = np.stack([scores, with_retriever(candidates, 0 * scores, 1.0)]).astype(np.float64)
+    (a, b), _ = conditional_logit(features[:, retrieved], hits[retrieved])
+    return float(b / a)
+
+
+def conditional_logit(
+    features: np.ndarray, chosen: np.ndarray, offsets: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit ``softmax(a · first + b · second + offset)`` by likelihood: return (a, b) and log p of what was chosen, (n,).
+
+    ``features`` are ``(2, n, k)``, ``chosen`` is bool ``(n, k)`` with one in each row. ``a`` is positive and ``b`` not
+    negative, because no order is worth more for being turned around.
+    """
+
+    def log_p(factors: np.ndarray) -> np.ndarray:
+        return log_softmax(np.tensordot(factors, features, axes=1) + offsets, axis=1)
 
     def loss(factors: np.ndarray) -> tuple[float, np.ndarray]:
-        logs = log_softmax(np.tensordot(factors, features, axes=1), axis=1)  # (n retrieved, n_candidates)
-        errors = np.exp(logs) - hits[rows]
-        return -logs[np.arange(len(rows)), targets].mean(), (features * errors).sum(axis=2).mean(axis=1)
+        logs = log_p(factors)
+        return -logs[chosen].mean(), (features * (np.exp(logs) - chosen)).sum(axis=2).mean(axis=1)
 
-    a, b = minimize(loss, [1.0, 1.0], jac=True, method="L-BFGS-B", bounds=[(0.01, 100), (0, 100)]).x
-    return float(b / a)
+    fitted = minimize(loss, [1.0, 1.0], jac=True, method="L-BFGS-B", bounds=[(0.01, 100), (0, 100)]).x
+    return fitted, log_p(fitted)[chosen]
 
 
 def ndcg_at_10(candidates: Candidates, scores: np.ndarray) -> float:
@@ -106,18 +119,6 @@ def random_scores(candidates: Candidates, *, seed: int) -> np.ndarray:
     """Return scores that put each user's candidates in random order, which any ranker should beat."""
     count = candidates.items.shape[1]
     return np.array([rng(seed, int(user)).random(count) for user in candidates.users])
-
-
-def title_overlap(dataset: Dataset, candidates: Candidates, split: str, *, history_length: int = 20) -> np.ndarray:
-    """Score candidates by words alone: the largest cosine of their titles' TF-IDF vectors with one of the history."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
-
-    vectors = TfidfVectorizer().fit_transform(dataset.titles)  # (n_items + 1, words)
-    scores = np.empty(candidates.items.shape)
-    for row, (user, items) in enumerate(zip(candidates.users, candidates.items, strict=True)):
-        history = dataset.history(int(user), split)[-history_length:]
-        scores[row] = (vectors[items] @ vectors[history].T).toarray().max(axis=1)
-    return scores
 
 
 def retrieved_candidates(candidates: Candidates, *, size: int, users: int | None = None, seed: int = 0) -> Candidates:

@@ -172,6 +172,11 @@ FORMS: dict[str, Form] = {
         across="{dataset}",
         cells={"paper": "{published}", "ours": "{measured:any}"},
     )),
+    "title_words": Form(
+        rows={**_SET, "tokens of a title": "{title_tokens}"},
+        cells={"cut alike": "{alike:.1%}", "nats": "{nats:.3f} ± {nats_se:.3f}", "answers": "{answers:any}"},
+        note="Cut alike: items that have the cut title of another.",
+    ),
     **dict.fromkeys(("inference_time", "inference_time_7b"), Form(
         rows={"precision": "{precision}", "requests": "{batch}", "title tokens": "{mean_title_length_tokens:g}",
               "method": "{method}"},

@@ -52,7 +52,7 @@ class Tables:
     root: Path
     seed: int | None = None
 
-    BY_HASH = ("table2", "ranker_", "strategies_training_", "ties", "validation_as_published")
+    BY_HASH = ("table2", "title_words", "ranker_", "strategies_training_", "ties", "validation_as_published")
     """How the names begin of tables that their hashes alone hold: they follow from data sets, times, or orders of ties
     that are at hand no more; ``ranker_…`` are parts of ``ranker``."""
 

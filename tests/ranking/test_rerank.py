@@ -16,7 +16,6 @@ from llamarec_core.ranking import (
     rerank_by_scores,
     retrieved_candidates,
     shown_candidates,
-    title_overlap,
     with_retriever,
 )
 from llamarec_core.ranking.rerank import is_target, ndcg_at_10
@@ -136,16 +135,3 @@ def test_the_weight_is_that_of_the_law_that_drew_the_targets():
     assert fit_retriever_weight(rows, -scores) > 10  # a ranker that is wrong is left out
     hits = (rows.items == rows.targets[:, None]).astype(np.float32)
     assert fit_retriever_weight(rows, 0.05 + 0.8 * hits) < 0.05  # one that knows needs no retriever
-
-
-def test_overlap_is_one_for_a_title_of_the_history_and_zero_for_other_words(dataset):
-    words = ["red fox", "blue whale", "red fox two", "grey owl"]
-    animals = type(dataset)(
-        "animals", np.array([1, 2, 3, 4]), [0, 4], ["", *words], ["u"], ["", *(f"i{number}" for number in range(1, 5))]
-    )
-    rows = some([0], [3], [2], [[1, 3, 4, 2]])
-    scores = title_overlap(animals, rows, "validation", history_length=2)[0]  # history: 1, 2
-    assert scores[[0, 3]] == pytest.approx([1, 1])
-    assert scores[2] == 0
-    assert 0 < scores[1] < 1
-    assert title_overlap(animals, rows, "validation", history_length=1)[0] == pytest.approx([0, 0, 0, 1])
