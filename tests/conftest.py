@@ -3,7 +3,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from llamarec_core.data import Dataset
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,3 +36,27 @@ def environment():
     """The environment in which `make` runs the study's commands."""
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return os.environ | {"PATH": programs, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tensors this small are computed fastest by one thread; results of one thread are the same bit for bit."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def dataset_of(*sequences, titles=None, n_items=None, name="small"):
+    """Build a data set from its users' sequences, and from the titles or the number of its items."""
+    titles = titles or [f"Title {item}" for item in range(1, n_items + 1)]
+    return Dataset(
+        name=name,
+        items=np.concatenate(sequences),
+        offsets=np.cumsum([0, *map(len, sequences)]),
+        titles=["", *titles],
+        user_ids=[f"u{user:03}" for user in range(len(sequences))],
+        item_ids=["", *(f"i{item}" for item in range(1, len(titles) + 1))],
+    )

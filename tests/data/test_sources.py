@@ -72,16 +72,23 @@ def test_data_of_ones_own_is_read_from_a_folder_of_its_name_or_from_its_own(tidy
         load_dataset("mine", folder=tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("columns", ["user_id=uid, item_id = asin,timestamp=when,title=name", None])
-def test_columns_may_have_other_names(events, write, tmp_path, columns):
-    header = "asin,uid,when\n" if columns else "item_id:token,user_id:token,timestamp:float\n"
-    write(tmp_path / "interactions.csv", header + "".join(f"{item},{user},{time}\n" for user, item, time in events))
-    header = "name;asin\n" if columns else "title:token_seq;item_id:token\n"
-    write(tmp_path / "items.csv", header + "".join(f"Soap, {i};i{i}\n" for i in range(5)))
-    mapping = columns and {"user_id": "uid", "item_id": "asin", "timestamp": "when", "title": "name"}
-    for given in (columns, mapping):
+@pytest.mark.parametrize(
+    ("files", "events_header", "items_header", "marks"),
+    [
+        (("interactions.csv", "items.csv"), "asin,uid,when", "name;asin", ",;"),
+        (("mine.inter", "mine.item"), "asin:token\tuid:token\twhen:float", "name:token_seq\tasin:token", "\t\t"),
+    ],
+)
+def test_columns_may_have_other_names_in_either_form(
+    events, write, tmp_path, files, events_header, items_header, marks
+):
+    rows = [marks[0].join((item, user, f"{time}.5")) for user, item, time in events]
+    write(tmp_path / files[0], "\n".join([events_header, *rows]))
+    write(tmp_path / files[1], "\n".join([items_header, *(f'A "Soap, {i}{marks[1]}i{i}' for i in range(5))]))
+    mapping = {"user_id": "uid", "item_id": "asin", "timestamp": "when", "title": "name"}
+    for given in ("user_id=uid, item_id = asin,timestamp=when,title=name", mapping):
         dataset = load_dataset("mine", folder=tmp_path, columns=given)
-        assert (dataset.titles[1], dataset.sequence(4).tolist()) == ("Soap, 0", [1, 2, 3, 4, 5])
+        assert (dataset.titles[1], dataset.sequence(4).tolist()) == ('A "Soap, 0', [1, 2, 3, 4, 5])
 
 
 @pytest.mark.parametrize("columns", ["uid", "uid=user_id", "user_id=", "title=name,", {"rating": "stars"}])
@@ -89,15 +96,6 @@ def test_columns_that_say_nothing_of_ours_are_refused(tidy, tmp_path, columns):
     tidy(tmp_path)
     with pytest.raises(InputError, match=r"The columns name '.*': write user_id, item_id, timestamp or title"):
         load_dataset("mine", folder=tmp_path, columns=columns)
-
-
-def test_recboles_files_are_read(events, write, tmp_path):
-    rows = "".join(f"{user}\t{item}\t{time}.5\n" for user, item, time in events)
-    write(tmp_path / "mine.inter", "user_id:token\titem_id:token\ttimestamp:float\n" + rows)
-    write(tmp_path / "mine.item", "item_id:token\tname:token_seq\n" + "".join(f'i{i}\tA "Soap {i}\n' for i in range(5)))
-    dataset = load_dataset("mine", folder=tmp_path, columns={"title": "name"})
-    assert dataset.titles[5] == 'A "Soap 4'
-    assert dataset.sequence(0).tolist() == [1, 2, 3, 4, 5]
 
 
 def test_a_known_data_set_may_be_in_the_tidy_form_where_the_folder_has_its_name(tidy, tmp_path, monkeypatch):
@@ -278,11 +276,6 @@ def test_a_download_is_read_kept_and_after_a_folder_asked_for(published_movielen
     assert published_movielens.requests == ["ml-latest-small.zip"]
 
 
-def test_a_data_set_of_several_files_is_downloaded(published_games):
-    assert load_dataset("games").titles[1:3] == ["Game 0", "Game 1"]
-    assert cached() == ["meta_Video_Games.json.gz", "ratings_Video_Games.csv"]
-
-
 def test_a_truncated_or_altered_download_is_refused_and_not_kept(published_movielens):
     files, name = published_movielens.files, "ml-latest-small.zip"
     whole = files[name]
@@ -310,7 +303,10 @@ def test_what_cannot_be_downloaded_is_named_with_the_reason_and_the_folder_to_pu
     assert cached() == []
 
 
-def test_metadata_without_checksum_are_refused_when_truncated_or_of_other_counts(published_games, monkeypatch):
+def test_several_files_are_downloaded_and_refused_when_truncated_or_of_other_counts(published_games, monkeypatch):
+    """Also where no checksum is known."""
+    assert load_dataset("games").titles[1:3] == ["Game 0", "Game 1"]
+    assert cached() == ["meta_Video_Games.json.gz", "ratings_Video_Games.csv"]
     publish(monkeypatch, "games", published_games.files, counts=(5, 6, 25))
     with pytest.raises(InputError, match=r"users, items and interactions are \(5, 5, 25\) instead of \(5, 6, 25\)"):
         load_dataset("games")

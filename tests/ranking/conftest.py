@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llamarec_core.data import Dataset
 from llamarec_core.ranking import fit_ranker, load_backbone
 from llamarec_core.ranking.verbalizer import NextTokenLogits
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
+from tests.conftest import dataset_of
 
 SMALL = RankerSettings(
     quantization="none", dtype="float32", history_length=3, candidates=4, title_tokens=8, lora_rank=2,
@@ -58,15 +58,6 @@ def tiny(tokenizer, tmp_path_factory):
 
 
 @pytest.fixture
-def one_thread():
-    """Results that are compared bit for bit, or run in several processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
 def fit_killed(monkeypatch):
     """Tune as :func:`fit_ranker` does, but interrupted at one of its forward passes."""
     whole = NextTokenLogits.forward
@@ -92,7 +83,7 @@ def dataset():
     generator = np.random.default_rng(1)
     sequences = [generator.choice(30, size=generator.integers(4, 10), replace=False) + 1 for _ in range(12)]
     titles = [f"Film {number}: The Story (19{60 + number})" for number in range(1, 31)]
-    return dataset_of("toy", sequences, titles)
+    return dataset_of(*sequences, titles=titles, name="toy")
 
 
 @pytest.fixture(scope="session")
@@ -104,18 +95,7 @@ def shop():
         words = generator.choice(len(WORDS), size=4, replace=False)
         pairs = [generator.choice(len(THINGS), size=2, replace=False) for _ in words]
         sequences.append((words[:, None] * len(THINGS) + np.array(pairs)).ravel() + 1)
-    return dataset_of("shop", sequences, [f"{word} {thing}" for word in WORDS for thing in THINGS])
-
-
-def dataset_of(name, sequences, titles):
-    return Dataset(
-        name=name,
-        items=np.concatenate(sequences),
-        offsets=np.cumsum([0, *map(len, sequences)]),
-        titles=["", *titles],
-        user_ids=[f"u{user:03}" for user in range(len(sequences))],
-        item_ids=["", *(f"i{number:02}" for number in range(1, len(titles) + 1))],
-    )
+    return dataset_of(*sequences, titles=[f"{word} {thing}" for word in WORDS for thing in THINGS], name="shop")
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llamarec_core.data import Dataset
 from llamarec_core.files import InputError
 from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.settings import RankerSettings
+from tests.conftest import dataset_of
 
 SETTINGS = RankerSettings(candidates=4)
 HONEST = RankerSettings(
@@ -173,18 +173,21 @@ def test_whoever_is_held_out_is_never_learnt_from(shop):
     assert len(set(greedy.users[greedy.held_out].tolist())) == len(set(greedy.users.tolist())) // 10
 
 
-def alone(length, n_items, *, first=1):
-    names = [f"i{number}" for number in range(1, n_items + 1)]
-    return Dataset("small", np.arange(first, first + length), [0, length], ["", *names], ["u"], ["", *names])
-
-
 def test_what_cannot_be_learnt_from_is_refused():
     for settings, data, message in (
-        (SETTINGS, alone(3, 9), "small holds nothing to learn from: no user has four interactions"),
-        (HONEST, alone(9, 40, first=30), "No user of small chose what item neighbours list: set negatives: random"),
+        (
+            SETTINGS,
+            dataset_of([1, 2, 3], n_items=9),
+            "small holds nothing to learn from: no user has four interactions",
+        ),
+        (
+            HONEST,
+            dataset_of(range(30, 39), n_items=40),
+            "No user of small chose what item neighbours list: set negatives: random",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             TrainingExamples(data, settings, data.titles, seed=0)
-    few = TrainingExamples(alone(6, 6), SETTINGS, alone(6, 6).titles, seed=0)
+    few = dataset_of(range(1, 7), n_items=6)
     with pytest.raises(InputError, match="leaves only 2 to draw 3 negatives from: set candidates lower"):
-        few.draw(0)
+        TrainingExamples(few, SETTINGS, few.titles, seed=0).draw(0)

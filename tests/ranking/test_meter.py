@@ -10,7 +10,8 @@ from llamarec_core.ranking import fit_ranker
 from llamarec_core.ranking.prompt import LABELS
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
-from tests.ranking.conftest import THINGS, WORDS, dataset_of
+from tests.conftest import dataset_of
+from tests.ranking.conftest import THINGS, WORDS
 
 PART = 48
 """Width of each third of a hidden state: the token, what stands shortly before it, what comes next."""
@@ -64,7 +65,7 @@ def shop(*, at_random):
         pairs = np.array([generator.choice(3, size=2, replace=False) for _ in chosen])
         by_word = (3 * chosen[:, None] + pairs).ravel()
         sequences.append(1 + (generator.permutation(36)[:8] if at_random else by_word))
-    return dataset_of("shop", sequences, [f"{thing.title()} {word}" for word in WORDS for thing in THINGS])
+    return dataset_of(*sequences, titles=[f"{thing.title()} {word}" for word in WORDS for thing in THINGS])
 
 
 @pytest.mark.parametrize("at_random", [False, True])

@@ -43,14 +43,10 @@ REQUESTS = [[1, 2, 3], [4]], [[5, 6, 7, 8], [9, 10, 11, 12]]
 
 
 @pytest.fixture(scope="module")
-def tuned(tiny, dataset, candidates, tmp_path_factory):
+def tuned(tiny, dataset, candidates, tmp_path_factory, one_thread):
     """A finished tuning by the paper's recipe, and its folder."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tuned")
-    ranker = fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder)
-    torch.set_num_threads(threads)
-    return ranker, folder
+    return fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder), folder
 
 
 def weights(folder):

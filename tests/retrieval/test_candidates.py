@@ -22,6 +22,7 @@ from llamarec_core.retrieval import (
 )
 from llamarec_core.retrieval.candidates import CANDIDATES, RANKS
 from llamarec_core.retrieval.recommender import SequentialRecommender
+from tests.conftest import dataset_of
 
 
 class FixedScores(SequentialRecommender):
@@ -50,25 +51,25 @@ def fixed(*scores: float, **options: int) -> FixedScores:
 
 
 @pytest.fixture
-def random_case(make_dataset):
+def random_case():
     """Twenty users, thirty items, and scores of which many are equal."""
     rng = np.random.default_rng(5)
     sequences = [list(rng.integers(1, 31, rng.integers(3, 12))) for _ in range(20)]
     table = torch.from_numpy(rng.integers(0, 6, (31, 31)).astype(np.float32))
-    return make_dataset(*sequences, n_items=30), FixedScores(table)
+    return dataset_of(*sequences, n_items=30), FixedScores(table)
 
 
-def test_ranks_and_candidates_worked_by_hand(make_dataset):
+def test_ranks_and_candidates_worked_by_hand():
     # history for the test 1, 2, 3; target 5; scores 9 8 7 | 1 5 5 6 for items 1 2 3 | 4 5 6 7
-    dataset = make_dataset([1, 2, 3, 5], n_items=7)
+    dataset = dataset_of([1, 2, 3, 5], n_items=7)
     found = retrieve(fixed(9, 8, 7, 1, 5, 5, 6), dataset, "test", k=3)
     assert (found.users.tolist(), found.targets.tolist(), found.ranks.tolist()) == ([0], [5], [2])
     assert found.items.tolist() == [[7, 5, 6]]
     assert found.scores.tolist() == [[6, 5, 5]]
 
 
-def test_a_target_that_the_history_holds_still_counts(make_dataset):
-    dataset = make_dataset([1, 2, 3, 1], n_items=5)
+def test_a_target_that_the_history_holds_still_counts():
+    dataset = dataset_of([1, 2, 3, 1], n_items=5)
     found = retrieve(fixed(2, 9, 9, 1, 3), dataset, "test", k=3)
     assert (found.targets[0], found.ranks[0], found.items[0].tolist()) == (1, 2, [5, 1, 4])
 
@@ -103,16 +104,16 @@ def test_batches_change_nothing_and_some_users_have_the_ranks_that_they_have_amo
     assert sampled_users(20, None, "test").tolist() == sampled_users(20, 99, "test").tolist() == [*range(20)]
 
 
-def test_the_model_reads_the_most_recent_items_and_the_whole_history_is_excluded(make_dataset):
-    dataset = make_dataset([1, 2, 3, 4, 5], [6, 5, 4], n_items=8)
+def test_the_model_reads_the_most_recent_items_and_the_whole_history_is_excluded():
+    dataset = dataset_of([1, 2, 3, 4, 5], [6, 5, 4], n_items=8)
     model = fixed(8, 7, 6, 5, 4, 3, 2, 1, max_length=3)
     candidates = retrieve(model, dataset, "test", k=2)
     assert model.seen[0].tolist() == [[6, 5, 0], [2, 3, 4]]  # short histories first
     assert candidates.items[0].tolist() == [5, 6]  # item 1 is out of the model's sight, yet not recommended
 
 
-def test_too_many_candidates_and_scores_that_are_no_numbers_are_refused(make_dataset):
-    dataset = make_dataset([1, 2, 3], [1, 2, 1, 3, 4, 5], n_items=6)
+def test_too_many_candidates_and_scores_that_are_no_numbers_are_refused():
+    dataset = dataset_of([1, 2, 3], [1, 2, 1, 3, 4, 5], n_items=6)
     with pytest.raises(InputError, match="User 1 of small has fewer than 3 items outside the history"):
         retrieve(fixed(1, 1, 1, 1, 1, 1), dataset, "test", k=3)
     with pytest.raises(InputError, match="small has 6 items, but 7 a user are to be kept"):
@@ -121,8 +122,8 @@ def test_too_many_candidates_and_scores_that_are_no_numbers_are_refused(make_dat
         retrieve(fixed(1, 1, 1, 1, torch.nan, 1), dataset, "test", k=1)
 
 
-def test_popularity_counts_training_interactions_only(make_dataset):
-    dataset = make_dataset([1, 1, 2, 3, 4], [2, 1, 4], n_items=5)
+def test_popularity_counts_training_interactions_only():
+    dataset = dataset_of([1, 1, 2, 3, 4], [2, 1, 4], n_items=5)
     assert list(popularity_scores(dataset)) == [0, 2, 2, 0, 0, 0]
 
 

@@ -19,6 +19,7 @@ from llamarec_core.retrieval import fit, fit_retriever, load_retriever, target_r
 from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.settings import RetrieverSettings
 from llamarec_core.training import load_checkpoint
+from tests.conftest import dataset_of
 
 SETTINGS = RetrieverSettings(dim=8, max_length=8, batch_size=16, epochs=4, validate_every=5, learning_rate=0.01)
 
@@ -69,8 +70,8 @@ def test_it_leaves_the_curve_and_the_weights_of_its_best_row(cycle, tmp_path, ca
     assert best["ndcg@10"] == pytest.approx(np.mean([1 / np.log2(rank + 1) if rank <= 10 else 0 for rank in ranks]))
 
 
-def test_every_training_item_but_a_users_first_is_a_target_once(make_dataset):
-    dataset = make_dataset([1, 2, 3, 4, 5, 6, 7, 98, 99], [1, 98, 99], [1, 2, 98, 99], n_items=99)
+def test_every_training_item_but_a_users_first_is_a_target_once():
+    dataset = dataset_of([1, 2, 3, 4, 5, 6, 7, 98, 99], [1, 98, 99], [1, 2, 98, 99], n_items=99)
     sequences = fit.training_sequences(dataset, max_length=3)
     assert [sequence.tolist() for sequence in sequences] == [[4, 5, 6, 7], [1, 2, 3, 4], [1, 2]]
 
@@ -190,7 +191,7 @@ def test_the_seed_decides_the_weights(cycle, tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "retriever"])
-def test_a_folder_of_another_run_is_refused_and_left_alone(cycle, make_dataset, tmp_path, monkeypatch, name):
+def test_a_folder_of_another_run_is_refused_and_left_alone(cycle, tmp_path, monkeypatch, name):
     file = tmp_path / f"{name}.safetensors"
     with pytest.raises(InputError, match="missing: train the retriever first"):
         load_retriever(cycle, SETTINGS, tmp_path)
@@ -201,7 +202,7 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(cycle, make_dataset, 
                 fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path)
         else:
             fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path)
-    before, other = file.read_bytes(), make_dataset(*[[1, 2, 3, 4, 5]] * 9, n_items=40, name="cycle")
+    before, other = file.read_bytes(), dataset_of(*[[1, 2, 3, 4, 5]] * 9, n_items=40, name="cycle")
     for dataset, changes, seed, named in [
         (cycle, {"dropout": 0.5}, 0, "dropout = 0.2"), (cycle, {}, 1, "seed = 0"), (other, {}, 0, "content_hash"),
     ]:  # fmt: skip
@@ -210,9 +211,9 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(cycle, make_dataset, 
     assert file.read_bytes() == before
 
 
-def test_data_without_anything_to_learn_from_is_refused(make_dataset, tmp_path):
+def test_data_without_anything_to_learn_from_is_refused(tmp_path):
     with pytest.raises(InputError, match="nothing to learn from"):
-        fit_retriever(make_dataset([1, 2, 3], n_items=3), SETTINGS, seed=0, folder=tmp_path)
+        fit_retriever(dataset_of([1, 2, 3], n_items=3), SETTINGS, seed=0, folder=tmp_path)
 
 
 def test_weight_decay_spares_biases_norms_and_the_recurrence(cycle):

@@ -8,6 +8,7 @@ from llamarec_core.files import InputError
 from llamarec_core.retrieval import fit_retriever, item_knn, load_retriever, retrieve, sampled_users, target_ranks
 from llamarec_core.retrieval.item_knn import TRIED, ItemKNN, training_prefix_candidates, training_prefixes
 from llamarec_core.settings import RetrieverSettings
+from tests.conftest import dataset_of
 
 
 def scores_by_hand(dataset, history, *, without=None):
@@ -23,10 +24,10 @@ def scores_by_hand(dataset, history, *, without=None):
 
 
 @pytest.fixture
-def random_walks(make_dataset):
+def random_walks():
     rng = np.random.default_rng(0)
     walks = [(rng.integers(1, 31, rng.integers(4, 30)) ** 2 // 31 + 1).tolist() for _ in range(12)]
-    return make_dataset(*walks, [7, 8, 9, 10], n_items=60)
+    return dataset_of(*walks, [7, 8, 9, 10], n_items=60)
 
 
 def test_training_lists_are_those_of_a_count_without_their_user(random_walks, monkeypatch):
