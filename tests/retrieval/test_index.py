@@ -28,16 +28,17 @@ def brute_force(catalogue, states, histories, k):
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_looking_everywhere_finds_the_best_with_their_scores(catalogue, states, exact):
+def test_looking_everywhere_finds_the_best_with_their_scores_in_the_memory_that_was_predicted(catalogue, states, exact):
     histories = [np.arange(1 + 7 * user, 8 + 13 * user) for user in range(40)]
     index = ItemIndex(*catalogue, exact=exact)
     scores, items = index.search(states, histories, k=20, probes=n_lists(3000))
     expected_scores, expected_items = brute_force(catalogue, states, histories, 20)
     assert np.array_equal(items, expected_items)
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-4)
+    assert len(faiss.serialize_index(index._index)) == pytest.approx(index_bytes(3000, 16, exact=exact), rel=0.03)
 
 
-def test_more_groups_find_more_of_the_best(catalogue, states):
+def test_more_groups_find_more_of_the_best_and_where_too_few_are_found_zeros_fill_up(catalogue, states):
     none = [np.empty(0, dtype=np.int64)] * 40
     index, best = ItemIndex(*catalogue, exact=False), brute_force(catalogue, states, none, 20)[1]
     recalls = []
@@ -46,19 +47,9 @@ def test_more_groups_find_more_of_the_best(catalogue, states):
         recalls.append(np.mean([np.isin(mine, true).mean() for mine, true in zip(items, best, strict=True)]))
     assert recalls[0] < recalls[1] < recalls[2]
     assert recalls[2] > 0.95
-
-
-def test_where_too_few_are_found_zeros_fill_up(catalogue, states):
-    index = ItemIndex(*catalogue, exact=False)
-    scores, items = index.search(states[:1], [np.empty(0, dtype=np.int64)], k=500, probes=1)
+    scores, items = index.search(states[:1], none[:1], k=500, probes=1)
     found = items[0] > 0
     assert 0 < found.sum() < 500
     assert not found[found.sum() :].any()
     assert np.isneginf(scores[0][~found]).all()
     assert np.isfinite(scores[0][found]).all()
-
-
-@pytest.mark.parametrize("exact", [True, False])
-def test_the_memory_is_as_predicted(catalogue, exact):
-    index = ItemIndex(*catalogue, exact=exact)
-    assert len(faiss.serialize_index(index._index)) == pytest.approx(index_bytes(3000, 16, exact=exact), rel=0.03)

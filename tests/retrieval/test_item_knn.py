@@ -30,7 +30,9 @@ def random_walks():
     return dataset_of(*walks, [7, 8, 9, 10], n_items=60)
 
 
-def test_training_lists_are_those_of_a_count_without_their_user(random_walks, monkeypatch):
+def test_training_lists_are_those_of_a_count_without_their_user_and_not_longer_than_the_catalogue(
+    random_walks, monkeypatch
+):
     dataset = random_walks
     monkeypatch.setattr(item_knn, "BATCH_SIZE", 16)
     (users, positions), items = training_prefixes(dataset), training_prefix_candidates(dataset, 20)
@@ -43,11 +45,8 @@ def test_training_lists_are_those_of_a_count_without_their_user(random_walks, mo
         order = np.lexsort((np.arange(len(scores)), -counts, -scores.astype(np.float32)))
         expected = [item for item in order if item > 0 and item not in history]
         assert listed.tolist() == expected[:20]
-
-
-def test_lists_longer_than_the_catalogue_are_refused(random_walks):
     with pytest.raises(InputError, match="too few items for lists of 60"):
-        training_prefix_candidates(random_walks, 60)
+        training_prefix_candidates(dataset, 60)
 
 
 def test_scores_are_those_by_hand_and_popularity_decides_without_neighbours(random_walks):

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from reference_lru import PublishedLRURec, pad_left
+from reference_lru import PublishedLRURec
 from torch import nn
 from torch.nn import functional as F
 
@@ -137,13 +137,13 @@ def test_narm_equals_its_equations_position_by_position():
         torch.testing.assert_close(model(history[None])[0, t], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_published_form_has_the_loss_and_the_gradients_of_ours():
-    ours, given = build("lrurec"), histories(12, 3, 7)
+@pytest.mark.parametrize("lengths", [(2, 2), (12, 3, 7), (200, 117, 2)])
+def test_the_published_form_has_the_loss_and_the_gradients_of_ours(lengths):
+    ours, given = build("lrurec"), histories(*lengths)
     published = PublishedLRURec(copy.deepcopy(ours))
-    assert pad_left(given, 12).shape == (3, 16)
     states, targets = ours.training_states(given)
     (ours.loss(states, targets) / len(targets)).backward()
-    loss = published.loss(given, 12)
+    loss = published.loss(given, max(lengths))
     loss.backward()
     assert loss.item() == pytest.approx(ours.loss(states, targets).item() / len(targets), rel=1e-5)
     for name in ("embedding.weight", "item_bias", "blocks.0.0.nu", "blocks.1.0.theta"):
