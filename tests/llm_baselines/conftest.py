@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from llamarec_core.ranking import PromptBuilder, load_backbone
 from tests.ranking.conftest import candidates, dataset, smollm2, tiny, tokenizer  # noqa: F401 (fixtures)
@@ -36,3 +37,10 @@ def pass_counter(model):
 
     with model.model.register_forward_pre_hook(count, with_kwargs=True):
         yield counter
+
+
+def log_probability(model, prompt, tokens):
+    """That of tokens after a prompt, by one plain forward pass: the sum that a beam search maximises."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1)[torch.arange(len(tokens)), list(tokens)].sum().item()

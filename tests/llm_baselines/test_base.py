@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import STRATEGIES, TALLRec, TALLRecWithoutCache, Verbalizer
@@ -144,3 +145,21 @@ def test_rows_are_answered_with_the_history_of_their_split(model, prompts, datas
     answers = answer_candidates(strategy, dataset, candidates["validation"], "validation")
     histories = [dataset.train(user) for user in range(dataset.n_users)]
     np.testing.assert_array_equal(answers.scores, strategy.rank(histories, candidates["validation"].items).scores)
+
+
+@pytest.mark.parametrize("kind", [TALLRec, TALLRecWithoutCache])
+def test_tallrec_scores_a_candidate_by_yes_against_no_in_a_prompt_of_its_own(kind, model, prompts, requests):
+    strategy = kind(model, prompts)
+    yes, no = (prompts.tokenizer("Answer:" + word, add_special_tokens=False).input_ids[-1] for word in (" Yes", " No"))
+    expected = np.empty((5, 4))
+    for row, (history, listed) in enumerate(zip(*requests, strict=True)):
+        for column, item in enumerate(listed):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([strategy.prompts.build(history, [item])])).logits[0, -1]
+            expected[row, column] = logits[yes] - logits[no]
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(strategy.rank(*requests).scores, expected, atol=1e-4)
+    assert np.ptp(strategy.rank([[1, 2]], [[3, 3, 3]]).scores) < 1e-5  # items of one title
+    # every other example is about a negative
+    assert strategy.example(0, [1, 2], [3, 14, 7, 28], 3) == (strategy.prompts.build([1, 2], [28]), [yes])
+    assert strategy.example(1, [1, 2], [3, 14, 7, 28], 3) == (strategy.prompts.build([1, 2], [3]), [no])

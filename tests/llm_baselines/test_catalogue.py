@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamarec_core.llm_baselines import P5, GPT4Rec
 from llamarec_core.llm_baselines.generation import Hypothesis
 from llamarec_core.llm_baselines.text_strategies import TitleSearch, items_found
+from tests.llm_baselines.conftest import log_probability
 
 LISTED = [3, 14, 7, 28]
 
@@ -100,12 +100,8 @@ def test_ids_alone_may_be_generated_and_their_beginnings_give_the_cost(p5, model
 def test_a_beam_of_the_catalogues_size_scores_every_item_by_its_ids_probability(p5, model, prompts, requests):
     history, listed = requests[0][0], requests[1][0]
     prompt = p5.prompts.build(history, [])
-    expected = []
-    for item in range(1, 31):
-        tokens = p5.following([f" {item:02}"])[0]
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
-        expected.append(logits.log_softmax(-1)[torch.arange(len(tokens)), tokens].sum().item())
+    ids = p5.following([f" {item:02}" for item in range(1, 31)])
+    expected = [log_probability(model, prompt, tokens) for tokens in ids]
     answers = p5.rank([history], [listed])
     np.testing.assert_allclose(answers.scores[0], [expected[item - 1] for item in listed], atol=1e-4)
     best = [item for item in np.argsort([-value for value in expected]) + 1 if item not in history]

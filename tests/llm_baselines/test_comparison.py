@@ -74,15 +74,12 @@ def test_answers_are_kept_with_ranks_and_costs(comparison, dataset, sample, tmp_
         assert not kept["rank"].equals(kept["reranked"])
     else:
         assert kept["rank"].equals(kept["reranked"])
-    assert set(kept["examples"]) == {(16 if strategy is Verbalizer else 4) if tuned else 0}
-    assert (kept[["tokens_read", "forward_passes"]] > 0).all(axis=None)
-    assert (kept["forward_passes"] <= kept["predicted_forward_passes"]).all()
-    assert (kept["tokens_read"] <= kept["predicted_tokens_read"]).all()
-    assert (kept["reading_seconds"] > 0).all()
-    assert set(kept["batch_requests"]) == {6}
-    assert (kept["batch_seconds"] > 0).all()
-    assert set(kept["dtype"]) == {"float32"}
-    assert set(kept["commit"]) == {"abc"}
+    for count in ("forward_passes", "tokens_read"):
+        assert kept[count].between(1, kept[f"predicted_{count}"]).all()
+    assert (kept[["reading_seconds", "batch_seconds"]] > 0).all(axis=None)
+    examples = (16 if strategy is Verbalizer else 4) if tuned else 0
+    made = {"examples": examples, "batch_requests": 6, "dtype": "float32", "commit": "abc"}
+    assert kept[list(made)].drop_duplicates().to_dict("records") == [made]
 
 
 def test_a_strategy_that_generates_runs_in_float32_on_a_processor(comparison):

@@ -6,6 +6,7 @@ import torch
 from llamarec_core.llm_baselines.generation import Meter, generate
 from llamarec_core.ranking import load_backbone
 from llamarec_core.ranking.adapter import add_adapter
+from tests.llm_baselines.conftest import log_probability
 
 PROMPTS = [[100, 200, 300, 400], [500, 600], [700, 800, 900]]
 
@@ -13,13 +14,6 @@ PROMPTS = [[100, 200, 300, 400], [500, 600], [700, 800, 900]]
 @pytest.fixture
 def meter():
     return Meter(len(PROMPTS), torch.device("cpu"))
-
-
-def log_probability(model, prompt, tokens):
-    """The sum that a beam search maximises, by one plain forward pass."""
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
-    return logits.log_softmax(-1)[torch.arange(len(tokens)), list(tokens)].sum().item()
 
 
 @pytest.mark.parametrize("width", [1, 3])

@@ -1,10 +1,8 @@
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.nn import functional as F
 
 from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import P5, PALR, TUNED
@@ -12,14 +10,14 @@ from llamarec_core.llm_baselines.base import answer_candidates
 from llamarec_core.llm_baselines.tuning import TextTask, fit_strategy, load_strategy, text_settings
 from llamarec_core.ranking import ndcg_at_10, retrieved_candidates
 from llamarec_core.settings import RankerSettings
+from tests.llm_baselines.conftest import log_probability
 
 
 @pytest.fixture(scope="module", params=TUNED.values(), ids=TUNED.keys())
 def tuned(request, tiny, dataset, candidates, tmp_path_factory):
     """A finished tuning of each strategy and its folder."""
     folder = tmp_path_factory.mktemp(request.param.name)
-    options = {"seed": 0, "folder": folder}
-    return fit_strategy(request.param, dataset, candidates["validation"], tiny.settings, **options), folder
+    return fit_strategy(request.param, dataset, candidates["validation"], tiny.settings, seed=0, folder=folder), folder
 
 
 @pytest.mark.parametrize("kind", TUNED.values(), ids=TUNED.keys())
@@ -27,13 +25,10 @@ def test_the_loss_is_that_of_the_answers_tokens_alone(kind, tiny, dataset, candi
     settings = tiny.settings.model_copy(update={"lora_dropout": 0.0})
     task = TextTask(kind, dataset, candidates["validation"], settings, seed=0)
     examples = [task.example(number) for number in range(3)]
-    losses = []
-    for prompt, answer in examples:
-        with torch.no_grad():
-            logits = task.model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-        losses += F.cross_entropy(logits, torch.tensor(answer), reduction="none").tolist()
+    total = sum(log_probability(task.model, *example) for example in examples)
+    expected = -total / sum(len(answer) for _, answer in examples)
     with torch.no_grad():
-        assert task.cross_entropy(examples).item() == pytest.approx(np.mean(losses), abs=1e-4)
+        assert task.cross_entropy(examples).item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_examples_are_prefixes_with_their_next_item(tiny, dataset, candidates, monkeypatch):
@@ -47,7 +42,9 @@ def test_examples_are_prefixes_with_their_next_item(tiny, dataset, candidates, m
         assert len(set(listed)) == 4
 
 
-def test_a_tuning_lowers_the_loss_and_leaves_its_curve_and_outcome(tuned, dataset, candidates):
+def test_a_tuning_lowers_the_loss_and_leaves_its_curve_and_outcome_to_its_own_strategy(
+    tuned, tiny, dataset, candidates
+):
     strategy, folder = tuned
     curve = pd.read_csv(folder / "training.csv")
     assert curve["step"].tolist() == [2, 4]  # 14 examples, 2 x 2 a step
@@ -58,17 +55,15 @@ def test_a_tuning_lowers_the_loss_and_leaves_its_curve_and_outcome(tuned, datase
     rows = retrieved_candidates(candidates["validation"], size=4)
     reached = ndcg_at_10(rows, answer_candidates(strategy, dataset, rows, "validation").scores)
     assert reached == pytest.approx(outcome["best"]["ndcg@10"], abs=0.1)  # the adapter was rounded since
-
-
-def test_the_adapter_of_another_strategy_is_refused(tuned, tiny, dataset):
-    strategy, folder = tuned
     with pytest.raises(InputError, match="strategy"):
         load_strategy(P5 if type(strategy) is PALR else PALR, dataset, tiny.settings, folder, tuned=True)
 
 
 def test_a_killed_tuning_ends_with_the_same_adapter(tiny, dataset, candidates, tmp_path, monkeypatch):
-    options = {"seed": 0}
-    fit_strategy(P5, dataset, candidates["validation"], tiny.settings, folder=tmp_path / "whole", **options)
+    def fit(name):
+        fit_strategy(P5, dataset, candidates["validation"], tiny.settings, seed=0, folder=tmp_path / name)
+
+    fit("whole")
     whole, left = TextTask.step, iter(range(3))
 
     def killed(task, number):
@@ -78,18 +73,11 @@ def test_a_killed_tuning_ends_with_the_same_adapter(tiny, dataset, candidates, t
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TextTask, "step", killed)
-        fit_strategy(P5, dataset, candidates["validation"], tiny.settings, folder=tmp_path / "killed", **options)
+        fit("killed")
     assert (tmp_path / "killed" / "checkpoint.safetensors").is_file()
-    fit_strategy(P5, dataset, candidates["validation"], tiny.settings, folder=tmp_path / "killed", **options)
+    fit("killed")
     first, second = (tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "killed"))
     assert first.read_bytes() == second.read_bytes()
-
-
-def test_p5_learns_what_is_always_the_same(tiny, dataset, candidates, tmp_path, monkeypatch):
-    monkeypatch.setattr(P5, "example", lambda self, _, history, *__: (self.prompts.build(history, ()), self._ids[17]))
-    settings = tiny.settings.model_copy(update={"epochs": 6})
-    strategy = fit_strategy(P5, dataset, candidates["validation"], settings, seed=0, folder=tmp_path)
-    assert strategy.rank([[1, 2]], [[3, 17, 5, 6]]).recommended[0][0] == 17
 
 
 def test_text_strategies_are_tuned_as_the_ranker_but_for_what_labels_need():

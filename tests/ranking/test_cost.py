@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -14,26 +13,22 @@ from llamarec_core.settings import load_profile
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def llama():
+def test_the_operations_are_those_that_torch_counts():
     config = LlamaConfig(
         vocab_size=500, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, pad_token_id=None, attn_implementation="eager",
     )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-def test_the_operations_are_those_that_torch_counts(llama):
+    llama = LlamaForCausalLM(config).eval()
     tokens, whole_attention = torch.randint(500, (1, 40)), 2 * 64 * 3 * 40**2  # torch counts what the mask leaves out
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         NextTokenLogits(llama)(tokens, torch.tensor([40]), torch.arange(20))
-    assert counter.get_total_flops() == forward_operations(llama.config, [40], head_rows=20) + whole_attention
+    assert counter.get_total_flops() == forward_operations(config, [40], head_rows=20) + whole_attention
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         llama(tokens, use_cache=False)
     # the plain way takes the whole head and one more feed-forward network
     more = 2 * 64 * 500 * 40 + 2 * 3 * 64 * 160 * 39 + whole_attention
-    assert counter.get_total_flops() == forward_operations(llama.config, [40], head_rows=0) + more
-    one, other, both = (forward_operations(llama.config, of, head_rows=20) for of in ([30], [50], [30, 50]))
+    assert counter.get_total_flops() == forward_operations(config, [40], head_rows=0) + more
+    one, other, both = (forward_operations(config, of, head_rows=20) for of in ([30], [50], [30, 50]))
     assert both == one + other
 
 

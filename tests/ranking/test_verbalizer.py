@@ -21,37 +21,24 @@ def requests(dataset):
     return histories, [[(user + step) % 30 + 1 for step in (0, 7, 11, 18)] for user in range(len(histories))]
 
 
-def test_label_logits_are_those_of_the_plain_way(tiny, dataset, requests):
+def test_logits_and_gradients_are_those_of_the_plain_way_also_where_a_place_is_asked_for_twice(tiny, dataset, requests):
     model, tokenizer = load_backbone(tiny.settings, device="cpu")
     prompts = PromptBuilder(tokenizer, dataset.titles, tiny.settings)
-    model = add_adapter(model, tiny.settings, seed=0).eval()
-    for name, parameter in model.named_parameters():
+    model = add_adapter(model, tiny.settings.model_copy(update={"target_modules": ("q_proj", "down_proj")}), seed=0)
+    for name, parameter in model.eval().named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     tokens, lengths = pad([prompts.build(*request) for request in zip(*requests, strict=True)], device="cpu")
     assert lengths.min() < lengths.max()
-    mask = torch.arange(tokens.shape[1]) < lengths[:, None]
-    label_ids = torch.tensor(prompts.label_ids)
-    with torch.no_grad():
-        plain = model(input_ids=tokens, attention_mask=mask).logits  # (batch, length, vocabulary)
-        ours = NextTokenLogits(model)(tokens, lengths, label_ids)
-        whole = NextTokenLogits(model)(tokens, lengths)
-    plain = plain[torch.arange(len(tokens)), lengths - 1]
-    assert plain[:, label_ids].std() > 0.1
-    torch.testing.assert_close(ours, plain[:, label_ids], atol=1e-4, rtol=0)
-    torch.testing.assert_close(whole, plain, atol=1e-4, rtol=0)
-
-
-def test_gradients_are_those_of_the_plain_way_also_where_a_place_is_asked_for_twice(tiny, dataset, requests):
-    model, tokenizer = load_backbone(tiny.settings, device="cpu")
-    prompts = PromptBuilder(tokenizer, dataset.titles, tiny.settings)
-    model = add_adapter(model, tiny.settings.model_copy(update={"target_modules": ("q_proj", "down_proj")}), seed=0)
-    tokens, lengths = pad([prompts.build(*request) for request in zip(*requests, strict=True)], device="cpu")
-    places = torch.stack([lengths, lengths - 4, lengths], dim=1)  # (batch, 3)
-    trainable = [parameter for parameter in model.eval().parameters() if parameter.requires_grad]
-    weights = torch.arange(len(tokenizer)) % 7
-    plain = model(input_ids=tokens).logits[torch.arange(len(tokens))[:, None], places - 1]
+    places, label_ids = torch.stack([lengths, lengths - 4, lengths], dim=1), torch.tensor(prompts.label_ids)
+    plain = model(input_ids=tokens).logits[torch.arange(len(tokens))[:, None], places - 1]  # (batch, 3, vocabulary)
     ours = NextTokenLogits(model)(tokens, places)
+    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=0)
+    of_labels = plain[:, 0, label_ids]
+    assert of_labels.std() > 0.1
+    torch.testing.assert_close(NextTokenLogits(model)(tokens, lengths, label_ids), of_labels, atol=1e-4, rtol=0)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = torch.arange(len(tokenizer)) % 7
     both = [torch.autograd.grad((logits * weights).mean(), trainable) for logits in (ours, plain)]
     assert max(gradient.abs().max() for gradient in both[1]) > 1e-3
     torch.testing.assert_close(*both, atol=1e-5, rtol=1e-4)
