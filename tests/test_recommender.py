@@ -214,7 +214,7 @@ def test_a_sliding_window_brings_the_best_to_the_front(recommender):
     assert sorted(recommender.rank(["soap-red"], everyone, window=6, step=3)["item_id"]) == sorted(everyone)
 
 
-def test_a_changed_data_set_or_backbone_is_refused(fitted, shop, recommender, tmp_path, monkeypatch):
+def test_a_changed_data_set_or_backbone_and_half_a_folder_are_refused(fitted, shop, recommender, tmp_path, monkeypatch):
     saved = fitted[0] / "saved"
     shutil.copytree(shop, tmp_path / "data" / "shop")
     monkeypatch.setenv("LLAMAREC_DATA", str(tmp_path / "data"))
@@ -231,9 +231,6 @@ def test_a_changed_data_set_or_backbone_is_refused(fitted, shop, recommender, tm
         Recommender.load(saved, settings=["retriever.dim=8"])
     with pytest.raises(InputError, match="which alone may be replaced"):
         recommender.save(shop)
-
-
-def test_a_folder_that_holds_no_whole_recommender_is_refused(tmp_path):
     (tmp_path / "settings.yaml").write_text("retriever_weight: 1")
     with pytest.raises(InputError, match=r"settings.yaml: \w+: Field required"):
         Recommender.load(tmp_path)

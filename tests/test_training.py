@@ -84,18 +84,14 @@ def test_it_stops_when_patience_is_over(run):
     assert len(task.taken) == 8
 
 
-@pytest.mark.parametrize(("first_counts", "kept"), [(True, 0.0), (False, 2.0)])
-def test_a_validation_before_the_first_step_counts_as_the_plan_says(run, first_counts, kept):
-    best, _, curve = run(Counting({0: 0.9, 2: 0.5}), steps=4, validate_first=True, first_counts=first_counts)
-    assert best == kept
-    assert curve["step"].tolist() == [0, 2, 4]
-    assert curve["answers"].tolist() == [0, 8, 16]
-    assert curve["training_loss"].isna().tolist() == [True, False, False]
-
-
-def test_without_steps_the_first_validation_is_all(run):
-    best, row, _ = run(Counting({0: 0.9}), steps=0, validate_first=True, first_counts=False)
-    assert (best, row["step"]) == (0.0, 0)
+@pytest.mark.parametrize(("first_counts", "steps", "kept"), [(True, 4, 0.0), (False, 4, 2.0), (False, 0, 0.0)])
+def test_a_validation_before_the_first_step_counts_as_the_plan_says_or_is_all(run, first_counts, steps, kept):
+    task = Counting({0: 0.9, 2: 0.5})
+    best, row, curve = run(task, steps=steps, validate_first=True, first_counts=first_counts)
+    assert (best, row["step"]) == (kept, kept)  # every step adds one
+    assert curve["step"].tolist() == [0, 2, 4][: 1 + steps // 2]
+    assert curve["answers"].tolist() == [0, 8, 16][: 1 + steps // 2]
+    assert curve["training_loss"].isna().tolist() == [True, False, False][: 1 + steps // 2]
 
 
 def test_the_learning_rate_rises_and_falls_to_zero(run):

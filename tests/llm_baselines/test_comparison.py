@@ -10,22 +10,12 @@ from llamarec_core.files import InputError
 from llamarec_core.llm_baselines import P5, CausalLM, GPT4Rec, TALLRec, Verbalizer
 from llamarec_core.llm_baselines import comparison as module
 from llamarec_core.llm_baselines.base import Answers
-from llamarec_core.llm_baselines.comparison import (
-    CASES,
-    COLUMNS,
-    Comparison,
-    answers_file,
-    catalogue_ranks,
-    load_answers,
-    named_ranks,
-    sample_users,
-)
 from llamarec_core.ranking import fit_ranker
 
 
 @pytest.fixture(scope="module")
 def sample(candidates):
-    return sample_users(candidates["test"], size=4, users=6, seed=0)
+    return module.sample_users(candidates["test"], size=4, users=6, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +28,7 @@ def folder(tiny, dataset, candidates, tmp_path_factory):
 
 @pytest.fixture
 def comparison(tiny, dataset, candidates, sample, folder):
-    return Comparison(dataset, sample, candidates["validation"], tiny.settings, examples=4, seed=0, work=folder)
+    return module.Comparison(dataset, sample, candidates["validation"], tiny.settings, examples=4, seed=0, work=folder)
 
 
 def test_a_sample_is_seeded_and_says_what_each_stratum_stands_for(candidates, sample):
@@ -46,23 +36,25 @@ def test_a_sample_is_seeded_and_says_what_each_stratum_stands_for(candidates, sa
     assert (strata["stratum"] == "retrieved").tolist() == (sample.candidates.ranks <= 4).tolist()
     assert dict(zip(strata["stratum"], strata["stratum_users"], strict=True)) == {"retrieved": 8, "missed": 4}
     assert (np.diff(users) > 0).all()
-    assert users.tolist() != sample_users(candidates["test"], size=4, users=6, seed=1).candidates.users.tolist()
+    assert users.tolist() != module.sample_users(candidates["test"], size=4, users=6, seed=1).candidates.users.tolist()
 
 
 @pytest.mark.parametrize(
     ("users", "retrieved", "missed"), [(2, 1, 1), (3, 2, 1), (6, 3, 3), (9, 5, 4), (11, 7, 4), (12, 8, 4), (None, 8, 4)]
 )
 def test_half_have_a_retrieved_target_unless_a_stratum_has_too_few(candidates, users, retrieved, missed):
-    strata = sample_users(candidates["test"], size=4, users=users, seed=0).strata["stratum"]
+    strata = module.sample_users(candidates["test"], size=4, users=users, seed=0).strata["stratum"]
     assert ((strata == "retrieved").sum(), (strata == "missed").sum()) == (retrieved, missed)
 
 
-@pytest.mark.parametrize(("strategy", "tuned"), CASES, ids=[f"{kind.name}-{tuned}" for kind, tuned in CASES])
+@pytest.mark.parametrize(
+    ("strategy", "tuned"), module.CASES, ids=[f"{kind.name}-{tuned}" for kind, tuned in module.CASES]
+)
 def test_answers_are_kept_with_ranks_and_costs(comparison, dataset, sample, tmp_path, strategy, tuned):
-    path = answers_file(tmp_path, "toy", strategy, tuned=tuned, seed=0)
+    path = module.answers_file(tmp_path, "toy", strategy, tuned=tuned, seed=0)
     comparison.answer(strategy, path, tuned=tuned, commit="abc")
     kept = pd.read_parquet(path)
-    assert list(kept) == list(COLUMNS)
+    assert list(kept) == list(module.COLUMNS)
     assert kept["user"].tolist() == sample.candidates.users.tolist()
     assert kept["retriever_rank"].tolist() == sample.candidates.ranks.tolist()
     missed = kept["stratum"] == "missed"
@@ -96,7 +88,7 @@ def test_what_is_kept_is_not_asked_again_unless_it_is_of_another_run(comparison,
     monkeypatch.setattr(module, "measured", lambda *given: asked.append(1) or whole(*given))
     assert comparison.answer(CausalLM, path, tuned=False, commit="def").equals(first)
     assert not asked
-    comparison.sample = sample_users(candidates["test"], size=4, users=3, seed=0)
+    comparison.sample = module.sample_users(candidates["test"], size=4, users=3, seed=0)
     again = comparison.answer(CausalLM, path, tuned=False, commit="def")
     assert len(asked) == 1
     assert set(again["commit"]) == {"def"}
@@ -105,22 +97,22 @@ def test_what_is_kept_is_not_asked_again_unless_it_is_of_another_run(comparison,
 
 def test_ranks_of_what_an_answer_does_not_name_owe_nothing_to_the_retriever():
     answers = Answers(np.zeros((3, 2)), [np.array([3, 7]), np.array([8]), np.array([], dtype=int)], pd.DataFrame())
-    assert catalogue_ranks(np.array([7, 8, 9]), answers, n_items=30).tolist() == [2, 1, 30]
+    assert module.catalogue_ranks(np.array([7, 8, 9]), answers, n_items=30).tolist() == [2, 1, 30]
     answers = pd.DataFrame({"reranked": [1, 2, 2, 1, 30], "valid": [1, 2, 1, 0, 3]})
-    assert (named_ranks(answers) <= 20).tolist() == [True, True, False, False, False]
+    assert (module.named_ranks(answers) <= 20).tolist() == [True, True, False, False, False]
 
 
 def keep(folder, name):
     path = folder / "strategies" / "toy" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame({column: [0, 0] for column in COLUMNS}).assign(user=[3, 5]).to_parquet(path)
+    pd.DataFrame({column: [0, 0] for column in module.COLUMNS}).assign(user=[3, 5]).to_parquet(path)
     return path
 
 
 def test_answers_are_loaded_in_the_order_of_the_strategies(tmp_path):
     for name in ("tallrec-tuned-seed1", "verbalizer-seed0", "causal_lm-seed0", "tallrec-seed0"):
         keep(tmp_path, name)
-    found = load_answers(tmp_path, datasets=["others", "toy"])
+    found = module.load_answers(tmp_path, datasets=["others", "toy"])
     assert list(found) == [
         ("toy", "verbalizer", False, 0),
         ("toy", "causal_lm", False, 0),
@@ -145,4 +137,4 @@ def test_answers_of_other_users_and_broken_files_are_refused(tmp_path, name, cha
     frame = pd.read_parquet(path)
     (frame.drop(columns=change) if change == "target" else frame.assign(**change)).to_parquet(path)
     with pytest.raises(InputError, match=message):
-        load_answers(tmp_path, datasets=["toy"])
+        module.load_answers(tmp_path, datasets=["toy"])

@@ -59,7 +59,9 @@ def curve_of(folder):
     return pd.read_csv(folder / "training.csv").drop(columns="seconds")
 
 
-def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny):
+def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny, dataset, tmp_path):
+    with pytest.raises(InputError, match="is missing: tune the ranker first"):
+        load_ranker(dataset, tiny.settings, tmp_path)
     folder = tuned[1]
     files = ["adapter", "circumstances.json", "ranker.json", "training.csv"]
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == files
@@ -185,11 +187,6 @@ def test_a_folder_of_another_run_is_refused(change, seed, users, message, tuned,
     with pytest.raises(InputError, match=message):
         fit_ranker(dataset, validation, tiny.settings.model_copy(update=change), seed=seed, folder=tuned[1])
     assert weights(tuned[1]) == before
-
-
-def test_a_ranker_that_was_not_tuned_cannot_be_loaded(tiny, dataset, tmp_path):
-    with pytest.raises(InputError, match="is missing: tune the ranker first"):
-        load_ranker(dataset, tiny.settings, tmp_path)
 
 
 @pytest.mark.parametrize("recipe", ["settings", "shared"])

@@ -68,13 +68,6 @@ def test_only_users_whose_target_was_retrieved_are_read_with_the_history_of_the_
     assert len(few.seen) == 4  # targets at rank 3 are not read
 
 
-def test_the_shuffled_order_is_drawn_by_user():
-    shown = shown_candidates(np.arange(4), 20, order="shuffled", seed=0)
-    assert (shown_candidates(np.arange(4)[::-1], 20, order="shuffled", seed=0)[::-1] == shown).all()
-    assert (np.sort(shown) == np.arange(20)).all()
-    assert len(np.unique(shown, axis=0)) == 4
-
-
 def test_ranks_by_scores_break_ties_by_the_retrievers_order():
     candidates = some([0, 1, 2], [7, 8, 9], [2, 3, 40], [[5, 7, 8]] * 3)
     scores = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.5], [3.0, 2.0, 1.0]])
@@ -86,7 +79,11 @@ def test_ranks_by_scores_break_ties_by_the_retrievers_order():
     assert rerank_by_scores(candidates, scores[:, :2])["rank"].tolist() == [2, 3, 40]
 
 
-def test_random_order_is_seeded_by_user_and_uniform():
+def test_random_and_shuffled_orders_are_drawn_by_user():
+    shown = shown_candidates(np.arange(4), 20, order="shuffled", seed=0)
+    assert (shown_candidates(np.arange(4)[::-1], 20, order="shuffled", seed=0)[::-1] == shown).all()
+    assert (np.sort(shown) == np.arange(20)).all()
+    assert len(np.unique(shown, axis=0)) == 4
     n = 4000
     frame = some(range(n), [1] * n, [1] * n, [[1, 2, 3, 4]] * n)
     ranks = rerank_by_scores(frame, random_scores(frame, seed=0))
