@@ -83,7 +83,5 @@ def test_without_python_one_sentence_says_what_to_install(checkout):
     command = ["make", "PYTHON=", ".venv/.complete"]
     answer = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 2
-    assert answer.stdout.startswith(
-        "No Python 3.11, 3.12 or 3.13 that can make a virtual environment was found: install"
-    )
+    assert answer.stdout.startswith("No Python 3.11, 3.12 or 3.13 that can make a virtual environment was found:")
     assert len(answer.stdout.splitlines()) == 1

@@ -13,12 +13,8 @@ from llamarec_core.working_copy import WorkingCopy
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", "")  # which a run sets
-    for name in (
-        "notebooks/a.ipynb",
-        "results/published/p.csv",
-        "results/quick/ranks/a.parquet",
-        "results/quick/b.csv",
-    ):
+    results = [f"results/{name}" for name in ("published/p.csv", "quick/ranks/a.parquet", "quick/b.csv")]
+    for name in ("notebooks/a.ipynb", *results):
         write(tmp_path / name, "committed")
         os.utime(tmp_path / name, (1, 1))
     return tmp_path

@@ -79,9 +79,7 @@ def test_data_of_ones_own_is_read_from_a_folder_of_its_name_or_from_its_own(tidy
         (("mine.inter", "mine.item"), "asin:token\tuid:token\twhen:float", "name:token_seq\tasin:token", "\t\t"),
     ],
 )
-def test_columns_may_have_other_names_in_either_form(
-    events, write, tmp_path, files, events_header, items_header, marks
-):
+def test_columns_may_have_other_names(events, write, tmp_path, files, events_header, items_header, marks):
     rows = [marks[0].join((item, user, f"{time}.5")) for user, item, time in events]
     write(tmp_path / files[0], "\n".join([events_header, *rows]))
     write(tmp_path / files[1], "\n".join([items_header, *(f'A "Soap, {i}{marks[1]}i{i}' for i in range(5))]))

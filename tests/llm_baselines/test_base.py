@@ -120,9 +120,7 @@ def test_the_formula_bounds_what_a_model_generates_that_may_end(strategy, model,
 
 
 @EACH
-def test_a_request_that_is_too_long_and_logits_that_are_no_numbers_are_refused(
-    strategy, model, prompts, requests, monkeypatch
-):
+def test_too_long_a_request_and_logits_that_are_no_numbers_are_refused(strategy, model, prompts, requests, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(InputError, match="takes .* at most 20: lower history_length"):
         patch.setattr(model.config, "max_position_embeddings", 20)
         strategy(model, prompts).rank(*requests)

@@ -42,9 +42,7 @@ def test_examples_are_prefixes_with_their_next_item(tiny, dataset, candidates, m
         assert len(set(listed)) == 4
 
 
-def test_a_tuning_lowers_the_loss_and_leaves_its_curve_and_outcome_to_its_own_strategy(
-    tuned, tiny, dataset, candidates
-):
+def test_a_tuning_lowers_the_loss_and_leaves_curve_outcome_and_an_adapter_of_its_own(tuned, tiny, dataset, candidates):
     strategy, folder = tuned
     curve = pd.read_csv(folder / "training.csv")
     assert curve["step"].tolist() == [2, 4]  # 14 examples, 2 x 2 a step

@@ -175,16 +175,8 @@ def test_whoever_is_held_out_is_never_learnt_from(shop):
 
 def test_what_cannot_be_learnt_from_is_refused():
     for settings, data, message in (
-        (
-            SETTINGS,
-            dataset_of([1, 2, 3], n_items=9),
-            "small holds nothing to learn from: no user has four interactions",
-        ),
-        (
-            HONEST,
-            dataset_of(range(30, 39), n_items=40),
-            "No user of small chose what item neighbours list: set negatives: random",
-        ),
+        (SETTINGS, dataset_of([1, 2, 3], n_items=9), "nothing to learn from: no user has four interactions"),
+        (HONEST, dataset_of(range(30, 39), n_items=40), "No user of small chose what item neighbours list: set"),
     ):
         with pytest.raises(InputError, match=message):
             TrainingExamples(data, settings, data.titles, seed=0)

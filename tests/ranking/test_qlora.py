@@ -24,17 +24,12 @@ from llamarec_core.ranking import (
     load_ranker,
     ndcg_at_10,
     retrieved_candidates,
+    verbalizer,
 )
 from llamarec_core.ranking.adapter import WEIGHTS
 from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.ranking.qlora import RankerTask
-from llamarec_core.ranking.verbalizer import (
-    NextTokenLogits,
-    expected,
-    label_log_probabilities,
-    make_batch,
-    vocabulary_loss,
-)
+from llamarec_core.ranking.verbalizer import NextTokenLogits
 from llamarec_core.retrieval.candidates import write_candidates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -105,7 +100,7 @@ def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates,
 
 
 @pytest.mark.parametrize("forward_passes", [1, 10, 15])
-def test_killed_and_started_again_the_adapter_is_the_same(
+def test_killed_and_started_again_it_is_the_same(
     forward_passes, tuned, tiny, dataset, candidates, tmp_path, fit_killed
 ):
     options = {"seed": 0, "folder": tmp_path}
@@ -117,9 +112,7 @@ def test_killed_and_started_again_the_adapter_is_the_same(
     assert curve_of(tmp_path).equals(curve_of(tuned[1]))
 
 
-def test_the_shared_recipe_goes_on_after_a_kill_too_from_the_adapter_it_started_from(
-    tiny, shop, shop_candidates, tmp_path, fit_killed
-):
+def test_the_shared_recipe_goes_on_from_an_adapter_and_after_a_kill(tiny, shop, shop_candidates, tmp_path, fit_killed):
     first, killed = tmp_path / "first", tmp_path / "killed"
     validation, options = shop_candidates["validation"], {"seed": 0}
     fit_ranker(shop, validation, tiny.shared, folder=first, **options)
@@ -195,7 +188,7 @@ def test_the_loss_is_that_of_each_question_by_itself(recipe, tiny, shop):
     model, tokenizer = load_backbone(settings, device="cpu")
     prompts = PromptBuilder(tokenizer, shop.titles, settings)
     examples = [TrainingExamples(shop, settings, prompts.titles, seed=0).draw(number) for number in range(6)]
-    batch = make_batch(prompts, examples, device="cpu")
+    batch = verbalizer.make_batch(prompts, examples, device="cpu")
     labels = torch.tensor(prompts.target_ids[: settings.candidates])
     losses, priors, kinds = [], [], []
     for example in examples:
@@ -215,13 +208,13 @@ def test_the_loss_is_that_of_each_question_by_itself(recipe, tiny, shop):
             priors.append((answer[kept] * prior[kept].log_softmax(0)).sum().item())
             kinds.append(question.kind)
     if recipe == "settings":
-        found = vocabulary_loss(NextTokenLogits(model)(**batch.prompts), batch, labels)
+        found = verbalizer.vocabulary_loss(NextTokenLogits(model)(**batch.prompts), batch, labels)
     else:
         assert set(kinds) == {"next", "name", "item"}
         logits = NextTokenLogits(model)(**batch.prompts, token_ids=labels)
-        of_labels, of_prior = label_log_probabilities(logits, batch, temperature=settings.temperature)
-        found = -expected(batch.answers, of_labels)
-        np.testing.assert_allclose(expected(batch.answers, of_prior), priors, rtol=1e-5)
+        of_labels, of_prior = verbalizer.label_log_probabilities(logits, batch, temperature=settings.temperature)
+        found = -verbalizer.expected(batch.answers, of_labels)
+        np.testing.assert_allclose(verbalizer.expected(batch.answers, of_prior), priors, rtol=1e-5)
     np.testing.assert_allclose(found.detach(), losses, rtol=1e-3)
 
 

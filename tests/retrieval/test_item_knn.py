@@ -30,9 +30,7 @@ def random_walks():
     return dataset_of(*walks, [7, 8, 9, 10], n_items=60)
 
 
-def test_training_lists_are_those_of_a_count_without_their_user_and_not_longer_than_the_catalogue(
-    random_walks, monkeypatch
-):
+def test_training_lists_are_those_of_a_count_without_their_user(random_walks, monkeypatch):
     dataset = random_walks
     monkeypatch.setattr(item_knn, "BATCH_SIZE", 16)
     (users, positions), items = training_prefixes(dataset), training_prefix_candidates(dataset, 20)
