@@ -1,6 +1,7 @@
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,18 @@ def dataset_of(*sequences, titles=None, n_items=None, name="small"):
         user_ids=[f"u{user:03}" for user in range(len(sequences))],
         item_ids=["", *(f"i{item}" for item in range(1, len(titles) + 1))],
     )
+
+
+@contextmanager
+def interrupted(owner, name, *, after):
+    """Let a method be interrupted after some calls, as by a person at the keyboard, which ends what stands inside."""
+    whole, left = getattr(owner, name), iter(range(after))
+
+    def killed(*given, **named):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return whole(*given, **named)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, name, killed)
+        yield

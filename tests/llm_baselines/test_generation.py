@@ -1,5 +1,3 @@
-from itertools import product
-
 import pytest
 import torch
 
@@ -39,18 +37,6 @@ def test_scores_are_log_probabilities_also_with_an_adapter(tiny):
         expected = [log_probability(model, prompt, hypothesis.tokens) for hypothesis in hypotheses]
         assert [hypothesis.score for hypothesis in hypotheses] == pytest.approx(expected, abs=1e-4)
         assert expected == sorted(expected, reverse=True)
-
-
-def test_a_beam_that_is_wide_enough_finds_all_that_the_constraint_allows_in_order(model, meter):
-    allowed = {0: [11, 12], 1: [21, 22, 23], 2: [31, 32]}
-    found = generate(
-        model, PROMPTS, meter, limits=[9] * 3, width=20, constraint=lambda tokens: allowed.get(len(tokens), [])
-    )
-    for prompt, hypotheses in zip(PROMPTS, found, strict=True):
-        everything = sorted(product(*allowed.values()), key=lambda tokens: -log_probability(model, prompt, tokens))
-        assert [hypothesis.tokens for hypothesis in hypotheses] == everything
-    assert meter.frame()["tokens_generated"].tolist() == [2 + 6 + 12] * 3
-    assert meter.frame()["forward_passes"].tolist() == [1 + 2 + 6] * 3
 
 
 def test_each_prompt_has_its_own_limit_and_a_finished_one_is_not_run_any_further(model, meter, pass_counter):

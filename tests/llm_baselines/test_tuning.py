@@ -10,6 +10,7 @@ from llamarec_core.llm_baselines.base import answer_candidates
 from llamarec_core.llm_baselines.tuning import TextTask, fit_strategy, load_strategy, text_settings
 from llamarec_core.ranking import ndcg_at_10, retrieved_candidates
 from llamarec_core.settings import RankerSettings
+from tests.conftest import interrupted
 from tests.llm_baselines.conftest import log_probability
 
 
@@ -57,20 +58,12 @@ def test_a_tuning_lowers_the_loss_and_leaves_curve_outcome_and_an_adapter_of_its
         load_strategy(P5 if type(strategy) is PALR else PALR, dataset, tiny.settings, folder, tuned=True)
 
 
-def test_a_killed_tuning_ends_with_the_same_adapter(tiny, dataset, candidates, tmp_path, monkeypatch):
+def test_a_killed_tuning_ends_with_the_same_adapter(tiny, dataset, candidates, tmp_path):
     def fit(name):
         fit_strategy(P5, dataset, candidates["validation"], tiny.settings, seed=0, folder=tmp_path / name)
 
     fit("whole")
-    whole, left = TextTask.step, iter(range(3))
-
-    def killed(task, number):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return whole(task, number)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TextTask, "step", killed)
+    with interrupted(TextTask, "step", after=3):
         fit("killed")
     assert (tmp_path / "killed" / "checkpoint.safetensors").is_file()
     fit("killed")

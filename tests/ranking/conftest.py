@@ -5,8 +5,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llamarec_core.ranking import fit_ranker, load_backbone
-from llamarec_core.ranking.verbalizer import NextTokenLogits
+from llamarec_core.ranking import load_backbone
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
 from tests.conftest import dataset_of
@@ -55,26 +54,6 @@ def tiny(tokenizer, tmp_path_factory):
     settings = SMALL.model_copy(update={"backbone": str(folder)})
     shared = RankerSettings(**settings.model_dump() | SHARED)
     return SimpleNamespace(folder=folder, settings=settings, shared=shared)
-
-
-@pytest.fixture
-def fit_killed(monkeypatch):
-    """Tune as :func:`fit_ranker` does, but interrupted at one of its forward passes."""
-    whole = NextTokenLogits.forward
-
-    def fit(*arguments, forward_passes, **options):
-        left = iter(range(forward_passes))
-
-        def killed(*given, **named):
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return whole(*given, **named)
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(NextTokenLogits, "forward", killed)
-            fit_ranker(*arguments, **options)
-
-    return fit
 
 
 @pytest.fixture(scope="session")

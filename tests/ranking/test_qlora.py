@@ -31,6 +31,7 @@ from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.ranking.qlora import RankerTask
 from llamarec_core.ranking.verbalizer import NextTokenLogits
 from llamarec_core.retrieval.candidates import write_candidates
+from tests.conftest import interrupted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -100,11 +101,10 @@ def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates,
 
 
 @pytest.mark.parametrize("forward_passes", [1, 10, 15])
-def test_killed_and_started_again_it_is_the_same(
-    forward_passes, tuned, tiny, dataset, candidates, tmp_path, fit_killed
-):
+def test_killed_and_started_again_it_is_the_same(forward_passes, tuned, tiny, dataset, candidates, tmp_path):
     options = {"seed": 0, "folder": tmp_path}
-    fit_killed(dataset, candidates["validation"], tiny.settings, forward_passes=forward_passes, **options)
+    with interrupted(NextTokenLogits, "forward", after=forward_passes):
+        fit_ranker(dataset, candidates["validation"], tiny.settings, **options)
     assert not (tmp_path / "adapter").exists()
     torch.manual_seed(99)  # nothing may hang on the generator's state
     fit_ranker(dataset, candidates["validation"], tiny.settings, **options)
@@ -112,7 +112,7 @@ def test_killed_and_started_again_it_is_the_same(
     assert curve_of(tmp_path).equals(curve_of(tuned[1]))
 
 
-def test_the_shared_recipe_goes_on_from_an_adapter_and_after_a_kill(tiny, shop, shop_candidates, tmp_path, fit_killed):
+def test_the_shared_recipe_goes_on_from_an_adapter_and_after_a_kill(tiny, shop, shop_candidates, tmp_path):
     first, killed = tmp_path / "first", tmp_path / "killed"
     validation, options = shop_candidates["validation"], {"seed": 0}
     fit_ranker(shop, validation, tiny.shared, folder=first, **options)
@@ -122,7 +122,8 @@ def test_the_shared_recipe_goes_on_from_an_adapter_and_after_a_kill(tiny, shop, 
     assert curve["answers"].iloc[-1] > 14  # several answers an example
     settings = tiny.shared.model_copy(update={"start_from": str(first / "adapter"), "kept_by": "nats"})
     undisturbed = fit_ranker(shop, validation, settings, folder=tmp_path / "undisturbed", **options)
-    fit_killed(shop, validation, settings, forward_passes=13, folder=killed, **options)
+    with interrupted(NextTokenLogits, "forward", after=13):
+        fit_ranker(shop, validation, settings, folder=killed, **options)
     fit_ranker(shop, validation, settings, folder=killed, **options)
     assert weights(killed) == weights(tmp_path / "undisturbed")
     stored = json.loads((killed / "ranker.json").read_text())

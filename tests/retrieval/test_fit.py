@@ -1,6 +1,7 @@
 """The training loop: what it learns from, when it stops, and that a kill leaves no trace in the weights."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from llamarec_core.retrieval import fit, fit_retriever, load_retriever, target_r
 from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.settings import RetrieverSettings
 from llamarec_core.training import load_checkpoint
-from tests.conftest import dataset_of
+from tests.conftest import dataset_of, interrupted
 
 SETTINGS = RetrieverSettings(dim=8, max_length=8, batch_size=16, epochs=4, validate_every=5, learning_rate=0.01)
 
@@ -119,18 +120,10 @@ def test_every_position_has_the_same_weight_whatever_its_batch(cycle, batch_size
 
 
 @pytest.mark.parametrize("killed_at", [0, 7])
-def test_a_run_that_breaks_off_and_goes_on_gives_the_same_weights(cycle, tmp_path, monkeypatch, undisturbed, killed_at):
-    folder, steps, take_step = tmp_path / "disturbed", iter(range(100)), fit.GradientTask.step
-
-    def step_until_killed(*arguments, **options):
-        if next(steps) == killed_at:
-            raise KeyboardInterrupt
-        return take_step(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit.GradientTask, "step", step_until_killed)
-        with pytest.raises(KeyboardInterrupt):
-            fit_retriever(cycle, SETTINGS, seed=3, folder=folder)
+def test_a_run_that_breaks_off_and_goes_on_gives_the_same_weights(cycle, tmp_path, undisturbed, killed_at):
+    folder = tmp_path / "disturbed"
+    with interrupted(fit.GradientTask, "step", after=killed_at):
+        fit_retriever(cycle, SETTINGS, seed=3, folder=folder)
     torch.rand(17)  # whatever the process drew in between
     fit_retriever(cycle, SETTINGS, seed=3, folder=folder)
     assert_equal_runs(folder, undisturbed)
@@ -149,17 +142,13 @@ def test_a_finished_run_is_returned_and_not_repeated_unless_with_another_seed(cy
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "retriever"])
-def test_a_folder_of_another_run_is_refused_and_left_alone(cycle, tmp_path, monkeypatch, name):
+def test_a_folder_of_another_run_is_refused_and_left_alone(cycle, tmp_path, name):
     file = tmp_path / f"{name}.safetensors"
     with pytest.raises(InputError, match="missing: train the retriever first"):
         load_retriever(cycle, SETTINGS, tmp_path)
-    with monkeypatch.context() as patch:
-        if name == "checkpoint":  # breaks off after training, before the end
-            patch.setattr(training, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt):
-                fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path)
-        else:
-            fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path)
+    broken_off = interrupted(training, "write_json", after=0)  # after training, before the end
+    with broken_off if name == "checkpoint" else nullcontext():
+        fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path)
     before, other = file.read_bytes(), dataset_of(*[[1, 2, 3, 4, 5]] * 9, n_items=40, name="cycle")
     for dataset, changes, seed, named in [
         (cycle, {"dropout": 0.5}, 0, "dropout = 0.2"), (cycle, {}, 1, "seed = 0"), (other, {}, 0, "content_hash"),
