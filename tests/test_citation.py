@@ -6,15 +6,13 @@ own (version 1.2.0, CC BY 4.0). It needs an older jsonschema than Jupyter does, 
 
 import json
 import tomllib
-from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
 import llamarec_core
-
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")

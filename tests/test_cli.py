@@ -1,13 +1,12 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from llamarec_core.cli import app, main
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
 OUT_OF_RANGE = ("--weight-decay", "0", "--dropout", "1.5")  # so that nothing is trained where a refusal is missing
 
 

@@ -4,11 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
+
 PYTHON = f"""#!/bin/sh
 # Pretends to make environments and to install; it notes what it was asked for.
 case "$*" in

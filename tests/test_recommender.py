@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -22,8 +21,8 @@ from llamarec_core.files import InputError
 from llamarec_core.fitting import doubts
 from llamarec_core.ranking import write_random_backbone
 from llamarec_core.recommender import Recommender
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
 TINY = LlamaConfig(
     hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
     tie_word_embeddings=True,

@@ -1,14 +1,12 @@
 """What is committed under `results/` is what the book shows; `llamarec verify` says that it follows from the ranks."""
 
-from pathlib import Path
-
 import nbformat
 import pandas as pd
 import pytest
 
 from llamarec_core.evaluation import measured_inference_times
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXECUTED = sorted((ROOT / "results").glob("*/notebooks/**/*.ipynb"))
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,8 @@ import pytest
 from bs4 import BeautifulSoup
 
 from llamarec_core.report.show import Form, ShownTable
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
 STATIC = ROOT / "book" / "_static"
 ASK = ROOT / "results" / "quick" / "ask" / "ml-100k-1998.json"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

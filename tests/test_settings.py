@@ -1,12 +1,11 @@
-from pathlib import Path
-
 import pytest
 
 from llamarec_core.checked import checked_name
 from llamarec_core.files import InputError
 from llamarec_core.settings import GridSettings, Profile, load_profile
+from tests.conftest import ROOT
 
-PROFILES = {path.stem: path for path in (Path(__file__).parents[1] / "notebooks" / "profiles").glob("*.yaml")}
+PROFILES = {path.stem: path for path in (ROOT / "notebooks" / "profiles").glob("*.yaml")}
 MINIMAL = "datasets: {ml-100k-1998: {}}\n"
 
 

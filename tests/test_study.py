@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import papermill
@@ -10,8 +9,7 @@ from llamarec_core import paths, provenance, study
 from llamarec_core.data import load_dataset
 from llamarec_core.data.sources import KNOWN
 from llamarec_core.files import InputError, sha256
-
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 """Every verdict is reached by made-up comparisons, and every claim of the paper follows from the paper's own tables."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
 from llamarec_core.evaluation import claims_table, published_inference_times, verdict_counts
 from llamarec_core.evaluation.claims import CLAIMS, PAPER_BACKBONE, verdict
 from llamarec_core.evaluation.paper import published_claims
+from tests.conftest import ROOT
 
-FOLDER = Path(__file__).parents[2] / "results" / "published"
+FOLDER = ROOT / "results" / "published"
 
 
 def pair(method, reference, difference, *, low=None, high=None, p_holm=0.001, dataset="games", subset="all"):

@@ -1,7 +1,6 @@
 """A concluding sentence is refused once its table says otherwise."""
 
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,8 +8,7 @@ import yaml
 
 from llamarec_core.evaluation.conclusions import check_conclusions, load_conclusions
 from llamarec_core.files import InputError
-
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The published tables are whole, say what the paper's text says of them, and what they say of each other."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,8 +9,9 @@ from scipy.stats import binomtest
 from llamarec_core.evaluation import METRICS, consistency_tables, paper
 from llamarec_core.evaluation.paper import measured_inference_times, most_lost, published, recall_counts
 from llamarec_core.files import InputError
+from tests.conftest import ROOT
 
-FOLDER = Path(__file__).parents[2] / "results" / "published"
+FOLDER = ROOT / "results" / "published"
 TABLES = consistency_tables(FOLDER)
 
 

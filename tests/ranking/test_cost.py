@@ -1,7 +1,5 @@
 """Operations counted from the architecture are those that torch counts."""
 
-from pathlib import Path
-
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -9,8 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llamarec_core.ranking.cost import LLAMA_2_7B, forward_operations, trainable_share
 from llamarec_core.ranking.verbalizer import NextTokenLogits
 from llamarec_core.settings import load_profile
-
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
 
 
 def test_the_operations_are_those_that_torch_counts():

@@ -1,7 +1,6 @@
 """Figures: labelled axes, words for those who cannot see them, tooltips, and files that never change by themselves."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +15,9 @@ from llamarec_core import report
 from llamarec_core.evaluation import published_inference_times
 from llamarec_core.files import InputError
 from llamarec_core.report.figures import INK, alt_text, as_html
+from tests.conftest import ROOT
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = ROOT / "results"
 
 
 def committed(name):

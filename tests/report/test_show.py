@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +13,8 @@ from bs4 import BeautifulSoup
 from llamarec_core.report import publish_table, show_record, show_runs, show_table, show_versions, write_table
 from llamarec_core.report.forms import FORMS, number
 from llamarec_core.report.show import laid_out
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 COMMITTED = sorted(ROOT.glob("results/*/tables/*.csv")) + sorted(ROOT.glob("results/bench/*.csv"))
 COMPILER = next(filter(None, map(shutil.which, ("pdflatex", "tectonic"))), None)
 

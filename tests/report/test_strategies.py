@@ -1,7 +1,5 @@
 """The tables of the comparison follow from the answers alone, each stratum weighing what it stands for."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +11,9 @@ from llamarec_core.report import show_table
 from llamarec_core.report.forms import FORMS
 from llamarec_core.report.show import laid_out
 from llamarec_core.report.strategies import claimed_pairs, differences_table, strategies_table, strategy_pairs, table4
+from tests.conftest import ROOT
 
-PUBLISHED = Path(__file__).parents[2] / "results" / "published"
+PUBLISHED = ROOT / "results" / "published"
 SAMPLING = {"samples": 100, "seed": 0}
 
 

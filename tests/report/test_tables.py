@@ -1,7 +1,6 @@
 """The tables of the study, computed from ranks that a reader can count."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,9 @@ from llamarec_core.evaluation import METRICS, mean, published, published_statist
 from llamarec_core.evaluation.metrics import estimate, holm, per_user
 from llamarec_core.files import InputError
 from llamarec_core.report.tables import noise_table, pairs_table, ranking_tests, results_table, retrieval_table
+from tests.conftest import ROOT
 
-FOLDER = Path(__file__).parents[2] / "results" / "published"
+FOLDER = ROOT / "results" / "published"
 PUBLISHED = published(FOLDER)
 SAMPLING = {"samples": 300, "seed": 0}
 SETTINGS = SAMPLING | {"commit": "abc1234"}

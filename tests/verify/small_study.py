@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -23,8 +22,8 @@ from llamarec_core.records import manifest
 from llamarec_core.report.forms import FORMS
 from llamarec_core.retrieval import write_ranks
 from llamarec_core.study import Run
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 USERS, ITEMS, HASH = 40, 60, "a" * 64
 PROFILE = """\
 seed: 0
