@@ -3,21 +3,13 @@
 import numpy as np
 import pytest
 
-from llamarec_core.ranking import (
-    UNTUNED,
-    Ablation,
-    candidate_probabilities,
-    fit_ranker,
-    load_ranker,
-    rerank_by_scores,
-    retrieved_candidates,
-)
+from llamarec_core import ranking
 from llamarec_core.ranking import ablations as module
 
 
 @pytest.fixture(scope="module")
 def rows(candidates):
-    return {split: retrieved_candidates(of_split, size=4) for split, of_split in candidates.items()}
+    return {split: ranking.retrieved_candidates(of_split, size=4) for split, of_split in candidates.items()}
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +18,14 @@ def tunings(tiny, dataset, candidates, tmp_path_factory):
     found = {}
     for name, rate in (("tuned", 1e-2), ("tuned, gently", 1e-3)):
         settings = tiny.settings.model_copy(update={"learning_rate": rate})
-        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=folder / name)
+        ranking.fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=folder / name)
         found[name] = settings, folder / name
     return found
 
 
 @pytest.fixture
 def ablation(dataset, rows, tunings):
-    return Ablation(dataset, rows, tunings, seed=0)
+    return ranking.Ablation(dataset, rows, tunings, seed=0)
 
 
 def ranks_of(ablation, variant):
@@ -42,16 +34,16 @@ def ranks_of(ablation, variant):
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"), [("tuned", {}), ("tuned", {"history_length": 1}), ("tuned, gently", {}), (UNTUNED, {})]
+    ("name", "changes"), [("tuned", {}), ("tuned", {"history_length": 1}), ("tuned, gently", {}), (ranking.UNTUNED, {})]
 )
 def test_a_variant_ranks_as_its_ranker_does_by_itself(ablation, tunings, dataset, rows, name, changes):
     ablation.add("knowledge", "variant", tuning=name, **changes)
     settings, folder = tunings.get(name, tunings["tuned"])
-    ranker = load_ranker(dataset, settings, folder, tuned=name != UNTUNED, **changes)
-    read = candidate_probabilities(ranker, dataset, rows["test"], "test")
+    ranker = ranking.load_ranker(dataset, settings, folder, tuned=name != ranking.UNTUNED, **changes)
+    read = ranking.candidate_probabilities(ranker, dataset, rows["test"], "test")
     np.testing.assert_array_equal(ablation.probabilities("test", tuning=name, **changes), read)
     ranks = ranks_of(ablation, "variant")[["user", "target", "rank"]]
-    assert ranks.equals(rerank_by_scores(rows["test"], read))
+    assert ranks.equals(ranking.rerank_by_scores(rows["test"], read))
     assert (name == "tuned" and not changes) or np.abs(ablation.probabilities("test") - read).max() > 1e-4
 
 

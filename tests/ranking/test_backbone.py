@@ -147,14 +147,15 @@ def test_the_hash_of_weights_is_remembered_until_the_file_changes(tiny, tmp_path
 def test_missing_and_truncated_weights_and_a_tokenizer_of_more_tokens_are_refused(changed, tokenizer):
     settings = changed()
     path = Path(settings.backbone) / "model.safetensors"
-    weights = load_file(path)
+    whole, weights = path.read_bytes(), load_file(path)
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks the weights model\.layers\.1\.mlp\.up_proj\.weight"):
         load_backbone(settings)
-    path.write_bytes(path.read_bytes()[:100_000])
+    path.write_bytes(whole[:100_000])
     with pytest.raises(InputError, match="cannot be loaded"):
         load_backbone(settings)
+    path.write_bytes(whole)
     larger = type(tokenizer).from_pretrained(settings.backbone)
     larger.add_tokens(["<more>"])
     larger.save_pretrained(settings.backbone)

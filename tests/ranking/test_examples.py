@@ -16,6 +16,10 @@ HONEST = RankerSettings(
 )
 
 
+def examples_of(dataset, settings, **changes):
+    return TrainingExamples(dataset, settings.model_copy(update=changes), dataset.titles, seed=0)
+
+
 def drawn(examples, count=None):
     return [examples.draw(number) for number in range(count or len(examples))]
 
@@ -26,7 +30,7 @@ def of_kind(examples, kind):
 
 
 def test_each_pass_leads_every_prefix_once_in_another_order(dataset):
-    examples = TrainingExamples(dataset, SETTINGS, dataset.titles, seed=0)
+    examples = examples_of(dataset, SETTINGS)
     prefixes = list(zip(examples.users.tolist(), examples.positions.tolist(), strict=True))
     assert prefixes == [(user, at) for user in range(dataset.n_users) for at in range(1, len(dataset.train(user)))]
     orders = [[examples.draw(epoch * len(examples) + n).prefix for n in range(len(examples))] for epoch in range(2)]
@@ -35,7 +39,7 @@ def test_each_pass_leads_every_prefix_once_in_another_order(dataset):
 
 
 def test_the_paper_lists_the_target_among_random_new_items_after_its_history(dataset):
-    examples = TrainingExamples(dataset, SETTINGS.model_copy(update={"history_length": 2}), dataset.titles, seed=0)
+    examples = examples_of(dataset, SETTINGS, history_length=2)
     for example in drawn(examples):
         (question,) = example.questions
         user, position = int(examples.users[example.prefix]), int(examples.positions[example.prefix])
@@ -50,7 +54,7 @@ def test_the_paper_lists_the_target_among_random_new_items_after_its_history(dat
 
 
 def test_answers_are_uniform_and_held_out_items_are_drawn_like_any_others(dataset):
-    examples = TrainingExamples(dataset, SETTINGS, dataset.titles, seed=0)
+    examples = examples_of(dataset, SETTINGS)
     lists = drawn(examples, 100 * len(examples))
     places = [example.questions[0].answer.argmax() for example in lists]
     assert np.bincount(places) / len(places) == pytest.approx([0.25] * 4, abs=0.03)
@@ -77,7 +81,7 @@ def test_examples_follow_from_seed_and_number_alone(shop, recipe):
 
 
 def test_honest_lists_are_neighbours_and_do_not_depend_on_the_user_in_question(shop):
-    examples = TrainingExamples(shop, HONEST, shop.titles, seed=0)
+    examples = examples_of(shop, HONEST)
     assert 0 < len(examples) < 5 * shop.n_users
     for example in drawn(examples):
         user, position = int(examples.users[example.prefix]), int(examples.positions[example.prefix])
@@ -96,7 +100,7 @@ def test_honest_lists_are_neighbours_and_do_not_depend_on_the_user_in_question(s
 
 
 def test_those_who_share_a_list_are_different_users_whose_answers_it_holds(shop):
-    examples = TrainingExamples(shop, HONEST, shop.titles, seed=0)
+    examples = examples_of(shop, HONEST)
     asked = of_kind(examples, "next")
     assert len(asked) > 2.5 * len(examples)
     for example, question in asked:
@@ -111,20 +115,19 @@ def test_those_who_share_a_list_are_different_users_whose_answers_it_holds(shop)
 
 
 def test_the_prior_is_the_candidates_share_of_the_answers(shop):
-    examples = TrainingExamples(shop, HONEST, shop.titles, seed=0)
+    examples = examples_of(shop, HONEST)
     asked = np.bincount(examples.targets, minlength=shop.n_items + 1) + 0.5
     for example in drawn(examples, 20):
         for question in example.questions:
             np.testing.assert_allclose(question.log_prior, np.log(asked[example.candidates]), rtol=1e-6)
     for change in ({"list_prior": False}, {"users_per_prompt": 1}):
-        without = TrainingExamples(shop, HONEST.model_copy(update=change), shop.titles, seed=0)
+        without = examples_of(shop, HONEST, **change)
         assert not any(question.log_prior.any() for _, question in of_kind(without, "next"))
 
 
 @pytest.mark.parametrize("parts", [True, False])
 def test_names_ask_for_a_listed_title_or_words_of_it(shop, parts):
-    settings = HONEST.model_copy(update={"names_per_prompt": 2, "name_parts": parts, "users_per_prompt": 1})
-    examples = TrainingExamples(shop, settings, shop.titles, seed=0)
+    examples = examples_of(shop, HONEST, names_per_prompt=2, name_parts=parts, users_per_prompt=1)
     asked = of_kind(examples, "name")
     assert len(asked) == 2 * len(examples)
     whole = 0
@@ -140,8 +143,7 @@ def test_names_ask_for_a_listed_title_or_words_of_it(shop, parts):
 
 
 def test_item_questions_ask_what_was_chosen_together_with_an_item_by_others_than_the_held_out(shop):
-    settings = HONEST.model_copy(update={"items_per_prompt": 1, "meter_answers": 30})
-    examples = TrainingExamples(shop, settings, shop.titles, seed=0)
+    examples = examples_of(shop, HONEST, items_per_prompt=1, meter_answers=30)
     held = set(examples.users[examples.held_out].tolist())
     baskets = [set(shop.train(user).tolist()) for user in range(shop.n_users) if user not in held]
     asked = of_kind(examples, "item")
@@ -156,8 +158,7 @@ def test_item_questions_ask_what_was_chosen_together_with_an_item_by_others_than
 
 
 def test_whoever_is_held_out_is_never_learnt_from(shop):
-    settings = HONEST.model_copy(update={"meter_answers": 25})
-    examples = TrainingExamples(shop, settings, shop.titles, seed=0)
+    examples = examples_of(shop, HONEST, meter_answers=25)
     held = set(examples.users[examples.held_out].tolist())
     assert len(examples.held_out) >= 25
     assert len(examples) + len(examples.held_out) == len(examples.users)
@@ -169,7 +170,7 @@ def test_whoever_is_held_out_is_never_learnt_from(shop):
     long = [titles for titles in questions if len(titles) == 4]
     assert np.mean([titles in learnt for titles in long]) < 0.1
     # a small data set keeps nine users of ten to learn from
-    greedy = TrainingExamples(shop, HONEST.model_copy(update={"meter_answers": 10_000}), shop.titles, seed=0)
+    greedy = examples_of(shop, HONEST, meter_answers=10_000)
     assert len(set(greedy.users[greedy.held_out].tolist())) == len(set(greedy.users.tolist())) // 10
 
 
@@ -179,7 +180,6 @@ def test_what_cannot_be_learnt_from_is_refused():
         (HONEST, dataset_of(range(30, 39), n_items=40), "No user of small chose what item neighbours list: set"),
     ):
         with pytest.raises(InputError, match=message):
-            TrainingExamples(data, settings, data.titles, seed=0)
-    few = dataset_of(range(1, 7), n_items=6)
+            examples_of(data, settings)
     with pytest.raises(InputError, match="leaves only 2 to draw 3 negatives from: set candidates lower"):
-        TrainingExamples(few, SETTINGS, few.titles, seed=0).draw(0)
+        examples_of(dataset_of(range(1, 7), n_items=6), SETTINGS).draw(0)

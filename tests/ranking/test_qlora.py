@@ -14,18 +14,9 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from llamarec_core import ranking
 from llamarec_core.files import InputError, sha256
-from llamarec_core.ranking import (
-    PromptBuilder,
-    VerbalizerRanker,
-    candidate_probabilities,
-    fit_ranker,
-    load_backbone,
-    load_ranker,
-    ndcg_at_10,
-    retrieved_candidates,
-    verbalizer,
-)
+from llamarec_core.ranking import verbalizer
 from llamarec_core.ranking.adapter import WEIGHTS
 from llamarec_core.ranking.examples import TrainingExamples
 from llamarec_core.ranking.qlora import RankerTask
@@ -42,7 +33,7 @@ REQUESTS = [[1, 2, 3], [4]], [[5, 6, 7, 8], [9, 10, 11, 12]]
 def tuned(tiny, dataset, candidates, tmp_path_factory, one_thread):
     """A finished tuning by the paper's recipe, and its folder."""
     folder = tmp_path_factory.mktemp("tuned")
-    return fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder), folder
+    return ranking.fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder), folder
 
 
 def weights(folder):
@@ -57,7 +48,7 @@ def curve_of(folder):
 
 def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny, dataset, tmp_path):
     with pytest.raises(InputError, match="is missing: tune the ranker first"):
-        load_ranker(dataset, tiny.settings, tmp_path)
+        ranking.load_ranker(dataset, tiny.settings, tmp_path)
     folder = tuned[1]
     files = ["adapter", "circumstances.json", "ranker.json", "training.csv"]
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == files
@@ -80,15 +71,15 @@ def test_a_tuning_leaves_adapter_curve_and_outcome(tuned, tiny, dataset, tmp_pat
 
 def test_the_tuned_ranker_is_what_training_reached_and_what_peft_loads_by_itself(tuned, tiny, dataset, candidates):
     ranker, folder = tuned
-    rows = retrieved_candidates(candidates["validation"], size=4)
-    reached = ndcg_at_10(rows, candidate_probabilities(ranker, dataset, rows, "validation"))
+    rows = ranking.retrieved_candidates(candidates["validation"], size=4)
+    reached = ranking.ndcg_at_10(rows, ranking.candidate_probabilities(ranker, dataset, rows, "validation"))
     # the curve's are those of the weights before they were rounded
     assert reached == pytest.approx(json.loads((folder / "ranker.json").read_text())["best"]["ndcg@10"], abs=0.1)
-    zero_shot = load_ranker(dataset, tiny.settings, folder, tuned=False)
+    zero_shot = ranking.load_ranker(dataset, tiny.settings, folder, tuned=False)
     assert np.abs(zero_shot.probabilities(*REQUESTS) - ranker.probabilities(*REQUESTS)).max() > 1e-3
     with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):  # PEFT's own
         loaded = PeftModel.from_pretrained(zero_shot.model, folder / "adapter").eval()
-    by_peft = VerbalizerRanker(loaded, ranker.prompts, batch_size=1).probabilities(*REQUESTS)
+    by_peft = ranking.VerbalizerRanker(loaded, ranker.prompts, batch_size=1).probabilities(*REQUESTS)
     np.testing.assert_array_equal(by_peft, ranker.probabilities(*REQUESTS))
 
 
@@ -96,7 +87,7 @@ def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates,
     ranker, folder = tuned
     monkeypatch.setattr(RankerTask, "step", lambda *_: pytest.fail("nothing is left to do"))
     settings = tiny.settings.model_copy(update={"minutes": 5.0})  # which shapes no ranker
-    again = fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=folder)
+    again = ranking.fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=folder)
     np.testing.assert_array_equal(again.probabilities(*REQUESTS), ranker.probabilities(*REQUESTS))
 
 
@@ -104,10 +95,10 @@ def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates,
 def test_killed_and_started_again_it_is_the_same(forward_passes, tuned, tiny, dataset, candidates, tmp_path):
     options = {"seed": 0, "folder": tmp_path}
     with interrupted(NextTokenLogits, "forward", after=forward_passes):
-        fit_ranker(dataset, candidates["validation"], tiny.settings, **options)
+        ranking.fit_ranker(dataset, candidates["validation"], tiny.settings, **options)
     assert not (tmp_path / "adapter").exists()
     torch.manual_seed(99)  # nothing may hang on the generator's state
-    fit_ranker(dataset, candidates["validation"], tiny.settings, **options)
+    ranking.fit_ranker(dataset, candidates["validation"], tiny.settings, **options)
     assert weights(tmp_path) == weights(tuned[1])
     assert curve_of(tmp_path).equals(curve_of(tuned[1]))
 
@@ -115,16 +106,16 @@ def test_killed_and_started_again_it_is_the_same(forward_passes, tuned, tiny, da
 def test_the_shared_recipe_goes_on_from_an_adapter_and_after_a_kill(tiny, shop, shop_candidates, tmp_path):
     first, killed = tmp_path / "first", tmp_path / "killed"
     validation, options = shop_candidates["validation"], {"seed": 0}
-    fit_ranker(shop, validation, tiny.shared, folder=first, **options)
+    ranking.fit_ranker(shop, validation, tiny.shared, folder=first, **options)
     curve = curve_of(first)
     assert curve["nats"].notna().all()
     assert (curve["nats_se"] > 0).all()
     assert curve["answers"].iloc[-1] > 14  # several answers an example
     settings = tiny.shared.model_copy(update={"start_from": str(first / "adapter"), "kept_by": "nats"})
-    undisturbed = fit_ranker(shop, validation, settings, folder=tmp_path / "undisturbed", **options)
+    undisturbed = ranking.fit_ranker(shop, validation, settings, folder=tmp_path / "undisturbed", **options)
     with interrupted(NextTokenLogits, "forward", after=13):
-        fit_ranker(shop, validation, settings, folder=killed, **options)
-    fit_ranker(shop, validation, settings, folder=killed, **options)
+        ranking.fit_ranker(shop, validation, settings, folder=killed, **options)
+    ranking.fit_ranker(shop, validation, settings, folder=killed, **options)
     assert weights(killed) == weights(tmp_path / "undisturbed")
     stored = json.loads((killed / "ranker.json").read_text())
     assert stored["started_from_sha256"] == sha256(first / "adapter" / WEIGHTS)
@@ -133,16 +124,16 @@ def test_the_shared_recipe_goes_on_from_an_adapter_and_after_a_kill(tiny, shop, 
     kept = json.loads((first / "ranker.json").read_text())["best"]["nats"]
     assert curve_of(killed)["nats"][0] == pytest.approx(kept, abs=0.05)
     assert stored["best"]["nats"] == curve_of(killed)["nats"].max()
-    again = load_ranker(shop, settings.model_copy(update={"start_from": None}), killed)  # whatever it started from
+    again = ranking.load_ranker(shop, tiny.shared.model_copy(update={"kept_by": "nats"}), killed)  # wherever it began
     np.testing.assert_array_equal(again.probabilities(*REQUESTS), undisturbed.probabilities(*REQUESTS))
     with pytest.raises(InputError, match="started_from_sha256"):
         other = tiny.shared.model_copy(update={"start_from": str(killed / "adapter"), "kept_by": "nats"})
-        fit_ranker(shop, validation, other, folder=killed, **options)
+        ranking.fit_ranker(shop, validation, other, folder=killed, **options)
 
 
 def test_two_processes_take_the_steps_of_one(tiny, shop, shop_candidates, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    fit_ranker(shop, shop_candidates["validation"], tiny.shared, seed=0, folder=one)
+    ranking.fit_ranker(shop, shop_candidates["validation"], tiny.shared, seed=0, folder=one)
     shop.save(tmp_path / "data")
     write_candidates(shop_candidates, tmp_path / "candidates.parquet")
     (tmp_path / "settings.json").write_text(tiny.shared.model_dump_json())
@@ -179,15 +170,15 @@ def test_two_processes_take_the_steps_of_one(tiny, shop, shop_candidates, tmp_pa
 def test_a_folder_of_another_run_is_refused(change, seed, users, message, tuned, tiny, dataset, candidates):
     before, validation = weights(tuned[1]), candidates["validation"].take(np.arange(12)[-users:])
     with pytest.raises(InputError, match=message):
-        fit_ranker(dataset, validation, tiny.settings.model_copy(update=change), seed=seed, folder=tuned[1])
+        ranking.fit_ranker(dataset, validation, tiny.settings.model_copy(update=change), seed=seed, folder=tuned[1])
     assert weights(tuned[1]) == before
 
 
 @pytest.mark.parametrize("recipe", ["settings", "shared"])
 def test_the_loss_is_that_of_each_question_by_itself(recipe, tiny, shop):
     settings = getattr(tiny, recipe)
-    model, tokenizer = load_backbone(settings, device="cpu")
-    prompts = PromptBuilder(tokenizer, shop.titles, settings)
+    model, tokenizer = ranking.load_backbone(settings, device="cpu")
+    prompts = ranking.PromptBuilder(tokenizer, shop.titles, settings)
     examples = [TrainingExamples(shop, settings, prompts.titles, seed=0).draw(number) for number in range(6)]
     batch = verbalizer.make_batch(prompts, examples, device="cpu")
     labels = torch.tensor(prompts.target_ids[: settings.candidates])
@@ -252,14 +243,14 @@ def test_an_adapter_of_other_weights_is_refused(fault, age, tuned, tiny, dataset
     (tmp_path / "adapter").mkdir()
     save_file(FAULTS[fault](load_file(path)), tmp_path / "adapter" / WEIGHTS, {"llamarec": json.dumps(header)})
     if (fault, age) == ("swapped", "older"):
-        load_ranker(dataset, tiny.settings, tmp_path)
+        ranking.load_ranker(dataset, tiny.settings, tmp_path)
         return
     with pytest.raises(InputError, match="adapter's weight"):
-        load_ranker(dataset, tiny.settings, tmp_path)
+        ranking.load_ranker(dataset, tiny.settings, tmp_path)
     if fault == "transposed":
         settings = tiny.settings.model_copy(update={"start_from": str(tmp_path / "adapter")})
         with pytest.raises(InputError, match="adapter's weight"):
-            fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path / "next")
+            ranking.fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path / "next")
 
 
 def test_a_backbone_is_known_by_its_weights_not_by_its_folders_name(tuned, tiny, dataset, candidates, tmp_path):
@@ -268,11 +259,11 @@ def test_a_backbone_is_known_by_its_weights_not_by_its_folders_name(tuned, tiny,
         shutil.copytree(tiny.folder, folder)
     others = with_first(load_file(another / "model.safetensors"), lambda tensor: tensor * 1.01)
     save_file(others, another / "model.safetensors", metadata={"format": "pt"})
-    renamed = load_ranker(dataset, tiny.settings.model_copy(update={"backbone": str(same)}), tuned[1])
+    renamed = ranking.load_ranker(dataset, tiny.settings.model_copy(update={"backbone": str(same)}), tuned[1])
     np.testing.assert_array_equal(renamed.probabilities(*REQUESTS), tuned[0].probabilities(*REQUESTS))
     settings = tiny.settings.model_copy(update={"backbone": str(another)})
     with pytest.raises(InputError, match="written with backbone_sha256"):
-        load_ranker(dataset, settings, tuned[1])
+        ranking.load_ranker(dataset, settings, tuned[1])
     settings = settings.model_copy(update={"start_from": str(tuned[1] / "adapter")})
     with pytest.raises(InputError, match="written with backbone_sha256"):
-        fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path / "next")
+        ranking.fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=tmp_path / "next")

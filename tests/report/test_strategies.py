@@ -53,23 +53,17 @@ def cell(table, method, metric, *, state="tuned", ranked="candidates", subset="a
     return table[(table[keys] == [method, metric, state, ranked, subset]).all(axis=1)].squeeze()
 
 
-def test_each_stratum_weighs_what_it_stands_for(table):
+def test_each_stratum_weighs_what_it_stands_for_in_the_candidates_and_in_the_catalogue(table):
     of_all, of_retrieved = (cell(table, "verbalizer", "NDCG@10", subset=subset) for subset in ("all", "retrieved"))
     assert of_retrieved["measured"] == pytest.approx((1 + 1 / 2) / 2)
     assert of_all["measured"] == pytest.approx((1 + 1 / 2) / 2 * 10 / 40)
     assert (of_all["ci_low"], of_all["ci_high"]) == pytest.approx((0.125, 0.25))  # the same target drawn twice
     assert (of_all["users"], of_retrieved["users"]) == (4, 2)
     assert np.isnan(of_all["published"])
-
-
-def test_the_retrievers_order_stands_first_and_once(table):
     assert table["method"].iloc[0] == "retriever"
     assert cell(table, "retriever", "MRR@10", state="trained", subset="retrieved")["measured"] == pytest.approx(1 / 2)
     assert cell(table, "retriever", "MRR@10", state="trained")["measured"] == pytest.approx(1 / 2 * 10 / 40)
-    assert (table["method"] == "retriever").sum() == 12
-
-
-def test_a_strategy_without_candidates_has_metrics_of_the_catalogue_too(table):
+    assert (table["method"] == "retriever").sum() == 12  # once
     catalogue, candidates = (cell(table, "p5", "Recall@10", ranked=ranked) for ranked in ("catalogue", "candidates"))
     assert catalogue["measured"] == pytest.approx(30 / 40 / 2)  # one of the two that stand for 30
     assert candidates["measured"] == pytest.approx(10 / 40)

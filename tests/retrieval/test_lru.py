@@ -50,15 +50,6 @@ def test_one_step_at_a_time_equals_the_whole_sequence_and_changes_no_state_but_i
             torch.testing.assert_close(hidden[real], whole[real, t], atol=1e-4, rtol=0)
 
 
-def test_scores_are_the_tied_dot_product_plus_a_bias_and_never_the_padding(model):
-    hidden = model(random_sequences(4, 2))
-    scores = model.scores(hidden)
-    expected = hidden @ model.embedding.weight.T + model.item_bias
-    assert scores.shape == (2, 4, N_ITEMS + 1)
-    torch.testing.assert_close(scores[..., 1:], expected[..., 1:])
-    assert scores[..., 0].isneginf().all()
-
-
 def test_initial_values_are_the_published_ones():
     torch.manual_seed(0)
     model = LRURec(1000, RetrieverSettings(dim=64, blocks=2))

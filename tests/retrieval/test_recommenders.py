@@ -38,6 +38,7 @@ def test_padding_and_neighbours_change_no_history_and_the_past_counts(method):
     model, given = build(method), histories(7, 12, 1)
     together = model.last_states(given)
     assert together.shape == (3, 16)
+    assert model.scores(together)[:, 0].isneginf().all()  # padding is never recommended
     for state, history in zip(together, given, strict=True):
         torch.testing.assert_close(model.last_states([history])[0], state, atol=1e-5, rtol=1e-4)
     changed = given[0].clone()

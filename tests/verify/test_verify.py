@@ -244,14 +244,6 @@ def test_a_fault_is_found_also_when_the_manifest_is_forged(study, fault):
     assert message in found(study)
 
 
-@pytest.mark.parametrize("fault", ["a number in an executed notebook's output", "a figure", "a time in all records"])
-def test_what_only_the_manifest_holds_is_not_found_when_it_is_forged(study, fault):
-    """What the docstring of verify admits."""
-    BY_THE_MANIFEST[fault](study)
-    write_json(study / "results" / "manifest.json", manifest(study))
-    verify(study)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
