@@ -67,14 +67,19 @@ def dataset():
 
 @pytest.fixture(scope="session")
 def shop():
-    """Users who take two items of one word, then two of another: every second item shares a word with the last one."""
+    return shop_of(150, titles=[f"{word} {thing}" for word in WORDS for thing in THINGS])
+
+
+def shop_of(n_users, *, titles, at_random=False):
+    """Users who take two items of one word, then two of another, so that a word tells the next item; or anything."""
     generator = np.random.default_rng(2)
     sequences = []
-    for _ in range(150):
+    for _ in range(n_users):
         words = generator.choice(len(WORDS), size=4, replace=False)
-        pairs = [generator.choice(len(THINGS), size=2, replace=False) for _ in words]
-        sequences.append((words[:, None] * len(THINGS) + np.array(pairs)).ravel() + 1)
-    return dataset_of(*sequences, titles=[f"{word} {thing}" for word in WORDS for thing in THINGS], name="shop")
+        pairs = np.array([generator.choice(len(THINGS), size=2, replace=False) for _ in words])
+        by_word = (len(THINGS) * words[:, None] + pairs).ravel()
+        sequences.append(1 + (generator.permutation(len(titles))[:8] if at_random else by_word))
+    return dataset_of(*sequences, titles=titles, name="shop")
 
 
 @pytest.fixture(scope="session")

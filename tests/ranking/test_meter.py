@@ -10,8 +10,7 @@ from llamarec_core.ranking import fit_ranker
 from llamarec_core.ranking.prompt import LABELS
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
-from tests.conftest import dataset_of
-from tests.ranking.conftest import THINGS, WORDS
+from tests.ranking.conftest import THINGS, WORDS, shop_of
 
 PART = 48
 """Width of each third of a hidden state: the token, what stands shortly before it, what comes next."""
@@ -56,18 +55,6 @@ def reader(tokenizer, tmp_path_factory):
     return folder
 
 
-def shop(*, at_random):
-    """Users who take two items of one word, then two of another; or anything."""
-    generator = np.random.default_rng(2)
-    sequences = []
-    for _ in range(400):
-        chosen = generator.choice(12, size=4, replace=False)
-        pairs = np.array([generator.choice(3, size=2, replace=False) for _ in chosen])
-        by_word = (3 * chosen[:, None] + pairs).ravel()
-        sequences.append(1 + (generator.permutation(36)[:8] if at_random else by_word))
-    return dataset_of(*sequences, titles=[f"{thing.title()} {word}" for word in WORDS for thing in THINGS])
-
-
 @pytest.mark.parametrize("at_random", [False, True])
 def test_the_meter_rises_only_where_titles_tell_what_comes_next(reader, tmp_path, at_random):
     settings = RankerSettings(
@@ -76,7 +63,8 @@ def test_the_meter_rises_only_where_titles_tell_what_comes_next(reader, tmp_path
         lora_dropout=0.0, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"), learning_rate=1e-2,
         training_examples=160, batch_size=4, warmup_steps=4, validate_every=40, meter_answers=150, kept_by="nats",
     )  # fmt: skip
-    dataset = shop(at_random=at_random)
+    titles = [f"{thing.title()} {word}" for word in WORDS for thing in THINGS]
+    dataset = shop_of(400, titles=titles, at_random=at_random)
     users, targets = np.arange(4, dtype=np.int32), dataset.targets("validation")[:4].astype(np.int32)
     items = np.stack([[target, *(set(range(1, 10)) - {target})][:6] for target in targets.tolist()]).astype(np.int32)
     candidates = Candidates(users, targets, np.ones_like(users), items, np.zeros((4, 6), dtype=np.float32))
