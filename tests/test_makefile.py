@@ -38,16 +38,20 @@ def write_program(path, text):
     path.chmod(0o755)
 
 
-def make(checkout, *arguments, **environment):
-    """Set up, and return what was asked of Python."""
+def run_make(checkout, *arguments, **environment):
     notes = checkout.parent / "notes"
     notes.write_text("")
     path = f"{checkout.parent / 'bin'}:/usr/bin:/bin"
     environment = {"PATH": path, "NOTES": str(notes), "HOME": str(checkout.parent)} | environment
     command = ["make", *arguments, ".venv/.complete"]
-    answer = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+
+
+def make(checkout, **environment):
+    """Set up, and return what was asked of Python."""
+    answer = run_make(checkout, **environment)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    return notes.read_text().splitlines()
+    return (checkout.parent / "notes").read_text().splitlines()
 
 
 def test_it_sets_up_once_and_installs_a_changed_lock_into_the_same_environment(checkout):
@@ -78,10 +82,7 @@ def test_a_moved_checkout_is_set_up_again_and_a_name_of_python_that_leads_nowher
 
 
 def test_without_python_one_sentence_says_what_to_install(checkout):
-    # `make test` hands its own flags on, by which an inner make says more
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    command = ["make", "PYTHON=", ".venv/.complete"]
-    answer = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    answer = run_make(checkout, "PYTHON=")
     assert answer.returncode == 2
     assert answer.stdout.startswith("No Python 3.11, 3.12 or 3.13 that can make a virtual environment was found:")
     assert len(answer.stdout.splitlines()) == 1

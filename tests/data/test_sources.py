@@ -247,16 +247,6 @@ def published_movielens(mirror, monkeypatch, movielens, tmp_path):
     return mirror
 
 
-@pytest.fixture
-def published_games(mirror, monkeypatch, events):
-    """A mirror of small Video Games files; no checksum of the metadata is known."""
-    mirror.files["ratings_Video_Games.csv"] = "".join(f"{u},{i},5.0,{t}\n" for u, i, t in events).encode()
-    records = [{"asin": f"i{i}", "title": f"Game {i}"} for i in range(5)]
-    mirror.files["meta_Video_Games.json.gz"] = gzip.compress("\n".join(map(json.dumps, records)).encode())
-    publish(monkeypatch, "games", mirror.files)
-    return mirror
-
-
 def cached():
     return sorted(path.name for path in cache_folder("data").rglob("*"))
 
@@ -299,14 +289,19 @@ def test_what_cannot_be_downloaded_is_named_with_the_reason_and_the_folder_to_pu
     assert cached() == []
 
 
-def test_several_files_are_downloaded_and_refused_when_truncated_or_of_other_counts(published_games, monkeypatch):
-    """Also where no checksum is known."""
+def test_several_files_are_downloaded_and_refused_when_truncated_or_of_other_counts(mirror, monkeypatch, events):
+    """No checksum of the metadata is known."""
+    ratings, metadata = "ratings_Video_Games.csv", "meta_Video_Games.json.gz"
+    mirror.files[ratings] = "".join(f"{u},{i},5.0,{t}\n" for u, i, t in events).encode()
+    records = [{"asin": f"i{i}", "title": f"Game {i}"} for i in range(5)]
+    mirror.files[metadata] = gzip.compress("\n".join(map(json.dumps, records)).encode())
+    publish(monkeypatch, "games", mirror.files)
     assert load_dataset("games").titles[1:3] == ["Game 0", "Game 1"]
-    assert cached() == ["meta_Video_Games.json.gz", "ratings_Video_Games.csv"]
-    publish(monkeypatch, "games", published_games.files, counts=(5, 6, 25))
+    assert cached() == [metadata, ratings]
+    publish(monkeypatch, "games", mirror.files, counts=(5, 6, 25))
     with pytest.raises(InputError, match=r"users, items and interactions are \(5, 5, 25\) instead of \(5, 6, 25\)"):
         load_dataset("games")
-    published_games.files["meta_Video_Games.json.gz"] = published_games.files["meta_Video_Games.json.gz"][:-10]
+    mirror.files[metadata] = mirror.files[metadata][:-10]
     with pytest.raises(InputError, match=r"meta_Video_Games\.json\.gz is truncated .* removed from the cache"):
         load_dataset("games")
     assert cached() == []

@@ -39,21 +39,6 @@ PROMPTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def uneven_titles(tokenizer, tiny):
-    """Prompts over thirty titles of one to five tokens."""
-    words = ["The", "film", "of", "a", "day"]
-    titles = ["", *(" ".join(words[item % 5 :] + words[: item % 3]) for item in range(1, 31))]
-    return PromptBuilder(tokenizer, titles, tiny.settings)
-
-
-@pytest.fixture(scope="module")
-def even_titles(tokenizer, tiny):
-    """Prompts over thirty titles, all of exactly four tokens."""
-    settings = tiny.settings.model_copy(update={"title_tokens": 4})
-    return PromptBuilder(tokenizer, ["", *(f"{number} The film" for number in range(10, 40))], settings)
-
-
 @pytest.mark.parametrize("name", PROMPTS)
 def test_the_prompt_reads_as_designed(name, model, prompts):
     strategy = STRATEGIES[name](model, prompts)
@@ -90,8 +75,10 @@ def test_answers_are_counted_and_do_not_depend_on_the_batch(strategy, model, pro
 
 
 @EACH
-def test_what_is_counted_is_what_the_backbone_ran(strategy, model, even_titles, pass_counter):
-    cost = strategy(model, even_titles).rank([[1, 2, 3], [4]], [[5, 16, 27, 8], [9, 10, 21, 12]]).cost
+def test_what_is_counted_is_what_the_backbone_ran(strategy, model, tokenizer, tiny, pass_counter):
+    settings = tiny.settings.model_copy(update={"title_tokens": 4})  # all titles have them: nothing is padded
+    prompts = PromptBuilder(tokenizer, ["", *(f"{number} The film" for number in range(10, 40))], settings)
+    cost = strategy(model, prompts).rank([[1, 2, 3], [4]], [[5, 16, 27, 8], [9, 10, 21, 12]]).cost
     # the passes that read a prompt; any other reads what it generated
     reading = {TALLRec: 1 + 4, TALLRecWithoutCache: 4}.get(strategy, 1)
     packed = 1 + 4 if strategy is TALLRec else 1  # one row holds the beginning and the endings, which are counted
@@ -100,8 +87,10 @@ def test_what_is_counted_is_what_the_backbone_ran(strategy, model, even_titles, 
 
 
 @EACH
-def test_the_formula_predicts_what_is_counted(strategy, model, uneven_titles):
-    answering = strategy(model, uneven_titles)
+def test_the_formula_predicts_what_is_counted(strategy, model, tokenizer, tiny):
+    words = ["The", "film", "of", "a", "day"]
+    titles = ["", *(" ".join(words[item % 5 :] + words[: item % 3]) for item in range(1, 31))]  # of one to five tokens
+    answering = strategy(model, PromptBuilder(tokenizer, titles, tiny.settings))
     answering.ends = ()  # the formula is of generations that run to their limit
     requests = [[1], [1, 2], [8, 9, 3, 14]], [[11, 12, 13], [21, 4, 30], [5, 16, 17]]
     predicted = answering.predicted_costs(*requests)

@@ -18,12 +18,6 @@ def gpt4rec(model, prompts):
     return GPT4Rec(model, prompts)
 
 
-def parsed(gpt4rec, *queries, history=()):
-    """What a strategy makes of generated queries."""
-    tokens = [gpt4rec.prompts.tokenizer(text, add_special_tokens=False).input_ids for text in queries]
-    return gpt4rec._parse([Hypothesis(tuple(query)) for query in tokens], list(history), LISTED)
-
-
 def test_search_scores_words_that_titles_share_and_rare_ones_more():
     search = TitleSearch(["", "red fox", "red whale", "grey owl and grey fox and fox"])
     scores = search.scores("The RED, fox")
@@ -45,7 +39,9 @@ def test_each_query_finds_its_share_of_new_items_in_order():
 
 
 def test_candidates_score_by_their_best_query_and_the_history_is_not_found_again(gpt4rec):
-    scores, found, counts = parsed(gpt4rec, "something", "Film 7\n- Film 28", "Film 14", "12", history=[12])
+    texts = ["something", "Film 7\n- Film 28", "Film 14", "12"]
+    queries = [gpt4rec.prompts.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    scores, found, counts = gpt4rec._parse([Hypothesis(tuple(query)) for query in queries], [12], LISTED)
     assert scores[[2, 1]].min() > scores[[0, 3]].max()  # a query ends at its line
     assert {7, 14} <= set(found.tolist())
     assert 12 not in found

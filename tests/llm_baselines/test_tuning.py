@@ -13,15 +13,10 @@ from llamarec_core.settings import RankerSettings
 from tests.conftest import interrupted
 from tests.llm_baselines.conftest import log_probability
 
-
-@pytest.fixture(scope="module", params=TUNED.values(), ids=TUNED.keys())
-def tuned(request, tiny, dataset, candidates, tmp_path_factory):
-    """A finished tuning of each strategy and its folder."""
-    folder = tmp_path_factory.mktemp(request.param.name)
-    return fit_strategy(request.param, dataset, candidates["validation"], tiny.settings, seed=0, folder=folder), folder
+EACH = pytest.mark.parametrize("kind", TUNED.values(), ids=TUNED.keys())
 
 
-@pytest.mark.parametrize("kind", TUNED.values(), ids=TUNED.keys())
+@EACH
 def test_the_loss_is_that_of_the_answers_tokens_alone(kind, tiny, dataset, candidates):
     settings = tiny.settings.model_copy(update={"lora_dropout": 0.0})
     task = TextTask(kind, dataset, candidates["validation"], settings, seed=0)
@@ -43,19 +38,20 @@ def test_examples_are_prefixes_with_their_next_item(tiny, dataset, candidates, m
         assert len(set(listed)) == 4
 
 
-def test_a_tuning_lowers_the_loss_and_leaves_curve_outcome_and_an_adapter_of_its_own(tuned, tiny, dataset, candidates):
-    strategy, folder = tuned
-    curve = pd.read_csv(folder / "training.csv")
+@EACH
+def test_a_tuning_lowers_the_loss_and_leaves_its_curve_and_outcome(kind, tiny, dataset, candidates, tmp_path):
+    strategy = fit_strategy(kind, dataset, candidates["validation"], tiny.settings, seed=0, folder=tmp_path)
+    curve = pd.read_csv(tmp_path / "training.csv")
     assert curve["step"].tolist() == [2, 4]  # 14 examples, 2 x 2 a step
     assert curve["answers"].tolist() == [8, 16]
     assert curve["training_loss"][1] < curve["training_loss"][0]
-    outcome = json.loads((folder / "ranker.json").read_text())
+    outcome = json.loads((tmp_path / "ranker.json").read_text())
     assert (outcome["strategy"], outcome["best"]["step"], outcome["best"]["answers"]) == (strategy.name, 4, 16)
     rows = retrieved_candidates(candidates["validation"], size=4)
     reached = ndcg_at_10(rows, answer_candidates(strategy, dataset, rows, "validation").scores)
     assert reached == pytest.approx(outcome["best"]["ndcg@10"], abs=0.1)  # the adapter was rounded since
     with pytest.raises(InputError, match="strategy"):
-        load_strategy(P5 if type(strategy) is PALR else PALR, dataset, tiny.settings, folder, tuned=True)
+        load_strategy(P5 if kind is PALR else PALR, dataset, tiny.settings, tmp_path, tuned=True)
 
 
 def test_a_killed_tuning_ends_with_the_same_adapter(tiny, dataset, candidates, tmp_path):

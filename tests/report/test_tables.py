@@ -215,14 +215,11 @@ def variant(group, name, values, answers=0):
     return ranks(values).assign(group=group, variant=name, answer=answers)
 
 
-@pytest.fixture
-def of_variants():
+def test_each_variant_is_compared_with_the_first_of_its_group():
     good, bad, first = np.ones(60, dtype=int), np.full(60, 3), np.tile([1, 2], 30)
     variants = [variant("order", "descending", bad, first), variant("order", "reversed", good, 4)]
-    return pd.concat([*variants, variant("order", "shuffled", bad, first), variant("floor", "popularity", bad)])
-
-
-def test_each_variant_is_compared_with_the_first_of_its_group(of_variants):
+    variants += [variant("order", "shuffled", bad, first), variant("floor", "popularity", bad)]
+    of_variants = pd.concat(variants)
     table = report.ablation_table(of_variants, **TOYS).set_index("method")
     assert table["reference"].tolist() == ["descending"] * 3 + ["popularity"]
     assert table["measured"].tolist() == [0.5, 1.0, 0.5, 0.5]  # 1 / log2(3 + 1) = 1/2

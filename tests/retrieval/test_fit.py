@@ -19,20 +19,6 @@ from tests.conftest import dataset_of, interrupted
 SETTINGS = RetrieverSettings(dim=8, max_length=8, batch_size=16, epochs=4, validate_every=5, learning_rate=0.01)
 
 
-def assert_equal_runs(first, second):
-    """Two finished runs left the same weights, and came to them by the same curve, to the last bit."""
-    assert (first / "retriever.safetensors").read_bytes() == (second / "retriever.safetensors").read_bytes()
-    curves = [pd.read_csv(folder / "training.csv").drop(columns="seconds") for folder in (first, second)]
-    pd.testing.assert_frame_equal(*curves, check_exact=True)
-
-
-@pytest.fixture
-def undisturbed(cycle, tmp_path):
-    """The folder that a run leaves when nothing happens to it."""
-    fit_retriever(cycle, SETTINGS, seed=3, folder=tmp_path / "undisturbed")
-    return tmp_path / "undisturbed"
-
-
 def test_it_leaves_the_curve_and_the_weights_of_its_best_row(cycle, tmp_path, capsys):
     model = fit_retriever(cycle, SETTINGS, seed=0, folder=tmp_path)
     shown = capsys.readouterr()
@@ -107,13 +93,17 @@ def test_every_position_has_the_same_weight_whatever_its_batch(cycle, batch_size
 
 
 @pytest.mark.parametrize("killed_at", [0, 7])
-def test_a_run_that_breaks_off_and_goes_on_gives_the_same_weights(cycle, tmp_path, undisturbed, killed_at):
-    folder = tmp_path / "disturbed"
+def test_a_run_that_breaks_off_and_goes_on_gives_the_same_weights_and_curve(cycle, tmp_path, killed_at):
+    folders = [tmp_path / name for name in ("undisturbed", "disturbed")]
+    fit_retriever(cycle, SETTINGS, seed=3, folder=folders[0])
     with interrupted(fit.GradientTask, "step", after=killed_at):
-        fit_retriever(cycle, SETTINGS, seed=3, folder=folder)
+        fit_retriever(cycle, SETTINGS, seed=3, folder=folders[1])
     torch.rand(17)  # whatever the process drew in between
-    fit_retriever(cycle, SETTINGS, seed=3, folder=folder)
-    assert_equal_runs(folder, undisturbed)
+    fit_retriever(cycle, SETTINGS, seed=3, folder=folders[1])
+    first, second = ((folder / "retriever.safetensors").read_bytes() for folder in folders)
+    assert first == second
+    curves = [pd.read_csv(folder / "training.csv").drop(columns="seconds") for folder in folders]
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
 
 
 def test_a_finished_run_is_returned_and_not_repeated_unless_with_another_seed(cycle, tmp_path, monkeypatch):

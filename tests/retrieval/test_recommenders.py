@@ -8,6 +8,7 @@ import torch
 from reference_lru import PublishedLRURec
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from llamarec_core.retrieval import fit_retriever, target_ranks
 from llamarec_core.retrieval.baselines import CausalBlock
@@ -140,3 +141,17 @@ def test_the_published_form_has_the_loss_and_the_gradients_of_ours(lengths):
     for name in ("embedding.weight", "item_bias", "blocks.0.0.nu", "blocks.1.0.theta"):
         ours_gradient, reference = (model.get_parameter(name).grad for model in (ours, published))
         torch.testing.assert_close(ours_gradient[1:], reference[1:], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("length", [1, 50, 200])
+def test_one_step_at_a_time_equals_the_whole_sequence_and_changes_no_state_but_its_own(length):
+    model, sequences = build("lrurec"), pad_sequence(histories(length, (length + 1) // 2, length), batch_first=True)
+    with torch.inference_mode():
+        whole = model(sequences)  # (batch, length, dim)
+        state = model.initial_state(3)
+        for t in range(length):
+            before = state.clone()
+            hidden, new = model.step(sequences[:, t], state)
+            assert torch.equal(state, before)
+            real, state = sequences[:, t] > 0, new
+            torch.testing.assert_close(hidden[real], whole[real, t], atol=1e-4, rtol=0)
