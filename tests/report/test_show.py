@@ -155,15 +155,10 @@ def test_files_are_tidy_csv_of_six_digits_and_latex_that_fits_the_page(tmp_path)
     assert r"\begin{longtable}{lr}" in high
 
 
-@pytest.fixture
-def run(tmp_path):
+def test_a_published_table_has_its_place_its_files_and_the_number_of_its_users(tmp_path):
     folder, written = tmp_path / "results" / "small", []
     places = {"root": tmp_path, "executed_notebook": folder / "notebooks" / "4_results.ipynb"}
-    tables = folder / "tables"
-    return SimpleNamespace(table=tables.joinpath, wrote=lambda *files: written.extend(files), written=written, **places)
-
-
-def test_a_published_table_has_its_place_its_files_and_the_number_of_its_users(run):
+    run = SimpleNamespace(table=(folder / "tables").joinpath, wrote=lambda *files: written.extend(files), **places)
     retrieved = results()[2:].assign(subset="retrieved", users=[300, np.nan])
     frame = pd.concat([results()[:2], retrieved, results()[:1].assign(dataset="beauty", users=np.nan)])
     table = publish_table(frame, "table1", run=run, about="Table 1: all users.")
@@ -172,7 +167,7 @@ def test_a_published_table_has_its_place_its_files_and_the_number_of_its_users(r
     links = re.findall(r'href="([^"#]+)" download>(\w+)<', page)
     assert links == [("../tables/table1.csv", "CSV"), ("../tables/table1.tex", "LaTeX")]
     files = [(run.executed_notebook.parent / link).resolve() for link, _ in links]
-    assert run.written == files
+    assert written == files
     assert table.caption.startswith("Table 1: all users. games 1,200 users, 300 with their target retrieved. In")
     assert r"\caption{All users. games 1,200 users," in files[1].read_text()
     for name, bench, place, file in (
@@ -180,7 +175,7 @@ def test_a_published_table_has_its_place_its_files_and_the_number_of_its_users(r
         ("ranker", True, "table-ranker", "bench/ranker.csv"),
     ):
         assert publish_table(results(), name, run=run, about="x", form="table1", bench=bench).name == place
-        assert run.written[-2] == run.root / "results" / file
+        assert written[-2] == run.root / "results" / file
 
 
 def test_a_run_is_shown_with_its_command_commit_machine_and_cost():
