@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from llamarec_core.files import InputError
-from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone
+from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone, verbalizer
 from llamarec_core.ranking.adapter import add_adapter
 from llamarec_core.ranking.verbalizer import NextTokenLogits, pack, pad
 
@@ -90,7 +90,9 @@ def test_label_logits_are_finer_than_bfloat16(tiny, dataset):
     assert (logits != logits.bfloat16().float()).any(dim=1).all()
 
 
-def test_shared_lists_are_read_as_each_users_own_prompt(tiny, dataset):
+@pytest.mark.parametrize("chunk", [8, 128])
+def test_shared_lists_are_read_as_each_users_own_prompt(tiny, dataset, monkeypatch, chunk):
+    monkeypatch.setattr(verbalizer, "CHUNK", chunk)
     settings = tiny.shared.model_copy(update={"lora_dropout": 0.0})
     model, tokenizer = load_backbone(settings, device="cpu")
     titles = [*dataset.titles[:9], "Z", *dataset.titles[10:]]
