@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from llamarec_core.ranking.prompt import PromptBuilder
 
 TOKEN_BUDGET = 16_384  # in one forward pass, padding included: long prompts go in smaller batches
 BATCH_SIZE = 16  # most prompts in one forward pass
+ENCODED = 1_000  # prompts at a time: lists of Python integers take twenty times the memory of arrays
 CHUNK = 128  # positions of a packed row that attend together
 SIMILAR = 0.95  # a prompt shorter than this share of a batch's longest waits: it would mostly be padding
 
@@ -91,7 +93,7 @@ class VerbalizerRanker:
 
     def __init__(self, model: nn.Module, prompts: PromptBuilder, *, batch_size: int = BATCH_SIZE):
         self.model, self.prompts, self.batch_size = model, prompts, batch_size
-        self._network = NextTokenLogits(model)
+        self._network, self._turn = NextTokenLogits(model), Lock()
 
     def probabilities(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], *, progress: bool = False
@@ -102,7 +104,9 @@ class VerbalizerRanker:
         the batches, and each returns all, in the same bytes as one process.
         """
         requests = zip(histories, candidates, strict=True)
-        prompts = self.prompts.encode([self.prompts.text(history, labelled) for history, labelled in requests])
+        texts = [self.prompts.text(history, labelled) for history, labelled in requests]
+        some = (self.prompts.encode(texts[start : start + ENCODED]) for start in range(0, len(texts), ENCODED))
+        prompts = [np.array(tokens, dtype=np.int32) for tokens in chain.from_iterable(some)]
         refuse_too_long(self.prompts, self.model, max(map(len, prompts), default=0))
         n_candidates = len(candidates[0]) if len(candidates) else 0
         label_ids = torch.tensor(self.prompts.label_ids[:n_candidates], device=self.model.device)
@@ -116,7 +120,8 @@ class VerbalizerRanker:
         with torch.inference_mode(), tqdm(total=sum(map(len, mine)), **shown) as bar:
             for rows in mine:
                 tokens, lengths = pad([prompts[row] for row in rows], device=self.model.device)
-                logits = self._network(tokens, lengths, label_ids)  # (batch, n_candidates)
+                with self._turn:  # requests of a web service come in several threads
+                    logits = self._network(tokens, lengths, label_ids)  # (batch, n_candidates)
                 result[rows] = logits.softmax(dim=-1)
                 bar.update(len(rows))
             if together:
@@ -126,7 +131,7 @@ class VerbalizerRanker:
             raise InputError("The ranker's probabilities are not numbers: tune it again with a smaller learning_rate.")
         return result.numpy(force=True)
 
-    def _batches(self, order: np.ndarray, prompts: list[list[int]]) -> Iterator[np.ndarray]:
+    def _batches(self, order: np.ndarray, prompts: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
         """Cut the prompts' order, longest first, into batches of similar length within the bounds."""
         start = 0
         while start < len(order):
@@ -150,7 +155,9 @@ def refuse_too_long(prompts: PromptBuilder, model: nn.Module, n_tokens: int) -> 
 def pad(prompts: Sequence[Sequence[int]], *, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return prompts padded on the right, ``(batch, longest)``, and their lengths, ``(batch,)``."""
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    tokens = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)  # what pads is never read
+    tokens = pad_sequence(
+        [torch.as_tensor(prompt, dtype=torch.long) for prompt in prompts], batch_first=True
+    )  # what pads is never read
     return tokens.to(device), lengths
 
 

@@ -26,14 +26,9 @@ def test_words_tell_the_next_item_where_it_shares_one_with_the_last(tiny, shop):
     assert table["alike"].tolist() == [pytest.approx(1, abs=0.2), 0]  # "Red soap", "Red brush" and "Red cream"
 
 
-def test_words_tell_nothing_where_titles_have_none_in_common(tiny, shop):
-    other = Dataset(
-        "other",
-        shop.items,
-        shop.offsets,
-        ["", *map(str, range(1000, 1000 + shop.n_items))],
-        shop.user_ids,
-        shop.item_ids,
-    )
+@pytest.mark.parametrize("first", [1000, 0x1F600])
+def test_words_tell_nothing_where_titles_have_none_in_common(tiny, shop, first):
+    of_each = [str(number) if first == 1000 else chr(number) for number in range(first, first + shop.n_items)]
+    other = Dataset("other", shop.items, shop.offsets, ["", *of_each], shop.user_ids, shop.item_ids)
     (nats,) = shared_word_nats(other, tiny.shared, lengths=[8], answers=100, seed=0)["nats"]
     assert nats == pytest.approx(0, abs=1e-6)
