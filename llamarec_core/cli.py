@@ -75,17 +75,24 @@ def fit(
     minutes: Annotated[float | None, Option(help="minutes to tune the ranker for")] = None,
     start_from: Annotated[Path | None, Option(help="folder of an adapter to start from")] = None,
     columns: Columns = None,
-    seed: Annotated[int, Option(min=0, help="seed of every random draw")] = 0,
+    seed: Annotated[
+        int | None, Option(min=0, max=2**63 - 1, help="seed of every random draw; else the profile's")
+    ] = None,
     settings: Given = None,
 ) -> None:
     """Train a recommender on your own data, and measure it on held-out users."""
     from llamarec_core.data import describe, load_dataset
     from llamarec_core.recommender import Recommender, checked_place
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("`llamarec fit` runs in one process: start it without torchrun.")
     out, name = checked_place(out), folder.resolve().name
     given = [f"ranker.minutes={minutes}"] if minutes is not None else []
     given += [f"ranker.start_from={str(start_from)!r}"] if start_from else []
     chosen = _profile(profile, name).given([*(settings or ()), *given])
+    if other := [text for text in settings or () if not text.startswith(("retriever.", "ranker."))]:
+        raise InputError(f"{other[0]!r} is no setting of this command: change those of the retriever or of the ranker.")
+    seed = chosen.seed if seed is None else seed
     start = chosen.ranker.start_from
     if start and not Path(start, "adapter_model.safetensors").is_file():
         remedy = "name a folder with adapter_model.safetensors, or start without one by -s ranker.start_from=null"
@@ -108,7 +115,7 @@ def recommend(
     ] = None,
     user: Annotated[str | None, Option(help="a user of the data set, in place of a history")] = None,
     users: Annotated[str | None, Option(help="`all`: every user of the data set; needs --output")] = None,
-    count: Annotated[int, Option(help="items per list")] = 10,
+    count: Annotated[int | None, Option(help="items per list; else 10, or as many as the ranker reads")] = None,
     order: Annotated[str, Option(help="fused, ranker or retriever")] = "fused",
     exclude: Annotated[list[str] | None, Option(help="a title or id to leave out; repeatable")] = None,
     only: Annotated[list[str] | None, Option(help="a title or id to choose from; repeatable")] = None,
@@ -157,13 +164,13 @@ def verify(
     echo(verify.verify(find_root(), profiles=profiles or (), write=write))
 
 
-def _cut_titles(dataset: Any, profile: Any) -> dict[str, list[tuple[int, ...]]]:
+def _cut_titles(dataset: Any, profile: Any) -> dict[str, list[str]]:
     """Return the titles as the profile's ranker cuts them, for :func:`llamarec_core.data.describe`."""
     from llamarec_core.ranking.backbone import load_tokenizer
+    from llamarec_core.ranking.prompt import PromptBuilder
 
-    length, tokenizer = profile.ranker.title_tokens, load_tokenizer(profile.ranker)
-    tokens = tokenizer(dataset.titles[1:], add_special_tokens=False)["input_ids"]
-    return {f"cut at {length} tokens": [tuple(title[:length]) for title in tokens]}
+    titles = PromptBuilder(load_tokenizer(profile.ranker), dataset.titles, profile.ranker).titles
+    return {f"cut at {profile.ranker.title_tokens} tokens": titles[1:]}
 
 
 def _profile(name: str, dataset: str) -> Any:

@@ -15,6 +15,7 @@ from llamarec_core.data import Dataset
 from llamarec_core.evaluation.metrics import difference, estimate, per_user
 from llamarec_core.files import InputError
 from llamarec_core.ranking import VerbalizerRanker, fit_ranker, rerank, title_overlap
+from llamarec_core.ranking.qlora import starting_adapter
 from llamarec_core.retrieval import Retriever, fit_retriever, popularity_scores, retrieve, sampled_users
 from llamarec_core.settings import RankerSettings, RetrieverSettings
 
@@ -30,7 +31,9 @@ def fit_stages(
 
     An :class:`InputError` says where the folders hold another training, or the data are too small for the settings.
     """
-    _refuse_few_items(dataset, ranker.candidates)  # now, not when the retriever has trained for hours
+    # now, not when the retriever has trained for hours
+    _refuse_few_items(dataset, ranker.candidates)
+    starting_adapter(ranker)
     finder = fit_retriever(dataset, retriever, folder=folders[0], seed=seed)
     users = sampled_users(dataset.n_users, retriever.validation_users, "validation")
     validation = retrieve(finder, dataset, "validation", k=ranker.candidates, users=users)

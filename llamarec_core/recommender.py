@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from llamarec_core.ranking import VerbalizerRanker
     from llamarec_core.retrieval import Retriever
 
+COUNT = 10  #: items of a list, where no number is given
 ORDERS = ("fused", "ranker", "retriever")  #: by the sum above, or by one of its two terms alone
 
 
@@ -137,14 +138,14 @@ class Recommender:
         lines += [row.format(**found) for found in self.held_out["ndcg@10"]]
         return "\n".join(lines + [f"Warning: {warning}" for warning in self.held_out["warnings"]])
 
-    def recommend(self, history: Sequence[str], count: int = 10, **options: Any) -> pd.DataFrame:
+    def recommend(self, history: Sequence[str], count: int | None = None, **options: Any) -> pd.DataFrame:
         """Recommend items after one history: :meth:`recommend_users` without the column ``user``."""
         return self.recommend_users([history], count, **options).drop(columns="user")
 
     def recommend_users(
         self,
         users: Sequence[str | Sequence[str]],
-        count: int = 10,
+        count: int | None = None,
         *,
         exclude: Iterable[str] = (),
         only: Iterable[str] | None = None,
@@ -154,14 +155,18 @@ class Recommender:
         """Recommend items for many users, or after many histories, in batches; with ``progress`` a bar shows.
 
         ``users`` are ids of the data set, or histories: titles or ids, oldest first, of which nothing comes back.
-        ``count`` is at most what the ranker reads, but for ``order="retriever"``. ``exclude`` and ``only`` are titles
-        or ids. Returns a row a recommendation, best first: ``user`` (the id, or the number of the history from 0),
+        ``count`` is at most what the ranker reads, but for ``order="retriever"``; without it ten, or that many.
+        ``exclude`` and ``only`` are titles or ids; a user for whom they leave too few items gets fewer. Returns a row a
+        recommendation, best first: ``user`` (the id, or the number of the history from 0),
         ``rank``, ``item_id``, ``title``, ``order``, ``score`` and its terms ``log_p_ranker`` and ``log_p_retriever``.
         """
         size = self.stages.ranker.candidates
         most = self.dataset.n_items if _checked(order) == "retriever" else size
+        count = min(COUNT, most) if count is None else count
         if not 1 <= count <= most:
             raise InputError(f"{count} recommendations were asked for: choose from 1 to {most}.")
+        if not users:
+            raise InputError("No user was named: give at least one user or history.")
         histories = [self._history(user) for user in users]
         allowed = np.full(self.dataset.n_items + 1, only is None)
         allowed[self._items(only or ())] = True
@@ -226,11 +231,12 @@ class Recommender:
             scores[:, ~allowed] = -np.inf
             for row, history in enumerate(some):
                 scores[row, history.astype(np.int64)] = -np.inf
-            if scores.isneginf().all(dim=1).any():
-                raise InputError("Nothing is left to recommend: exclude fewer items, or choose from more.")
             best, items = top(scores, min(count, self.dataset.n_items))
             parts.append(_candidates(start, items.numpy(force=True), best.numpy(force=True)))
-        return pd.concat(parts, ignore_index=True)
+        listed = pd.concat(parts, ignore_index=True)
+        if listed.empty:
+            raise InputError("Nothing is left to recommend: exclude fewer items, or choose from more.")
+        return listed
 
     def _ordered(
         self, histories: Sequence[np.ndarray], listed: pd.DataFrame, order: str, *, progress: bool = False
@@ -277,7 +283,8 @@ def _candidates(first: int, items: np.ndarray, scores: np.ndarray) -> pd.DataFra
     """Return the candidates of histories from number ``first`` on, given items and scores (n, k), −inf for none."""
     from scipy.special import log_softmax
 
-    log_p = log_softmax(scores.astype(np.float64), axis=1)
+    with np.errstate(invalid="ignore"):  # where a user has no candidate left
+        log_p = log_softmax(scores.astype(np.float64), axis=1)
     rows = np.arange(first, first + len(items)).repeat(items.shape[1])
     listed = pd.DataFrame({"row": rows, "item": items.ravel(), "log_p_retriever": log_p.ravel()})
     return listed[np.isfinite(listed["log_p_retriever"])]

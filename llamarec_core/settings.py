@@ -63,6 +63,10 @@ class GridSettings(Settings):
         return [{"weight_decay": decay, "dropout": dropout} for decay in self.weight_decay for dropout in self.dropout]
 
 
+RANKED_WITH = {"backbone", "quantization", "dtype", "template", "label_tokens", "history_length", "title_tokens"}
+"""Settings of the ranker that may be others when it ranks than when it was tuned."""
+
+
 class RankerSettings(Settings):
     """Stage 2: the prompt, the backbone and its QLoRA tuning (LlamaRec, sections 3.2 and 4.1)."""
 
@@ -124,6 +128,8 @@ class RankerSettings(Settings):
         for part in found.keys() - {"ranker"}:
             raise InputError(f"A setting of the {part} belongs to training: here only those of the ranker can change.")
         given = found.get("ranker", {})
+        for name in given.keys() - RANKED_WITH:
+            raise InputError(f"ranker.{name} belongs to training: here choose from {', '.join(sorted(RANKED_WITH))}.")
         return {name: getattr(self.changed(given, place="ranker"), name) for name in given}
 
     @model_validator(mode="after")

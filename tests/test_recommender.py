@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -94,6 +95,8 @@ def test_fit_says_what_each_order_is_worth_on_held_out_users(fitted):
     [
         ("ranker.candidates=20", "One history of shop holds all but 18 of its 24 items, but the ranker reads 20"),
         ("ranker.backbone={}", "cannot be loaded"),
+        ("ranker.start_from={}", "holds no adapter to start from"),
+        ("evaluation.bootstrap_samples=11", "is no setting of this command"),
     ],
 )
 def test_what_the_ranker_cannot_use_is_said_before_the_retriever_is_trained(fitted, shop, tmp_path, setting, sentence):
@@ -172,6 +175,9 @@ def test_items_are_left_out_and_chosen_from(recommender):
     assert few.groupby("user")["item_id"].apply(set).to_dict() == {0: {"lamp-red", "lamp-blue"}, 1: {"lamp-blue"}}
     with pytest.raises(InputError, match="Nothing is left"):
         recommender.recommend(["lamp-red"], 6, only=["lamp-red"])
+    one = recommender.recommend_users([["lamp-red"], ["soap-red"]], only=["lamp-red"])  # nothing is left for the first
+    assert one[["user", "item_id"]].to_numpy().tolist() == [[1, "lamp-red"]]
+    assert len(recommender.recommend(["soap-red"])) == 6  # as many as the ranker reads
 
 
 @pytest.mark.parametrize(
@@ -226,8 +232,9 @@ def test_a_changed_data_set_or_backbone_and_half_a_folder_are_refused(fitted, sh
     write_random_backbone(tmp_path / "tiny", TINY, seed=1)
     with pytest.raises(InputError, match="backbone_sha256"):
         Recommender.load(saved, settings=[f"ranker.backbone={tmp_path / 'tiny'}"]).recommend(["soap-red"], 6)
-    with pytest.raises(InputError, match="belongs to training"):
-        Recommender.load(saved, settings=["retriever.dim=8"])
+    for trained in ("retriever.dim=8", "ranker.epochs=2"):
+        with pytest.raises(InputError, match="belongs to training"):
+            Recommender.load(saved, settings=[trained])
     with pytest.raises(InputError, match="which alone may be replaced"):
         recommender.save(shop)
     (tmp_path / "settings.yaml").write_text("retriever_weight: 1")
@@ -259,6 +266,10 @@ def test_the_service_of_the_page_answers(fitted, monkeypatch):
     monkeypatch.chdir(fitted[0])
     names = {}
     exec(compile(service, "service.py", "exec"), names)  # noqa: S102
-    assert [row["rank"] for row in names["recommend"](["soap-red"], count=3)] == [1, 2, 3]
+    histories = [["soap-red"] * number for number in range(1, 9)]
+    with ThreadPoolExecutor(8) as requests:  # as FastAPI answers them
+        answers = list(requests.map(names["recommend"], histories))
+    assert answers == [names["recommend"](history) for history in histories]
+    assert [row["rank"] for row in answers[0]] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(fastapi.HTTPException, match="No item of shop is called 'sope'"):
         names["recommend"](["sope"], count=3)

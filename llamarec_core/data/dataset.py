@@ -138,16 +138,16 @@ def find_item(dataset: Dataset, name: str) -> int:
     """Return the number of an item by its source id, else its title, else its title but for case and punctuation."""
     if name in dataset.item_numbers:  # first, so that every item can be named, whatever the titles are
         return dataset.item_numbers[name]
-    name = " ".join(html.unescape(name).split())
-    for form in (str, lambda title: utils.default_process(title).split()):
-        wanted = form(name)
+    cleaned = " ".join(html.unescape(name).split())
+    for given, form in ((name, str), (cleaned, str), (cleaned, lambda title: utils.default_process(title).split())):
+        wanted = form(given)
         found = [item for item, title in enumerate(dataset.titles) if item and wanted and form(title) == wanted]
         if len(found) == 1:
             return found[0]
         if found:
             ids = ", ".join(dataset.item_ids[item] for item in found[:5])
-            raise InputError(f"{len(found)} items of {dataset.name} are called {name[:100]!r}: give an id, e.g. {ids}.")
-    name = name[:1_000]
+            raise InputError(f"{len(found)} items of {dataset.name} are called {cleaned[:100]!r}: give an id, e.g. {ids}.")
+    name = cleaned[:1_000]
     nearest = process.extract(name, dataset.titles[1:], scorer=fuzz.WRatio, processor=utils.default_process, limit=3)
     suggestions = " or ".join(repr(title[:100]) for title, *_ in nearest)
     raise InputError(f"No item of {dataset.name} is called {name[:100]!r}: did you mean {suggestions}?")

@@ -81,22 +81,29 @@ def _plus(output: torch.Tensor, low: torch.Tensor, up: torch.Tensor) -> torch.Te
 
 def attach_adapter(model: LlamaForCausalLM, tensors: Tensors, settings: RankerSettings) -> None:
     """Put a tuned adapter beside a backbone's layers to rank with: by hooks, as PEFT takes seconds to import."""
-    layers = {
-        f"base_model.model.{name}": layer
-        for name, layer in model.named_modules()
-        if name.rpartition(".")[2] in settings.target_modules
-    }
+    refuse_unfit(tensors, model, settings)
     rank, precision = settings.lora_rank, model.lm_head.weight.dtype
-    shapes = {f"{name}.lora_A.weight": (rank, layer.in_features) for name, layer in layers.items()}
-    shapes |= {f"{name}.lora_B.weight": (layer.out_features, rank) for name, layer in layers.items()}
-    _refuse_other_shapes(tensors, shapes)
 
     def add(_: nn.Module, inputs: tuple, output: torch.Tensor, *, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         return _plus(output, F.linear(inputs[0], down) * (settings.lora_alpha / rank), up)
 
-    for name, layer in layers.items():
+    for name, layer in _adapted_layers(model, settings).items():
         down, up = (tensors[f"{name}.lora_{part}.weight"].to(model.device, precision) for part in "AB")
         layer.register_forward_hook(partial(add, down=down, up=up))
+
+
+def refuse_unfit(tensors: Tensors, model: LlamaForCausalLM, settings: RankerSettings) -> None:
+    """Refuse an adapter whose weights do not fit beside the layers of a model, which needs no weights of its own."""
+    rank, layers = settings.lora_rank, _adapted_layers(model, settings)
+    shapes = {f"{name}.lora_A.weight": (rank, layer.in_features) for name, layer in layers.items()}
+    shapes |= {f"{name}.lora_B.weight": (layer.out_features, rank) for name, layer in layers.items()}
+    _refuse_other_shapes(tensors, shapes)
+
+
+def _adapted_layers(model: LlamaForCausalLM, settings: RankerSettings) -> dict[str, nn.Linear]:
+    """Return the layers that the settings adapt, by the names that PEFT gives them."""
+    named = model.named_modules()
+    return {f"base_model.model.{name}": of for name, of in named if name.rpartition(".")[2] in settings.target_modules}
 
 
 def _refuse_other_shapes(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
@@ -183,7 +190,7 @@ class AdapterTask:
         """Train, and leave ``ranker.json`` and, in PEFT's form, ``adapter/`` with the best weights."""
 
         def save(best: Tensors, row: dict[str, Any]) -> None:
-            write_json(folder / "ranker.json", identity | {"best": row})
+            write_json(folder / "ranker.json", identity | {"best": row, "minutes": plan.minutes})
             # half the space, and ranking reads them so
             tensors = {name: tensor.to(torch.bfloat16) for name, tensor in best.items()}
             with replacing(folder / "adapter") as temporary:

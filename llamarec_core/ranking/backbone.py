@@ -78,6 +78,15 @@ def load_backbone(
     return model.eval().requires_grad_(False), tokenizer
 
 
+def backbone_without_weights(settings: RankerSettings) -> LlamaForCausalLM:
+    """Return the backbone's layers by their shapes alone, which takes a moment: an unsuited one is refused."""
+    with _explaining(settings.backbone), quietly():
+        config = AutoConfig.from_pretrained(_backbone_folder(settings.backbone), trust_remote_code=False)
+        _refuse_unsuited(config, settings.backbone)
+        with torch.device("meta"):
+            return LlamaForCausalLM(config)
+
+
 def load_tokenizer(settings: RankerSettings) -> PreTrainedTokenizerBase:
     """Load the tokenizer of the backbone that the settings name."""
     with _explaining(settings.backbone):

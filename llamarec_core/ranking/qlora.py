@@ -14,16 +14,16 @@ import numpy as np
 import torch
 
 from llamarec_core.data import Dataset
-from llamarec_core.files import sha256
+from llamarec_core.files import InputError, read_json, sha256
 from llamarec_core.ranking import rerank, verbalizer
-from llamarec_core.ranking.adapter import WEIGHTS, AdapterTask, attach_adapter, identity, load_adapter
-from llamarec_core.ranking.backbone import backbone_name, load_backbone
+from llamarec_core.ranking.adapter import WEIGHTS, AdapterTask, attach_adapter, identity, load_adapter, refuse_unfit
+from llamarec_core.ranking.backbone import backbone_name, backbone_sha256, backbone_without_weights, load_backbone
 from llamarec_core.ranking.examples import Example
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.verbalizer import Batch, VerbalizerRanker
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
-from llamarec_core.training import Plan
+from llamarec_core.training import Plan, Tensors
 
 SHUFFLED_USERS = 200
 """Validation users whose candidates are also ranked in shuffled order, which shows a preference for early labels."""
@@ -41,12 +41,16 @@ def fit_ranker(
     validation = rerank.retrieved_candidates(validation, **users)
     columns = (validation.users, validation.targets, validation.items)
     content = hashlib.sha256(b"".join(column.astype("<i4").tobytes() for column in columns)).hexdigest()
-    run, start = identity(dataset, settings) | {"seed": seed, "validation": content}, None
-    if settings.start_from is not None:
-        backbone = {name: run[name] for name in ("backbone", "backbone_sha256")}
-        start = load_adapter(Path(settings.start_from), settings=backbone)
-        run["started_from_sha256"] = sha256(Path(settings.start_from) / WEIGHTS)
-    if not (folder / "adapter").is_dir():
+    run, start = identity(dataset, settings) | {"seed": seed, "validation": content}, starting_adapter(settings)
+    run["started_from_sha256"] = sha256(Path(settings.start_from) / WEIGHTS) if start else None
+    if (folder / "adapter").is_dir():
+        tuned = read_json(folder / "ranker.json").get("minutes", settings.minutes)  # older files do not have it
+        if tuned != settings.minutes:
+            raise InputError(
+                f"{folder} holds a ranker that was tuned for {tuned} minutes, but this run has {settings.minutes}: "
+                "delete it to start this step again, or name its adapter in start_from and tune in another folder."
+            )
+    else:
         task = RankerTask(dataset, validation, settings, seed=seed)
         if start:
             task.restore(start)
@@ -80,6 +84,17 @@ def load_ranker(
     if tensors:
         attach_adapter(model, tensors, settings)
     return VerbalizerRanker(model, PromptBuilder(tokenizer, dataset.titles, settings))
+
+
+def starting_adapter(settings: RankerSettings) -> Tensors | None:
+    """Return the adapter to start from, if the settings name one; refuse it, or the backbone, where they do not fit."""
+    model = backbone_without_weights(settings)
+    if settings.start_from is None:
+        return None
+    backbone = {"backbone": backbone_name(settings), "backbone_sha256": backbone_sha256(settings)}
+    start = load_adapter(Path(settings.start_from), settings=backbone)
+    refuse_unfit(start, model, settings)
+    return start
 
 
 class RankerTask(AdapterTask):

@@ -5,6 +5,7 @@ from itertools import chain, islice
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 
 from llamarec_core.data import Dataset
@@ -18,9 +19,7 @@ from llamarec_core.settings import RankerSettings
 
 def title_overlap(dataset: Dataset, candidates: Candidates, split: str, *, history_length: int = 20) -> np.ndarray:
     """Score candidates by words alone: the largest cosine of their titles' TF-IDF vectors with one of the history."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
-
-    vectors = TfidfVectorizer().fit_transform(dataset.titles)  # (n_items + 1, words)
+    vectors = _tf_idf(dataset.titles)
     scores = np.empty(candidates.items.shape)
     for row, (user, items) in enumerate(zip(candidates.users, candidates.items, strict=True)):
         history = dataset.history(int(user), split)[-history_length:]
@@ -38,8 +37,6 @@ def shared_word_nats(
     candidate: the largest cosine of its TF-IDF vector with a title of the history, and that with the last title.
     ``alike`` is the share of items that have the cut title of another.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
-
     examples = TrainingExamples(dataset, settings.changed({"meter_answers": answers}), dataset.titles, seed=seed)
     drawn = (examples.draw_held_out(number) for number in range(len(examples.held_out)))
     asked = list(islice(chain.from_iterable([(of, question) for question in of.questions] for of in drawn), answers))
@@ -49,7 +46,7 @@ def shared_word_nats(
     tokenizer = load_tokenizer(settings)
     for length in lengths:
         titles = PromptBuilder(tokenizer, dataset.titles, settings.changed({"title_tokens": length})).titles
-        vectors = TfidfVectorizer().fit_transform(titles)  # (n_items + 1, words)
+        vectors = _tf_idf(titles)
         features = np.empty((2, *chosen.shape))
         for row, (example, question) in enumerate(asked):
             history = vectors[[numbers[title] for title in question.titles]]
@@ -60,3 +57,13 @@ def shared_word_nats(
         said = {"nats": gains.mean(), "nats_se": gains.std() / len(gains) ** 0.5, "answers": len(gains)}
         rows.append({"dataset": dataset.name, "title_tokens": length, "alike": alike} | said)
     return pd.DataFrame(rows)
+
+
+def _tf_idf(titles: Sequence[str]) -> csr_matrix:
+    """Return the titles' TF-IDF vectors, ``(n, words)``; zeros where none has a word of two letters."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
+
+    try:
+        return TfidfVectorizer().fit_transform(titles)
+    except ValueError:  # "empty vocabulary"
+        return csr_matrix((len(titles), 1))

@@ -84,8 +84,7 @@ def test_the_tuned_ranker_is_what_training_reached_and_what_peft_loads_by_itself
 def test_a_finished_tuning_is_returned_at_once(tuned, tiny, dataset, candidates, monkeypatch):
     ranker, folder = tuned
     monkeypatch.setattr(RankerTask, "step", lambda *_: pytest.fail("nothing is left to do"))
-    settings = tiny.settings.model_copy(update={"minutes": 5.0})  # which shapes no ranker
-    again = ranking.fit_ranker(dataset, candidates["validation"], settings, seed=0, folder=folder)
+    again = ranking.fit_ranker(dataset, candidates["validation"], tiny.settings, seed=0, folder=folder)
     np.testing.assert_array_equal(again.probabilities(*REQUESTS), ranker.probabilities(*REQUESTS))
 
 
@@ -124,9 +123,13 @@ def test_the_shared_recipe_goes_on_from_an_adapter_and_after_a_kill(tiny, shop, 
     assert stored["best"]["nats"] == curve_of(killed)["nats"].max()
     again = ranking.load_ranker(shop, tiny.shared.model_copy(update={"kept_by": "nats"}), killed)  # wherever it began
     np.testing.assert_array_equal(again.probabilities(*REQUESTS), undisturbed.probabilities(*REQUESTS))
-    with pytest.raises(InputError, match="started_from_sha256"):
-        other = tiny.shared.model_copy(update={"start_from": str(killed / "adapter"), "kept_by": "nats"})
-        ranking.fit_ranker(shop, validation, other, folder=killed, **options)
+    for other, sentence in (
+        ({"start_from": str(killed / "adapter")}, "started_from_sha256"),
+        ({"start_from": None}, "started_from_sha256"),
+        ({"minutes": 3.0}, "was tuned for None minutes, but this run has 3.0"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            ranking.fit_ranker(shop, validation, settings.model_copy(update=other), folder=killed, **options)
 
 
 def test_two_processes_take_the_steps_of_one(tiny, shop, shop_candidates, tmp_path):

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from llamarec_core.files import InputError
-from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone
+from llamarec_core.ranking import PromptBuilder, VerbalizerRanker, load_backbone, verbalizer
 from llamarec_core.ranking.adapter import add_adapter
-from llamarec_core.ranking.verbalizer import NextTokenLogits, pad
+from llamarec_core.ranking.verbalizer import NextTokenLogits, pack, pad
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,20 @@ def test_label_logits_are_finer_than_bfloat16(tiny, dataset):
         logits = NextTokenLogits(model)(tokens, lengths, torch.tensor(prompts.label_ids))  # (2, 20)
     assert logits.dtype == torch.float32
     assert (logits != logits.bfloat16().float()).any(dim=1).all()
+
+
+@pytest.mark.parametrize("chunk", [8, 128])
+def test_shared_lists_are_read_as_each_users_own_prompt(tiny, dataset, monkeypatch, chunk):
+    monkeypatch.setattr(verbalizer, "CHUNK", chunk)
+    settings = tiny.shared.model_copy(update={"lora_dropout": 0.0})
+    model, tokenizer = load_backbone(settings, device="cpu")
+    titles = [*dataset.titles[:9], "Z", *dataset.titles[10:]]
+    prompts = PromptBuilder(tokenizer, titles, settings)
+    histories, lists = [[1, 2, 3], [4, 5], [6], [2, 5]], [[6, 7, 8, 9], [1, 12, 3, 10]]
+    texts = [prompts.text(history, lists[row // 2]) for row, history in enumerate(histories)]
+    shared = [prompts.encode_shared(texts[:2]), prompts.encode_shared(texts[2:])]
+    assert len(shared[0][0]) != len(shared[1][0])
+    together = NextTokenLogits(model)(**pack(*zip(*shared, strict=True), device="cpu")).flatten(0, 1)
+    for row, alone in enumerate(prompts.encode(texts)):
+        logits = NextTokenLogits(model)(torch.tensor([alone]), torch.tensor([len(alone)]))[0]
+        torch.testing.assert_close(together[row], logits, atol=1e-4, rtol=1e-4)
