@@ -77,7 +77,11 @@ bench-latency-7b: $(SETUP)  ## The same with a backbone of Llama-2-7B's shape, o
 	@$(call snakemake,results/paper/notebooks/bench_latency.ipynb --forcerun ranking_times,paper)
 
 book: $(SETUP)  ## Build the book from the committed results
+	@# what a killed build leaves half written would fail every later one
+	@if [ -e _build/.unfinished ]; then rm -rf _build; fi
+	@mkdir -p _build && touch _build/.unfinished
 	@$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+	@rm _build/.unfinished
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
 
 lab: $(SETUP)  ## Open the notebooks in JupyterLab

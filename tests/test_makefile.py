@@ -86,3 +86,16 @@ def test_without_python_one_sentence_says_what_to_install(checkout):
     assert answer.returncode == 2
     assert answer.stdout.startswith("No Python 3.11, 3.12 or 3.13 that can make a virtual environment was found:")
     assert len(answer.stdout.splitlines()) == 1
+
+
+def test_what_a_killed_build_of_the_book_left_does_not_fail_the_next_one(checkout):
+    make(checkout)
+    half = "test ! -e _build/half || exit 1\nif [ $KILLED ]; then touch _build/half; exit 1; fi"
+    write_program(checkout / ".venv" / "bin" / "jupyter-book", f"#!/bin/sh\n{half}\n")
+    for killed, status in (("yes", 2), ("", 0), ("", 0)):
+        environment = {"PATH": f"{checkout.parent / 'bin'}:/usr/bin:/bin", "KILLED": killed, "NOTES": "/dev/null"}
+        command = ["make", "book"]
+        assert (
+            subprocess.run(command, cwd=checkout, env=environment, capture_output=True, check=False).returncode
+            == status
+        )
