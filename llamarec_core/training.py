@@ -225,6 +225,15 @@ def _mean_loss(passes: list[dict[str, float]]) -> float | None:
     return math.fsum(counted["loss"] for counted in passes) / terms if passes else None
 
 
+def default_device() -> torch.device:
+    """Return the first CUDA device, of several processes this one's; or the CPU where there is none."""
+    if torch.distributed.is_torchelastic_launched():
+        from accelerate import PartialState
+
+        return PartialState(cpu=not torch.cuda.is_available()).device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def learning_rate_factor(plan: Plan, step: int, *, time_left: float = 1.0) -> float:
     """Return what a step's learning rate is multiplied by: a linear rise, then a linear fall to zero."""
     factor, warmup = 1.0, plan.warmup_steps

@@ -17,13 +17,13 @@ from llamarec_core.data import Dataset
 from llamarec_core.llm_baselines.base import Example, Strategy, answer_candidates
 from llamarec_core.llm_baselines.text_strategies import GeneratingStrategy
 from llamarec_core.ranking.adapter import AdapterTask, attach_adapter, identity, load_adapter
-from llamarec_core.ranking.backbone import default_device, load_backbone
+from llamarec_core.ranking.backbone import load_backbone
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import ndcg_at_10, retrieved_candidates
 from llamarec_core.ranking.verbalizer import pad
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
-from llamarec_core.training import Plan
+from llamarec_core.training import Plan, default_device
 
 VALIDATIONS = 4  # most of a tuning
 VALIDATION_USERS = 10  # most of a validation
