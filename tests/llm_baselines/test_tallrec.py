@@ -30,3 +30,4 @@ def test_every_other_example_is_about_a_negative(model, prompts):
     yes, no = strategy.following([" Yes", " No"])
     assert strategy.example(0, [1, 2], [3, 14, 7, 28], 3) == (strategy.prompts.build([1, 2], [28]), yes)
     assert strategy.example(1, [1, 2], [3, 14, 7, 28], 3) == (strategy.prompts.build([1, 2], [3]), no)
+    assert strategy.example(1, [1, 2], [28], 0) == (strategy.prompts.build([1, 2], [28]), yes)
