@@ -100,7 +100,7 @@ def train(
         shown = {"desc": description, "total": plan.steps, "initial": run.step, "unit": "step", "mininterval": 10}
         with tqdm(**shown, disable=not main) as bar:
             while not run.has_ended():
-                if run.curve or not plan.validate_first:
+                if plan.steps and (run.curve or not plan.validate_first):
                     run.take_steps(bar)
                 run.validate()
                 bar.set_postfix_str(run.figures())

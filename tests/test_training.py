@@ -93,8 +93,10 @@ def test_a_validation_before_the_first_step_counts_as_the_plan_says(run, first_c
     assert curve["training_loss"].isna().tolist() == [True, False, False]
 
 
-def test_without_steps_the_first_validation_is_all(run):
-    best, row, _ = run(Counting({0: 0.9}), steps=0, validate_first=True, first_counts=False)
+@pytest.mark.parametrize("validate_first", [True, False])
+def test_without_steps_the_first_validation_is_all(run, validate_first):
+    plan = {"steps": 0, "warmup_steps": 0, "validate_first": validate_first, "first_counts": False}
+    best, row, _ = run(Counting({0: 0.9}), **plan)
     assert (best, row["step"]) == (0.0, 0)
 
 
