@@ -6,7 +6,7 @@ tested. ItemKNN tries its own parameters inside its one run.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from llamarec_core.paths import Paths
 from llamarec_core.provenance import circumstances, commit_name, keep_record, peak_memory_mib
 from llamarec_core.retrieval import Retriever, fit_retriever, sampled_users, target_ranks, write_ranks
 from llamarec_core.settings import GridSettings, Method, Profile, RetrieverSettings
+from llamarec_core.training import first_difference
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,12 @@ class Grid:
         return fit_retriever(self._load_dataset(), settings, seed=seed, folder=self.folder(settings, seed=seed))
 
     def train(self, settings: RetrieverSettings, *, seed: int) -> dict[str, Any]:
-        """Train one run, or go on with it, and return its record; a recorded run is left alone."""
+        """Train one run, or go on with it, and return its record; a recorded run of these settings is left alone."""
         file = self.record_file(settings, seed=seed)
         if file.is_file():
-            return read_json(file)
+            record = read_json(file)
+            self._refuse_others([(settings, file, record)])
+            return record
         model, folder = self.model(settings, seed=seed), self.folder(settings, seed=seed)
         curve = pd.read_csv(folder / "training.csv")
         best = curve.loc[curve["recall@10"].idxmax()]
@@ -97,6 +100,7 @@ class Grid:
         for _, file, record in points:
             if not record:
                 raise InputError(f"{file} is missing: train all points of the grid first (`make grid`).")
+        self._refuse_others(points)
         return max(points, key=lambda point: point[2]["recall@10"])[0]
 
     def test(self, settings: RetrieverSettings, *, seed: int) -> Path:
@@ -118,6 +122,19 @@ class Grid:
         }
         keep_record(self.root, [path], name=path.stem, record=record)
         return path
+
+    def _refuse_others(self, points: Sequence[tuple[RetrieverSettings, Path, dict[str, Any]]]) -> None:
+        """Refuse records, as :meth:`records` yields them, of other settings or data than there are now."""
+        there = self._paths().dataset_folder().is_dir()  # a record outlives the data, which lie in `runs`
+        data = self._load_dataset().content_hash if there else None
+        for settings, file, record in points:
+            stored, now = record["settings"], settings.model_dump()
+            if name := first_difference(stored, now):
+                problem = f"was trained with {name} = {stored.get(name)!r}, but this run has {name} = {now[name]!r}"
+                raise InputError(f"{file} {problem}: delete it to train this point again, or restore the setting.")
+            if data not in (None, record["data_sha256"]):
+                problem = f"was trained on other data than {self.dataset!r} holds now"
+                raise InputError(f"{file} {problem}: delete it to train this point again, or restore the data.")
 
     def _load_dataset(self) -> Dataset:
         folder = self._paths().dataset_folder()

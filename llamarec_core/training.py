@@ -100,7 +100,7 @@ def train(
         shown = {"desc": description, "total": plan.steps, "initial": run.step, "unit": "step", "mininterval": 10}
         with tqdm(**shown, disable=not main) as bar:
             while not run.has_ended():
-                if run.curve or not plan.validate_first:
+                if plan.steps and (run.curve or not plan.validate_first):
                     run.take_steps(bar)
                 run.validate()
                 bar.set_postfix_str(run.figures())
@@ -223,6 +223,15 @@ def _mean_loss(passes: list[dict[str, float]]) -> float | None:
     # an exact sum, so that the mean does not depend on the number of processes
     terms = sum(counted.get("terms", 1) for counted in passes)
     return math.fsum(counted["loss"] for counted in passes) / terms if passes else None
+
+
+def default_device() -> torch.device:
+    """Return the first CUDA device, of several processes this one's; or the CPU where there is none."""
+    if torch.distributed.is_torchelastic_launched():
+        from accelerate import PartialState
+
+        return PartialState(cpu=not torch.cuda.is_available()).device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def learning_rate_factor(plan: Plan, step: int, *, time_left: float = 1.0) -> float:

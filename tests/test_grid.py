@@ -66,6 +66,24 @@ def test_the_choice_is_made_on_validation_recall_alone_of_what_was_trained(tiny)
     assert list(load_curves(tiny.profile, root=tiny.root)) == [("mine", "lrurec")]
 
 
+def test_a_record_of_other_settings_or_data_is_refused_and_left_alone(tiny):
+    train_all(tiny)
+    point = {"weight_decay": 0.0, "dropout": 0.1}
+    file = tiny.record_file(tiny.retriever(**point), seed=5)
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=r"decay0-dropout0.1-seed5.json was trained with dim = 8, .* has dim = 16: d"):
+        tiny.train(tiny.retriever(**point, dim=16), seed=5)
+    changed = tiny.profile.model_copy(update={"retriever": tiny.profile.retriever.changed({"epochs": 3})})
+    with pytest.raises(InputError, match="was trained with epochs = 2, but this run has epochs = 3"):
+        Grid(changed, "mine", "lrurec", tiny.root).chosen()
+    assert file.read_bytes() == before
+    file.write_text(json.dumps(json.loads(before) | {"data_sha256": "0" * 64}))
+    with pytest.raises(InputError, match="seed5.json was trained on other data than 'mine' holds now: delete it"):
+        tiny.train(tiny.retriever(**point), seed=5)
+    shutil.rmtree(tiny.root / "runs")
+    assert tiny.train(tiny.retriever(**point), seed=5)["data_sha256"] == "0" * 64  # nothing to compare with
+
+
 def test_item_knn_stands_in_the_grid_beside_what_is_trained(tiny):
     grids_of = tiny.profile.grid | {"item_knn": {"mine": GridSettings(weight_decay=(0.0,), dropout=(0.0,))}}
     grid = Grid(tiny.profile.model_copy(update={"grid": grids_of}), "mine", "item_knn", tiny.root)

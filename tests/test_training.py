@@ -94,6 +94,13 @@ def test_a_validation_before_the_first_step_counts_as_the_plan_says_or_is_all(ru
     assert curve["training_loss"].isna().tolist() == [True, False, False][: 1 + steps // 2]
 
 
+@pytest.mark.parametrize("validate_first", [True, False])
+def test_without_steps_the_first_validation_is_all(run, validate_first):
+    plan = {"steps": 0, "warmup_steps": 0, "validate_first": validate_first, "first_counts": False}
+    best, row, _ = run(Counting({0: 0.9}), **plan)
+    assert (best, row["step"]) == (0.0, 0)
+
+
 def test_the_learning_rate_rises_and_falls_to_zero(run):
     plan = Plan(steps=6, validate_every=1, kept_by="metric", warmup_steps=2)
     assert [learning_rate_factor(plan, step) for step in range(7)] == [0, 0.5, 1, 0.75, 0.5, 0.25, 0]

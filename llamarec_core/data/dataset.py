@@ -146,7 +146,9 @@ def find_item(dataset: Dataset, name: str) -> int:
             return found[0]
         if found:
             ids = ", ".join(dataset.item_ids[item] for item in found[:5])
-            raise InputError(f"{len(found)} items of {dataset.name} are called {cleaned[:100]!r}: give an id, e.g. {ids}.")
+            raise InputError(
+                f"{len(found)} items of {dataset.name} are called {cleaned[:100]!r}: give an id, e.g. {ids}."
+            )
     name = cleaned[:1_000]
     nearest = process.extract(name, dataset.titles[1:], scorer=fuzz.WRatio, processor=utils.default_process, limit=3)
     suggestions = " or ".join(repr(title[:100]) for title, *_ in nearest)

@@ -155,8 +155,11 @@ class TALLRec(Strategy):
         return yes[0], no[0]
 
     def example(self, number: int, history: Sequence[int], candidates: Sequence[int], answer: int) -> Example:
-        """Return a prompt about the target and "Yes", or about a negative and "No"; in turn."""
-        positive = number % 2 == 0
+        """Return a prompt about the target and "Yes", or about a negative and "No"; in turn.
+
+        All candidates but the target must be negatives; where there is none, the answer is "Yes".
+        """
+        positive = number % 2 == 0 or len(candidates) == 1
         index = answer if positive else (answer + 1) % len(candidates)
         return self.prompts.build(history, [candidates[index]]), [self._yes_and_no[0 if positive else 1]]
 

@@ -14,16 +14,16 @@ import torch
 from torch.nn import functional as F
 
 from llamarec_core.data import Dataset
-from llamarec_core.llm_baselines.base import Example, Strategy, answer_candidates
+from llamarec_core.llm_baselines.base import Example, Strategy, TALLRec, answer_candidates
 from llamarec_core.llm_baselines.text_strategies import GeneratingStrategy
 from llamarec_core.ranking.adapter import AdapterTask, attach_adapter, identity, load_adapter
-from llamarec_core.ranking.backbone import default_device, load_backbone
+from llamarec_core.ranking.backbone import load_backbone
 from llamarec_core.ranking.prompt import PromptBuilder
 from llamarec_core.ranking.rerank import ndcg_at_10, retrieved_candidates
 from llamarec_core.ranking.verbalizer import pad
 from llamarec_core.retrieval.candidates import Candidates
 from llamarec_core.settings import RankerSettings
-from llamarec_core.training import Plan
+from llamarec_core.training import Plan, default_device
 
 VALIDATIONS = 4  # most of a tuning
 VALIDATION_USERS = 10  # most of a validation
@@ -115,8 +115,11 @@ class TextTask(AdapterTask):
         """Return the tokens of a prompt and of its answer."""
         drawn = self.examples.draw(number)
         user, position = int(self.examples.users[drawn.prefix]), int(self.examples.positions[drawn.prefix])
-        history, answer = self.dataset.train(user)[:position].tolist(), int(drawn.questions[0].answer.argmax())
-        return self.strategy.example(number, history, drawn.candidates.tolist(), answer)
+        history, question = self.dataset.train(user)[:position].tolist(), drawn.questions[0]
+        listed, answer = drawn.candidates, question.answer
+        if isinstance(self.strategy, TALLRec):  # whose "No" would be wrong about what else the user chose
+            listed, answer = listed[~question.left_out], answer[~question.left_out]
+        return self.strategy.example(number, history, listed.tolist(), int(answer.argmax()))
 
     def cross_entropy(self, examples: Sequence[Example]) -> torch.Tensor:
         """Return the mean cross-entropy of the answers' tokens."""

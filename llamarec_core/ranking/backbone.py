@@ -30,6 +30,7 @@ from transformers import (
 
 from llamarec_core.files import InputError, cache_folder, replacing, sha256
 from llamarec_core.settings import RankerSettings
+from llamarec_core.training import default_device
 
 HUB_IDS = {"llama-2-7b": "meta-llama/Llama-2-7b-hf"}  # by short name
 ATTENTION = ("eager", "sdpa", "flash_attention_2")  # that a config.json may name; none of them is fetched
@@ -103,15 +104,6 @@ def write_random_backbone(folder: Path, config: LlamaConfig, *, seed: int) -> No
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-def default_device() -> torch.device:
-    """Return the first CUDA device, of several processes this one's; or the CPU where there is none."""
-    if torch.distributed.is_torchelastic_launched():
-        from accelerate import PartialState
-
-        return PartialState(cpu=not torch.cuda.is_available()).device
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def backbone_name(settings: RankerSettings) -> str:

@@ -195,10 +195,14 @@ def noise_table(ranks: Ranks, ties: pd.DataFrame, *, published: pd.DataFrame, **
 
     For *users* it is half the width of the first seed's 95 % interval; for *seeds* 1.96 standard deviations; for *ties*
     half the range over the orders of events with one timestamp, in which a model was ``trained`` and ``tested``.
+    A data set without LRURec is left out.
     """
     printed = published[published["subset"] == "all"].set_index(["dataset", "method", "metric"])["value"]
     runs, rows = by_method(ranks), []
-    for dataset, metric in product(dict.fromkeys(dataset for dataset, _ in runs), QUOTED):
+    with_lrurec = [dataset for dataset, method in runs if method == "lrurec"]
+    if not with_lrurec:
+        raise InputError("No ranks are of lrurec, of which noise is measured: train its grid first (`make grid`).")
+    for dataset, metric in product(with_lrurec, QUOTED):
         own = _of_seeds(runs, dataset, "lrurec")
         found = estimate(per_user(own.iloc[0], metric), **sampling)
         sizes = {"users": (found.ci_high - found.ci_low) / 2, "seeds": 1.96 * _seed_sd(own, metric)}

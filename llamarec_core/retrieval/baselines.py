@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from llamarec_core.retrieval.recommender import SequentialRecommender
 from llamarec_core.settings import RetrieverSettings
@@ -99,12 +99,11 @@ class BERT4Rec(SequentialRecommender):
 
     def last_states(self, histories: list[Tensor]) -> Tensor:
         """Read histories into the states at a mask behind each, (batch, dim)."""
-        mask = torch.tensor([self.mask], device=self.embedding.weight.device)
-        return super().last_states([torch.cat([history, mask]) for history in histories])
+        return super().last_states([F.pad(history, (0, 1), value=self.mask) for history in histories])
 
     def training_states(self, sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Mask items at random; in one sequence of ten, and where chance masks none, the last alone (section 3.6)."""
-        padded = pad_sequence([sequence[-self.max_length :] for sequence in sequences], batch_first=True)
+        padded = self._padded([sequence[-self.max_length :] for sequence in sequences])
         device = padded.device
         masked = (torch.rand(padded.shape, device=device) < MASKED) & (padded > 0)  # (batch, length)
         last = F.one_hot((padded > 0).sum(1) - 1, padded.shape[1]).bool()
@@ -142,7 +141,7 @@ class NARM(SequentialRecommender):
 
     def last_states(self, histories: list[Tensor]) -> Tensor:
         """Read histories into their last states, (batch, dim): only these are compared with the others."""
-        states = self._read(pad_sequence(histories, batch_first=True))  # (batch, length, dim), zero behind a history
+        states = self._read(self._padded(histories))  # (batch, length, dim), zero behind a history
         last = torch.tensor([len(history) - 1 for history in histories])
         return self._decode(states[torch.arange(len(histories)), last, None], states)[:, 0]
 

@@ -43,7 +43,7 @@ def training_steps(
 
 def serving_steps(model: LRURec, length: int) -> dict[str, Callable[[], object]]:
     """Return reading a random history of this length again, and one step from the state before its last interaction."""
-    history = torch.randint(1, model.n_items + 1, (length,))
+    history = torch.randint(1, model.n_items + 1, (length,)).to(model.item_bias.device)
     state = model.initial_state(1)
     for item in history[:-1]:
         state = model.step(item[None], state)[1]

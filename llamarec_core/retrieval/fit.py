@@ -21,7 +21,7 @@ from llamarec_core.retrieval.lru import LRURec
 from llamarec_core.retrieval.recommender import SequentialRecommender
 from llamarec_core.seeds import rng, torch_seed
 from llamarec_core.settings import RetrieverSettings
-from llamarec_core.training import Plan, load_checkpoint, save_checkpoint, train
+from llamarec_core.training import Plan, default_device, load_checkpoint, save_checkpoint, train
 
 METHODS = {"lrurec": LRURec, "sasrec": SASRec, "bert4rec": BERT4Rec, "narm": NARM}
 """The retrievers that are trained, by the names that ``RetrieverSettings.method`` gives them."""
@@ -72,8 +72,8 @@ def load_retriever(
 
 def _untrained(dataset: Dataset, settings: RetrieverSettings) -> SequentialRecommender | ItemKNN:
     if settings.method == "item_knn":
-        return ItemKNN(dataset)
-    return METHODS[settings.method](dataset.n_items, settings)
+        return ItemKNN(dataset)  # whose sparse matrices stay on the CPU
+    return METHODS[settings.method](dataset.n_items, settings).to(default_device())
 
 
 def _identity(dataset: Dataset, settings: RetrieverSettings, seed: int | None) -> dict[str, object]:

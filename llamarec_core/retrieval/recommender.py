@@ -42,15 +42,14 @@ class SequentialRecommender(nn.Module):
     def last_states(self, histories: list[Tensor]) -> Tensor:
         """Read histories, int64 (length,) each, into the states that predict what comes next: (batch, dim)."""
         last = torch.tensor([len(history) - 1 for history in histories])
-        states = self(pad_sequence(histories, batch_first=True))  # (batch, length, dim)
+        states = self(self._padded(histories))  # (batch, length, dim)
         return states[torch.arange(len(histories)), last]
 
     @torch.no_grad()
     def score(self, histories: list[np.ndarray]) -> Tensor:
         """Score the whole catalogue after each history, of which the most recent ``max_length`` items are read."""
-        device = self.item_bias.device
         recent = [torch.from_numpy(history[-self.max_length :].astype(np.int64)) for history in histories]
-        return self.eval().scores(self.last_states([history.to(device) for history in recent]))
+        return self.eval().scores(self.last_states(recent))
 
     def scores(self, states: Tensor) -> Tensor:
         """Score the whole catalogue: (…, dim) to (…, n_items + 1), with −inf for the padding's column 0."""
@@ -63,7 +62,7 @@ class SequentialRecommender(nn.Module):
 
         Here each item predicts the next one: ``L = − Σ_t log softmax(s(h_t))[x_{t+1}]``.
         """
-        padded = pad_sequence(sequences, batch_first=True)  # (batch, length)
+        padded = self._padded(sequences)  # (batch, length)
         inputs, targets = padded[:, :-1], padded[:, 1:]
         real = targets > 0
         return self(inputs.where(real, 0))[real], targets[real]
@@ -78,6 +77,10 @@ class SequentialRecommender(nn.Module):
             reduction="sum",
             options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_ROWS),
         )
+
+    def _padded(self, sequences: list[Tensor]) -> Tensor:
+        """Put sequences, int64 (length,) each, into one tensor on the model's device, (batch, length)."""
+        return pad_sequence(sequences, batch_first=True).to(self.item_bias.device)
 
     def _initialise(self, *kept: str) -> None:
         """Draw parameters from N(0, 0.02²), cut at two deviations, but for LayerNorms and those ``kept`` by name."""

@@ -150,3 +150,4 @@ def test_tallrec_scores_a_candidate_by_yes_against_no_in_a_prompt_of_its_own(kin
     # every other example is about a negative
     assert strategy.example(0, [1, 2], [3, 14, 7, 28], 3) == (strategy.prompts.build([1, 2], [28]), [yes])
     assert strategy.example(1, [1, 2], [3, 14, 7, 28], 3) == (strategy.prompts.build([1, 2], [3]), [no])
+    assert strategy.example(1, [1, 2], [28], 0) == (strategy.prompts.build([1, 2], [28]), [yes])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llamarec_core.files import InputError
-from llamarec_core.llm_baselines import P5, PALR, TUNED
+from llamarec_core.llm_baselines import P5, PALR, TUNED, TALLRec
 from llamarec_core.llm_baselines.base import answer_candidates
 from llamarec_core.llm_baselines.tuning import TextTask, fit_strategy, load_strategy, text_settings
 from llamarec_core.ranking import ndcg_at_10, retrieved_candidates
@@ -36,6 +36,23 @@ def test_examples_are_prefixes_with_their_next_item(tiny, dataset, candidates, m
         assert same == number
         assert [*history, listed[answer]] in [sequence[: len(history) + 1] for sequence in sequences]
         assert len(set(listed)) == 4
+
+
+@pytest.mark.parametrize("kind", [TALLRec, PALR])
+def test_what_a_user_chose_at_another_time_is_no_negative(kind, tiny, dataset, candidates, monkeypatch):
+    monkeypatch.setattr(kind, "example", lambda self, *example: example)
+    settings = tiny.settings.model_copy(update={"negatives": "neighbours", "candidates": 12})
+    task, dropped = TextTask(kind, dataset, candidates["validation"], settings, seed=0), 0
+    for number in range(len(task.examples)):
+        drawn, (_, _, listed, answer) = task.examples.draw(number), task.example(number)
+        chosen = set(dataset.train(int(task.examples.users[drawn.prefix])).tolist())
+        assert listed[answer] == task.examples.targets[drawn.prefix]
+        if kind is TALLRec:
+            assert chosen & set(listed) == {listed[answer]}
+        else:
+            assert listed == drawn.candidates.tolist()
+        dropped += len(chosen & set(drawn.candidates.tolist())) - 1
+    assert dropped
 
 
 @EACH

@@ -208,6 +208,14 @@ def test_noise_has_the_size_of_its_sources(of_retrievers):
     )
 
 
+def test_noise_leaves_out_a_data_set_without_lrurec(of_retrievers):
+    orders, given = pd.DataFrame(), {"published": PUBLISHED, **SAMPLING}
+    others = of_retrievers | of("toys", narm=[1, 2])
+    pd.testing.assert_frame_equal(noise_table(others, orders, **given), noise_table(of_retrievers, orders, **given))
+    with pytest.raises(InputError, match="No ranks are of lrurec"):
+        noise_table(of("toys", narm=[1, 2]), orders, **given)
+
+
 TOYS = {"dataset": "toys", "samples": 500, "seed": 0, "commit": "abc"}
 
 

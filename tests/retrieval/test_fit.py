@@ -143,3 +143,19 @@ def test_weight_decay_spares_biases_norms_and_the_recurrence(cycle):
     assert all("layer_norm" not in names[id(p)] and "bias" not in names[id(p)] for p in decayed["params"])
     assert {"blocks.0.0.nu", "blocks.0.0.theta", "item_bias"} <= {names[id(p)] for p in spared["params"]}
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_a_retriever_and_what_it_reads_are_where_the_gpu_is_but_item_knn_is_not(cycle, tmp_path, monkeypatch):
+    sasrec, item_knn = (SETTINGS.model_copy(update={"method": method}) for method in ("sasrec", "item_knn"))
+    fit_retriever(cycle, sasrec, seed=0, folder=tmp_path / "sasrec")
+    monkeypatch.setattr(fit, "default_device", lambda: torch.device("meta"))  # stands for a GPU
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *_: None)  # which the stand-in cannot hold
+    model, read = load_retriever(cycle, sasrec, tmp_path / "sasrec"), []
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    model.register_forward_pre_hook(lambda _, given: read.append(given[0].device.type))
+    assert model.score([cycle.train(0)]).device.type == "meta"
+    with pytest.raises(NotImplementedError):  # of the stand-in, after it has read the batch
+        model.training_states(fit.training_sequences(cycle, max_length=8)[:4])
+    assert read == ["meta", "meta"]
+    knn = fit_retriever(cycle, item_knn, seed=0, folder=tmp_path / "item_knn")
+    assert knn.decay.device.type == knn.score([cycle.train(0)]).device.type == "cpu"

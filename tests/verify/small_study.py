@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 USERS, ITEMS, HASH = 40, 60, "a" * 64
 PROFILE = """\
 seed: 0
-datasets: {toys: {retriever: {max_length: 9}}}
+datasets: {toys: {retriever: {max_length: 9}, columns: {title: name}}}
 evaluation: {bootstrap_samples: 50, strategy_datasets: [toys]}
 grid: {lrurec: {toys: {weight_decay: [0.0], dropout: [0.1]}}}
 """
